@@ -1,0 +1,139 @@
+"""What the parts of a method may look at when they draw: the batch, before it is mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mixwell.errors import InputError, suggest
+from mixwell.functional import pair_distance, pairwise_distance
+
+__all__ = ["Batch", "Distance", "check_choice", "check_range"]
+
+Distance = Literal["features", "input", "label"]
+
+
+def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
+    """Return ``value`` if it is one of ``choices``; raise an InputError naming them if not."""
+    if value not in choices:
+        known = ", ".join(repr(choice) for choice in choices)
+        raise InputError(f"{argument}={value!r} is unknown; known: {known}"
+                         f"{suggest(str(value), choices)}")  # fmt: skip
+    return value
+
+
+def check_range(
+    argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, open: bool = False
+) -> float:
+    """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise."""
+    number = not isinstance(value, bool) and isinstance(value, (int, float))
+    if not number or not (low <= value <= high) or (open and value == low):
+        left = "(" if open else "["
+        right = f"{high:g}]" if high != float("inf") else "inf)"
+        raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
+    return float(value)
+
+
+class Batch:
+    """The unmixed batch, and what is known about the step.
+
+    Args:
+        x: a tensor (B, ...) or a pytree of batch-first tensors.
+        y: class indices (B,), soft labels (B, C) or real targets (B,) or (B, K).
+        index: (B,) positions in the training set, or None.
+        generator: the source of randomness, or None for the default ones.
+        progress: 0-d tensor, training progress in [0, 1].
+        features: computes the features (B, d) of the unmixed samples; called at most once.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Tensor,
+        *,
+        index: Tensor | None = None,
+        generator: torch.Generator | None = None,
+        progress: Tensor | None = None,
+        features: Callable[[], Tensor] | None = None,
+    ) -> None:
+        self.x, self.y, self.index, self.generator = x, y, index, generator
+        self.progress = torch.zeros(()) if progress is None else progress
+        self._compute = features
+        self._features: Tensor | None = None
+        leaves = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+        self._first = leaves[0] if leaves else y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the inputs."""
+        return self._first.device
+
+    @property
+    def features(self) -> Tensor:
+        """(B, d), the features of the unmixed samples, without gradient."""
+        if self._features is None:
+            if self._compute is None:
+                raise InputError(
+                    "distance='features' needs the model's features: call method(model, x, y), "
+                    "or choose distance='input' or 'label'"
+                )
+            self._features = self._compute()
+        return self._features
+
+    @features.setter
+    def features(self, value: Tensor) -> None:
+        self._features = value
+
+    @property
+    def classes(self) -> Tensor:
+        """(B,) class indices; of soft labels the most probable class."""
+        return self.y.argmax(1) if self.y.is_floating_point() and self.y.ndim == 2 else self.y
+
+    def _measured(self, distance: str) -> Tensor:
+        if distance == "features":
+            return self.features
+        if distance == "label":
+            # Different classes are all equally far apart, whatever their numbers.
+            y = self.y
+            return y if y.is_floating_point() else (y[:, None] == y[None, :]).float()
+        if len(pytree.tree_leaves(self.x)) != 1:
+            raise InputError(
+                "distance='input' needs x to be one tensor, got several; "
+                "choose distance='features' or 'label'"
+            )
+        return self._first
+
+    def measure(self, distance: str, partner: Tensor, *, squared: bool = True) -> Tensor:
+        """Return each sample's (squared) L2 distance to its partner: (B,)."""
+        return pair_distance(self._measured(distance), partner, squared=squared)
+
+    def measure_all(self, distance: str) -> Tensor:
+        """Return the squared L2 distance of all pairs: (B, B)."""
+        return pairwise_distance(self._measured(distance))
+
+    # Randomness: drawn on the generator's device where there is one, else on the batch's.
+
+    def _draw(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+        device = self.device if self.generator is None else self.generator.device
+        return function(*args, generator=self.generator, device=device).to(self.device)
+
+    def rand(self, *shape: int) -> Tensor:
+        """Return uniform numbers in [0, 1) of this shape."""
+        return self._draw(torch.rand, shape)
+
+    def randperm(self) -> Tensor:
+        """Return a random permutation of the batch: (B,) int64."""
+        return self._draw(torch.randperm, len(self))
+
+    def choose(self, count: int) -> int:
+        """Return a random whole number below ``count``, drawn on the CPU: no device waits for it."""
+        on_cpu = self.generator is not None and self.generator.device.type == "cpu"
+        generator = self.generator if on_cpu else None
+        return int(torch.randint(count, (), generator=generator))

@@ -1,0 +1,298 @@
+"""Finding a model's classifier head, and reading or mixing what passes a layer of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mixwell.errors import InputError, suggest
+
+__all__ = ["capture_features", "find_head", "inference", "logits_of", "stages", "tapped", "unwrap"]
+
+_HEADS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_TAPS: WeakKeyDictionary[nn.Module, dict[str, Tap]] = WeakKeyDictionary()
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the user's own module inside ``torch.compile``, DDP, DataParallel and Fabric."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "_original_module", None)
+        if inner is None and [name for name, _ in model.named_children()] == ["module"]:
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``model``, a wrapper around it or a module inside it goes through torch.compile."""
+    seen: nn.Module | None = model
+    while isinstance(seen, nn.Module):
+        if hasattr(seen, "_orig_mod"):
+            return True
+        seen = getattr(seen, "_forward_module", None) or getattr(seen, "module", None)
+    return any(
+        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        for module in model.modules()
+    )
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[None]:
+    """Run ``model`` without gradient and leave it as it was: modes, buffers, random state.
+
+    Args:
+        model: any module.
+        mode: "eval" switches to evaluation (running statistics, no dropout); "train" stays in
+            the present mode and restores the buffers that a pass changes.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [] if mode == "eval" else [(b, b.clone()) for b in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    if mode == "eval":
+        model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a classifier returned: itself, ``.logits``, or its first tensor.
+
+    Auxiliary outputs (Inception's, GoogLeNet's) are not used.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = output.get("logits") if isinstance(output, Mapping) else None
+    logits = getattr(output, "logits", logits)
+    if logits is None and isinstance(output, (tuple, list)) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            "model must return logits: a tensor, an object or dict with 'logits', or a tuple that "
+            f"starts with them; got {type(output).__name__}"
+        )
+    return logits
+
+
+def _module(model: nn.Module, name: str, argument: str) -> nn.Module:
+    inner = unwrap(model)
+    try:
+        return inner.get_submodule(name)
+    except AttributeError:
+        names = [known for known, _ in inner.named_modules() if known]
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise InputError(
+            f"{argument}={name!r} is no layer of {type(inner).__name__}{suggest(name, names)}; "
+            f"its layers: {shown}"
+        ) from None
+
+
+def _name_of(model: nn.Module, wanted: nn.Module) -> str | None:
+    return next((name for name, module in model.named_modules() if module is wanted), None)
+
+
+def find_head(model: nn.Module, x: Any, head: str | None = None) -> tuple[str, nn.Module]:
+    """Return the name and module of the classifier head.
+
+    timm's ``get_classifier()`` is asked first; else the head is the last ``nn.Linear`` that runs
+    in a forward pass of the first samples of ``x``, in evaluation mode, of which nothing remains.
+
+    Args:
+        model: any module; wrappers (DDP, torch.compile) are looked through.
+        x: a batch of inputs.
+        head: the head's name, where it should not be searched for.
+
+    Raises:
+        InputError: there is no such layer, or no ``nn.Linear`` ran.
+    """
+    inner = unwrap(model)
+    if head is not None:
+        return head, _module(model, head, "head")
+    known = _HEADS.get(inner)
+    if known is not None:
+        module = _name_module(inner, known)
+        if isinstance(module, nn.Linear):
+            return known, module
+    name = _timm_head(inner) or _last_linear(inner, x)
+    _HEADS[inner] = name
+    return name, inner.get_submodule(name)
+
+
+def _name_module(model: nn.Module, name: str) -> nn.Module | None:
+    try:
+        return model.get_submodule(name)
+    except AttributeError:
+        return None
+
+
+def _timm_head(model: nn.Module) -> str | None:
+    get_classifier = getattr(model, "get_classifier", None)
+    classifier = get_classifier() if callable(get_classifier) else None
+    return _name_of(model, classifier) if isinstance(classifier, nn.Linear) else None
+
+
+def _last_linear(model: nn.Module, x: Any) -> str:
+    ran: list[nn.Module] = []
+    handles = [
+        module.register_forward_pre_hook(lambda module, _: ran.append(module))
+        for module in model.modules()
+        if isinstance(module, nn.Linear)
+    ]
+    first = pytree.tree_map_only(Tensor, lambda leaf: leaf[:2], x)
+    try:
+        # A compiled part would not run the hooks; eagerly it does.
+        with inference(model), torch.compiler.set_stance("force_eager"):
+            model(first)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not ran:
+        raise InputError(
+            f"{type(model).__name__} has no classifier head to read features from: no nn.Linear "
+            "ran in its forward pass; name the layer whose input is the feature with head='...'"
+        )
+    name = _name_of(model, ran[-1])
+    assert name is not None
+    return name
+
+
+class Tap:
+    """A hook on one layer, that hands what passes it to a function and passes on the answer.
+
+    Args:
+        module: the layer.
+        name: its name, for messages.
+        side: "input", its first argument, or "output".
+    """
+
+    def __init__(self, module: nn.Module, name: str, side: Literal["input", "output"]) -> None:
+        self.name, self.side = name, side
+        self.function: Callable[[Any], Any] | None = None
+        self.fired = False
+        if side == "input":
+            self._handle = module.register_forward_pre_hook(self._before)
+        else:
+            self._handle = module.register_forward_hook(self._after)
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.function is None or not args:
+            return None
+        self.fired = True
+        return (self.function(args[0]), *args[1:])
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.function is None:
+            return None
+        self.fired = True
+        return self.function(output)
+
+    def remove(self) -> None:
+        """Take the hook off the layer."""
+        self._handle.remove()
+
+
+@contextlib.contextmanager
+def tapped(
+    model: nn.Module,
+    name: str,
+    function: Callable[[Any], Any],
+    *,
+    side: Literal["input", "output"] = "input",
+) -> Iterator[None]:
+    """Pass what enters (or leaves) the layer ``name`` through ``function`` while in the context.
+
+    Nothing remains on an ordinary model. On a compiled one the hook stays, idle: compiled code
+    does not notice hooks that come and go.
+
+    Raises:
+        InputError: the layer did not run.
+    """
+    module = _module(model, name, "layer")
+    compiled = is_compiled(model)
+    kept = _TAPS.setdefault(module, {}) if compiled else {}
+    tap = kept.get(side) or Tap(module, name, side)
+    kept[side] = tap
+    tap.fired, tap.function = False, function
+    try:
+        yield
+        if not tap.fired:
+            hint = (
+                "the model was compiled and run before the method first saw it: call the method "
+                "before the compiled model's first run, or torch.compiler.reset() after"
+                if compiled
+                else "it is not part of the forward pass (exported, replaced or unused); name "
+                "another one (head='...' or layer='...')"
+            )
+            raise InputError(
+                f"the hook on layer {name!r} of {type(unwrap(model)).__name__} did not fire, so "
+                f"the method could not work: {hint}"
+            )
+    finally:
+        tap.function = None
+        if not compiled:
+            tap.remove()
+
+
+def capture_features(
+    model: nn.Module, x: Any, head: str | None = None, mode: Literal["eval", "train"] = "eval"
+) -> tuple[Tensor, Tensor]:
+    """Return the logits (B, C) and the features (B, d), the input of the classifier head.
+
+    Without gradient; the model's modes, buffers and random state stay as they were.
+
+    Args:
+        model: any classifier.
+        x: (B, ...) or a pytree of it.
+        head: the head's name, where it should not be searched for.
+        mode: see :func:`inference`.
+    """
+    name, _ = find_head(model, x, head)
+    seen: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        seen.append(value)
+        return value
+
+    with inference(model, mode), tapped(model, name, keep):
+        logits = logits_of(model(x))
+    return logits, seen[-1].flatten(1)
+
+
+def stages(model: nn.Module) -> list[str]:
+    """Return the names of the first half of a model's stages, for Manifold Mixup's random layer.
+
+    A stage is a child (or a child of a sequential child) that is built of several modules and
+    doesn't hold the classifier; of a plain stack of layers, each one with parameters.
+    """
+    inner = unwrap(model)
+    found: list[tuple[str, nn.Module]] = []
+    for name, child in inner.named_children():
+        if isinstance(child, nn.Sequential):
+            found += [(f"{name}.{part}", module) for part, module in child.named_children()]
+        else:
+            found.append((name, child))
+    linears = [n for n, m in inner.named_modules() if isinstance(m, nn.Linear)]
+    last = linears[-1] if linears else ""
+
+    def usable(name: str, module: nn.Module) -> bool:
+        parameters = next(module.parameters(), None) is not None
+        holds_head = last == name or last.startswith(name + ".")
+        return parameters and not holds_head and not isinstance(module, nn.ModuleList)
+
+    candidates = [(name, module) for name, module in found if usable(name, module)]
+    blocks = [name for name, module in candidates if next(module.children(), None) is not None]
+    names = blocks or [name for name, _ in candidates]
+    return names[: (len(names) + 1) // 2]

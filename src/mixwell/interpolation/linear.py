@@ -1,0 +1,42 @@
+"""The weighted mean of two samples, at the input or at a layer inside the model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from mixwell.batch import Batch
+from mixwell.errors import InputError
+from mixwell.heads import stages
+from mixwell.interpolation.base import Interpolation
+
+__all__ = ["Linear"]
+
+
+class Linear(Interpolation):
+    """``λ x_i + (1 - λ) x_σ(i)``, of the input or of a hidden feature.
+
+    Args:
+        layer: where to mix. "input"; "head", the input of the classifier; the name of any layer,
+            whose output is mixed; a list of these, one of them drawn at random for each batch; or
+            "auto": the input and the first half of the model's stages, as Manifold Mixup does.
+    """
+
+    def __init__(self, layer: str | Sequence[str] = "input") -> None:
+        super().__init__()
+        names = [layer] if isinstance(layer, str) else list(layer)
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise InputError(
+                "layer must be 'input', 'head', 'auto', the name of a layer or a list of these, "
+                f"got {layer!r}"
+            )
+        self.layers = names
+
+    def layer(self, batch: Batch, model: nn.Module) -> str | None:
+        names = ["input", *stages(model)] if self.layers == ["auto"] else self.layers
+        name = names[batch.choose(len(names))] if len(names) > 1 else names[0]
+        return None if name == "input" else name
+
+    def extra_repr(self) -> str:
+        return f"layer={self.layers[0] if len(self.layers) == 1 else self.layers!r}"

@@ -1,0 +1,121 @@
+"""What all losses share: input checks, precision, class weights and the reduction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mixwell.batch import check_choice
+from mixwell.errors import InputError
+from mixwell.mix import MixedTarget
+
+__all__ = ["Loss", "check_classes", "check_logits", "class_weight_buffer", "share", "wide"]
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Return ``logits`` in float32 at least: sums of exponentials don't fit in half precision."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
+
+
+def share(lam: Tensor, value: Tensor) -> Tensor:
+    """Return ``lam * value``, 0 where ``lam`` is 0 even if ``value`` is infinite there."""
+    return torch.where(lam > 0, lam * value, 0.0)
+
+
+def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
+    """Raise an InputError for a class index outside [0, num_classes).
+
+    On an accelerator the check would wait for the device; there, the lookup itself fails.
+    """
+    if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
+        return
+    low, high = (int(end) for end in torch.aminmax(classes))
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"{argument} must hold class indices in [0, {num_classes - 1}] "
+            f"({num_classes} classes), got values from {low} to {high}"
+        )
+
+
+def check_logits(owner: str, logits: Tensor, target: MixedTarget) -> None:
+    """Raise an InputError unless ``logits`` is (B, C) and ``target`` holds B indices below C."""
+    if logits.ndim != 2:
+        raise InputError(f"{owner}: logits must be (B, C), got shape {tuple(logits.shape)}")
+    if len(logits) != len(target):
+        raise InputError(
+            f"{owner}: logits are for {len(logits)} samples, the target for {len(target)}"
+        )
+    if not target.is_index:
+        raise InputError(
+            f"{owner} is defined for two classes a sample: the target must hold class indices "
+            f"(B,) int64, got soft labels or real targets of {target.a.dtype}, shape "
+            f"{tuple(target.a.shape)}; MixedCrossEntropy takes soft labels"
+        )
+    check_classes(f"{owner}: target.a", target.a, logits.shape[1])
+    check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+
+
+def class_weight_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+    """Return class weights as a float32 tensor (C,), checked."""
+    if weight is None:
+        return None
+    tensor = torch.as_tensor(weight, dtype=torch.float32)
+    if tensor.ndim != 1 or not bool((tensor >= 0).all()):
+        raise InputError(
+            "class_weight must hold one non-negative weight for each class, shape (C,), "
+            f"got {tensor.tolist()}"
+        )
+    return tensor
+
+
+class Loss(nn.Module):
+    """Base class of the losses.
+
+    Args:
+        reduction: "mean" over the samples (weighted, where the target or the classes have
+            weights), "sum", or "none" for one value a sample.
+    """
+
+    tasks: tuple[str, ...] = ("classification",)
+    """The tasks whose targets this loss takes."""
+
+    def __init__(self, reduction: str = "mean") -> None:
+        super().__init__()
+        self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
+
+    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
+        """Return the loss of predictions for mixed targets.
+
+        Args:
+            logits: (B, C).
+            target: of B samples.
+
+        Returns:
+            A scalar, or (B,) with ``reduction="none"``; in float32 at least.
+        """
+        raise NotImplementedError
+
+    def _reduce(
+        self, value: Tensor, target: MixedTarget | None, class_share: Tensor | None = None
+    ) -> Tensor:
+        """Reduce (B, ...) values; ``class_share`` (B,) is each sample's mean class weight."""
+        sample = None if target is None else target.weight
+        if sample is not None:
+            sample = sample.to(value.dtype).view(-1, *[1] * (value.ndim - 1))
+            value = torch.where(sample > 0, value * sample, 0.0)
+        if self.reduction == "none":
+            return value
+        if self.reduction == "sum":
+            return value.sum()
+        if sample is None and class_share is None:
+            return value.mean()
+        total = torch.ones_like(value) if sample is None else sample.expand_as(value)
+        if class_share is not None:
+            total = total * class_share
+        # Where every sample is left out the loss is 0, not 0 / 0.
+        return value.sum() / total.sum().clamp_min(torch.finfo(value.dtype).tiny)
+
+    def extra_repr(self) -> str:
+        return f"reduction={self.reduction!r}"

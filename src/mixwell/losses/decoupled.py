@@ -1,0 +1,127 @@
+"""Decoupled Mixup: "Harnessing Hard Mixed Samples with Decoupled Regularizer"."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixwell.batch import check_choice, check_range
+from mixwell.losses.base import Loss, check_logits, share, wide
+from mixwell.losses.cross_entropy import MixedCrossEntropy
+from mixwell.mix import MixedTarget
+
+__all__ = ["DecoupledBCE", "DecoupledCrossEntropy"]
+
+
+class DecoupledCrossEntropy(MixedCrossEntropy):
+    """DM(CE): confidence in both mixed classes at once (arXiv:2203.10761v3).
+
+    .. code-block:: text
+
+        φ^{i,j}(z) = exp z_i / (exp z_i + Σ_{c ∉ {i,j}} exp z_c)
+        DM(CE)     = MCE + η · [w_a · (-log φ^{a,b}) + w_b · (-log φ^{b,a})]
+
+    With R = log Σ_{c ∉ {a,b}} exp z_c this is -log φ^{a,b} = -log sigmoid(z_a - R), and the
+    whole softmax is log(exp R + exp z_a + exp z_b): one masked sum serves all terms, and nothing
+    cancels when p_b → 1. Where a = b the regularizer vanishes; with two classes it is 0.
+
+    Args:
+        eta: η ≥ 0.
+        weighting: "lambda", w = (λ, 1 - λ), as in the released configurations; "uniform",
+            w = (1, 1), as in the paper's formula.
+        asymmetric: only the own side gets its decoupled term: semi-supervised training, where
+            the partner's label is a guess.
+        class_weight: (C,) weights, applied to each side's terms.
+        label_smoothing: ε in [0, 1], of the MCE.
+        reduction: "mean", "sum" or "none".
+    """
+
+    def __init__(
+        self,
+        eta: float = 0.1,
+        weighting: str = "lambda",
+        asymmetric: bool = False,
+        class_weight: Tensor | Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(class_weight, label_smoothing, reduction)
+        self.eta = check_range("eta", eta)
+        self.weighting = check_choice("weighting", weighting, ("lambda", "uniform"))
+        self.asymmetric = asymmetric
+
+    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:  # type: ignore[override]
+        """Return the loss; see :meth:`Loss.forward`."""
+        check_logits("DecoupledCrossEntropy", logits, target)
+        z = wide(logits)
+        a, b = target.a[:, None], target.b[:, None]
+        z_a, z_b = z.gather(1, a)[:, 0], z.gather(1, b)[:, 0]
+        rest = z.scatter(1, torch.cat([a, b], 1), torch.finfo(z.dtype).min).logsumexp(1)
+        same = target.a == target.b
+        own_and_rest = torch.logaddexp(z_a, rest)
+        log_z = torch.where(same, own_and_rest, torch.logaddexp(own_and_rest, z_b))
+        own, partner = log_z - z_a, log_z - z_b
+
+        decoupled_own = torch.where(same, 0.0, -F.logsigmoid(z_a - rest))
+        decoupled_partner = torch.where(same, 0.0, -F.logsigmoid(z_b - rest))
+        lam = target.lam.to(z.dtype)
+        if self.weighting == "lambda":
+            w_a, w_b = lam, 1 - lam
+        else:
+            w_a = w_b = torch.ones_like(lam)
+        if self.asymmetric:
+            w_b = torch.zeros_like(lam)
+        weight = self._class_weight(z)
+        if weight is not None:
+            w_a, w_b = w_a * weight[target.a], w_b * weight[target.b]
+        regularizer = share(w_a, decoupled_own) + share(w_b, decoupled_partner)
+        return self._combine(z, log_z, target, own, partner, self.eta * regularizer)
+
+    def extra_repr(self) -> str:
+        return (
+            f"eta={self.eta}, weighting={self.weighting!r}, asymmetric={self.asymmetric}, "
+            f"{super().extra_repr()}"
+        )
+
+
+class DecoupledBCE(Loss):
+    """DM(BCE): two-hot binary cross-entropy with rescaled weights (arXiv:2203.10761v3).
+
+    .. code-block:: text
+
+        ŷ = h(λ) · a + h(1 - λ) · b,     h(λ) = min(1, (λ / t)^k)
+
+    averaged over samples and classes; ŷ is at most 1, also where a = b.
+
+    Args:
+        t: the share from which on a class counts as wholly there; in (0, 1].
+        k: the exponent; ≥ 0. k = 0 with t = 1 is plain two-hot.
+        reduction: "mean" and "sum" over samples and classes; "none" gives (B, C).
+    """
+
+    def __init__(self, t: float = 0.8, k: float = 1.0, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.t = check_range("t", t, 0, 1, open=True)
+        self.k = check_range("k", k)
+
+    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
+        """Return the loss; with ``reduction="none"`` of each sample and class, (B, C)."""
+        check_logits("DecoupledBCE", logits, target)
+        z = wide(logits)
+        lam = target.lam.to(z.dtype)
+        own, partner = ((part / self.t).pow(self.k).clamp_max(1) for part in (lam, 1 - lam))
+        both = (own + partner).clamp_max(1)
+        same = target.a == target.b
+        # All classes as absent, then the two that are there: no (B, C) target is built.
+        loss = -F.logsigmoid(-z)
+        for y, present in ((target.a, own), (target.b, partner)):
+            z_y = z.gather(1, y[:, None])
+            present = torch.where(same, both, present)[:, None]
+            loss = loss.scatter(1, y[:, None], (1 - present) * z_y - F.logsigmoid(z_y))
+        return self._reduce(loss, target)
+
+    def extra_repr(self) -> str:
+        return f"t={self.t}, k={self.k}, {super().extra_repr()}"

@@ -1,0 +1,179 @@
+"""Infinite Class Mixup: mix the classifiers, and contrast them."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from mixwell.batch import check_choice
+from mixwell.errors import InputError
+from mixwell.losses.base import Loss, check_logits, wide
+from mixwell.mix import MixedTarget
+
+__all__ = ["InfiniteClassLoss"]
+
+
+class InfiniteClassLoss(Loss):
+    """ICM: each mixed sample has a classifier of its own (BMVC 2023, arXiv:2305.10293).
+
+    .. code-block:: text
+
+        w̃_j  = λ_j w_{a_j} + (1 - λ_j) w_{b_j}                          (the bias likewise)
+        S_ij = f_i · w̃_j + b̃_j  =  λ_j z_i[a_j] + (1 - λ_j) z_i[b_j]     (B, B)
+        ICM  = CE(S, diagonal)  +  CE(Sᵀ, diagonal)      class axis + pair axis
+
+    Testing uses the ordinary classifier. Of soft labels the classifiers are mixed alike.
+
+    Args:
+        axis: "both", or "class" (each sample against all classifiers) or "pair" (each
+            classifier against all samples) alone.
+        mask_duplicates: leave out, as negatives, other samples whose mixed classifier is the
+            same: the same two classes and the same λ.
+        gather: under ``torch.distributed``, contrast against the samples of all processes, with
+            gradient. Every process must then hold a batch of the same size.
+        reduction: "mean", "sum" or "none", (B,), of the sum of the axes.
+
+    Raises:
+        InputError: one sample alone has nothing to contrast with.
+    """
+
+    def __init__(
+        self,
+        axis: str = "both",
+        mask_duplicates: bool = False,
+        gather: bool = True,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        self.axis = check_choice("axis", axis, ("both", "class", "pair"))
+        self.mask_duplicates = mask_duplicates
+        self.gather = gather
+
+    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
+        """Return the loss; see :meth:`Loss.forward`."""
+        if target.is_index:
+            check_logits("InfiniteClassLoss", logits, target)
+        elif logits.shape != target.a.shape:
+            raise InputError(
+                f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
+                f"{tuple(target.a.shape)}"
+            )
+        z = wide(logits)
+        everyone = self._everyone(target)
+        if everyone.is_index:
+            lam = everyone.lam.to(z.dtype)
+            similarity = torch.lerp(
+                z.index_select(1, everyone.b), z.index_select(1, everyone.a), lam
+            )
+        else:
+            similarity = z @ everyone.dense().to(z.dtype).T
+        return self._contrast(similarity, target, everyone)
+
+    def from_features(
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: MixedTarget,
+        *,
+        sparse: bool = False,
+    ) -> Tensor:
+        """Return the same loss without ever building the (B, C) logits: O(B d + B²) for any C.
+
+        Args:
+            features: (B, d), the input of the last linear layer.
+            weight: (C, d), its weight.
+            bias: (C,), its bias, or None.
+            target: class indices of B samples.
+            sparse: give ``weight`` and ``bias`` sparse gradients, of 2B rows, which only some
+                optimisers take; dense ones of C rows otherwise.
+        """
+        if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+            raise InputError(
+                "from_features: features must be (B, d) and weight (C, d), got shapes "
+                f"{tuple(features.shape)} and {tuple(weight.shape)}"
+            )
+        # A stand-in of the logits' shape without their memory, for the checks that they share.
+        check_logits("InfiniteClassLoss", features[:, :1].expand(-1, len(weight)), target)
+        everyone = self._everyone(target)
+        # One lookup of both classes' rows: two would build two gradients of the weight's size.
+        rows = torch.cat([everyone.a, everyone.b])
+        lam = everyone.lam.to(weight.dtype)
+        own, partner = F.embedding(rows, weight, sparse=sparse).chunk(2)
+        similarity = wide(features @ torch.lerp(partner, own, lam[:, None]).T)
+        if bias is not None:
+            own, partner = F.embedding(rows, bias[:, None], sparse=sparse)[:, 0].chunk(2)
+            similarity = similarity + wide(torch.lerp(partner, own, lam))
+        return self._contrast(similarity, target, everyone)
+
+    def _parallel(self) -> bool:
+        return (
+            self.gather
+            and dist.is_available()
+            and dist.is_initialized()
+            and dist.get_world_size() > 1
+        )
+
+    def _everyone(self, target: MixedTarget) -> MixedTarget:
+        """Return the targets of all processes' samples."""
+        if not self._parallel():
+            return target
+
+        def gathered(tensor: Tensor) -> Tensor:
+            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+            dist.all_gather(parts, tensor.contiguous())
+            return torch.cat(parts)
+
+        return MixedTarget(gathered(target.a), gathered(target.b), gathered(target.lam))
+
+    def _contrast(
+        self, similarity: Tensor, target: MixedTarget, everyone: MixedTarget
+    ) -> Tensor:
+        """Return the loss from S: own samples down, everyone's classifiers across."""
+        size = len(target)
+        if len(everyone) < 2:
+            raise InputError(
+                "InfiniteClassLoss contrasts the samples of a batch: it needs 2 or more, got 1; "
+                "drop the last incomplete batch (drop_last=True) or join it to another"
+            )
+        first = dist.get_rank() * size if self._parallel() else 0
+        own = slice(first, first + size)
+        if self.mask_duplicates:
+            similarity = similarity.masked_fill(
+                _duplicates(target, everyone, first), torch.finfo(similarity.dtype).min
+            )
+        positive = similarity[:, own].diagonal()
+        loss = torch.zeros_like(positive)
+        if self.axis in ("both", "class"):
+            loss = loss + similarity.logsumexp(1) - positive
+        if self.axis in ("both", "pair"):
+            over_samples = similarity.logsumexp(0)
+            if self._parallel():
+                from torch.distributed.nn.functional import all_gather
+
+                over_samples = torch.stack(tuple(all_gather(over_samples))).logsumexp(0)
+            loss = loss + over_samples[own] - positive
+        return self._reduce(loss, target)
+
+    def extra_repr(self) -> str:
+        return (
+            f"axis={self.axis!r}, mask_duplicates={self.mask_duplicates}, "
+            f"gather={self.gather}, {super().extra_repr()}"
+        )
+
+
+def _duplicates(target: MixedTarget, everyone: MixedTarget, first: int) -> Tensor:
+    """Return (B, N) bool: classifier j is that of sample i, and j is not i."""
+    if not target.is_index:
+        soft, others = target.dense(), everyone.dense()
+        same = (soft[:, None] == others[None]).all(2)
+    else:
+        a, b, lam = target.a[:, None], target.b[:, None], target.lam[:, None]
+        straight = (a == everyone.a) & (b == everyone.b) & (lam == everyone.lam)
+        crossed = (a == everyone.b) & (b == everyone.a) & (lam == 1 - everyone.lam)
+        one_class = (a == b) & (a == everyone.a) & (a == everyone.b)
+        same = straight | crossed | one_class
+    own = torch.arange(len(target), device=same.device)
+    return same.index_put((own, own + first), torch.zeros((), dtype=torch.bool, device=same.device))

@@ -1,0 +1,41 @@
+"""Asymptotic Midpoint Mixup (AM): move features toward the midpoint of class pairs, label unchanged.
+
+Beside the loss of clean samples stands that of augmented features: each is moved toward a feature
+of another class, never past the midpoint, and keeps its own label. The boundary is pushed to the
+midpoint from both sides (balanced margins), and the push ends at full confidence (moderate
+broadening): less collapse within classes (coarse-to-fine transfer) and between them (long tails).
+The backbone runs once. ``layer`` moves the augmentation to another layer's output. Beside another
+method, "mixup+am_mixup", the term is added to that method's loss.
+
+No public code exists; the schedule, its rate and the term's weight are free choices: arguments.
+"""
+
+from mixwell.coefficient import Midpoint
+from mixwell.interpolation import Linear
+from mixwell.labels import OneSided
+from mixwell.losses import MixedCrossEntropy
+from mixwell.methods.registry import Answer, Spec, register
+from mixwell.pairing import InterClass
+
+AM_MIXUP = register(
+    Spec(
+        name="am_mixup",
+        title="Asymptotic Midpoint Mixup for Margin Balancing and Moderate Broadening",
+        paper="Kim, Lee and Kim, 2024, arXiv:2401.14696",
+        equation="""
+pairs: y_σ(i) ≠ y_i
+f̂_i = λ_t f_i + (1 - λ_t) f_σ(i),   λ_t = 1/2 + (λ_0 - 1/2) · exp(-k t),   t in [0, 1]
+L = CE(W f, y) + weight · CE(W f̂, y)
+""",
+        doc=__doc__,
+        beside={
+            "pairing": Answer(InterClass),
+            "coefficient": Answer(Midpoint, schedule="asymptotic", lam0=1.0, k=5.0),
+            "interpolation": Answer(Linear, layer="head"),
+            "labels": Answer(OneSided),
+            "loss": Answer(MixedCrossEntropy),
+        },
+        mixes=False,
+        tasks=("classification",),
+    )
+)

@@ -1,0 +1,505 @@
+"""A method: terms of a loss, each on clean or on mixed samples, in one forward pass."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mixwell import functional
+from mixwell.batch import Batch, check_choice, check_range
+from mixwell.coefficient import Beta, Coefficient, Per
+from mixwell.errors import InputError
+from mixwell.heads import capture_features, find_head, logits_of, tapped, unwrap
+from mixwell.interpolation import Interpolation, Linear
+from mixwell.labels import Labels, Soft
+from mixwell.losses import Loss, MixedCrossEntropy, MixedMSE
+from mixwell.losses.base import check_classes
+from mixwell.mix import Mix, MixedTarget
+from mixwell.pairing import Pairing, Shuffle
+
+__all__ = ["Method", "Recipe", "Step", "Term"]
+
+
+class Recipe(nn.Module):
+    """How mixed samples are made: the answers to the first four questions.
+
+    Args:
+        pairing: who mixes with whom; a random permutation by default.
+        coefficient: how much of each; λ ~ Beta(1, 1) by default.
+        interpolation: how, and where; linear at the input by default.
+        labels: what the label is; both, weighted, by default.
+        p: the probability of mixing at all; the rest keeps λ = 1.
+        per: whether that is decided for each "sample" or for the whole "batch".
+    """
+
+    def __init__(
+        self,
+        pairing: Pairing | None = None,
+        coefficient: Coefficient | None = None,
+        interpolation: Interpolation | None = None,
+        labels: Labels | None = None,
+        p: float = 1.0,
+        per: Per = "sample",
+    ) -> None:
+        super().__init__()
+        self.pairing = pairing or Shuffle()
+        self.coefficient = coefficient or Beta()
+        self.interpolation = interpolation or Linear()
+        self.labels = labels or Soft()
+        self.p = check_range("p", p, 0, 1)
+        self.per = check_choice("per", per, ("sample", "batch"))
+
+    @property
+    def needs_features(self) -> bool:
+        """Whether drawing a mix reads the features of the unmixed samples."""
+        return self.pairing.needs_features or self.coefficient.needs_features
+
+    def draw(self, batch: Batch) -> tuple[Mix, MixedTarget]:
+        """Return how the batch mixes, and its mixed targets."""
+        partner = self.pairing(batch)
+        lam, target_lam = self.coefficient.pair(batch, partner)
+        if self.p < 1:
+            size = 1 if self.per == "batch" else len(batch)
+            mixes = batch.rand(size) < self.p
+            lam, target_lam = (torch.where(mixes, value, 1.0) for value in (lam, target_lam))
+        mix = self.interpolation.shape(batch, Mix(partner, lam))
+        # A mask corrects λ to its true mean; the target then follows that.
+        label_lam = target_lam if mix.mask is None else mix.lam
+        return mix, self.labels(batch, mix, label_lam)
+
+    def extra_repr(self) -> str:
+        return f"p={self.p}, per={self.per!r}"
+
+
+class Term(nn.Module):
+    """One term of a method's loss.
+
+    Args:
+        loss: what is the loss?
+        recipe: how the samples are mixed; None for clean samples.
+        weight: the factor of this term in the sum; ≥ 0.
+        name: its name in ``step.terms``.
+    """
+
+    def __init__(
+        self,
+        loss: nn.Module,
+        recipe: Recipe | None = None,
+        weight: float = 1.0,
+        name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.loss = loss
+        self.recipe = recipe
+        self.weight = check_range("weight", weight)
+        self.name = name or ("clean" if recipe is None else "mixed")
+
+    def extra_repr(self) -> str:
+        return f"weight={self.weight}, name={self.name!r}"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one call of a method computed.
+
+    ``logits``, ``target`` and ``mix`` belong together: to the first term that mixes, or to the
+    clean samples where none does.
+
+    Attributes:
+        loss: scalar, with gradient.
+        logits: (B, C) of the mixed samples.
+        target: their targets.
+        mix: how they were mixed.
+        terms: the loss of each term by name, unweighted.
+        clean_logits: (B, C) of the unmixed samples where the method computes them, else None.
+    """
+
+    loss: Tensor
+    logits: Tensor
+    target: MixedTarget
+    mix: Mix
+    terms: dict[str, Tensor]
+    clean_logits: Tensor | None = None
+
+
+@dataclass
+class _Rows:
+    """How many rows are in the model at present, and whether mixed ones take clean ones' place."""
+
+    count: int
+    in_place: bool
+
+
+@dataclass
+class _Stream:
+    """One group of B rows that goes through the model: the clean samples, or one recipe's."""
+
+    recipe: Recipe | None
+    layer: str | None = None
+    mix: Mix | None = None
+    target: MixedTarget | None = None
+    rows: slice = field(default_factory=lambda: slice(0, 0))
+
+
+class Method(nn.Module):
+    """A mixup method, ready for a training loop: ``loss = method(model, x, y)``.
+
+    It is usually made by :func:`mixwell.create` from a name. From objects:
+
+    >>> from mixwell.coefficient import SimilarityKernel
+    >>> from mixwell.losses import DecoupledCrossEntropy
+    >>> recipe = Recipe(coefficient=SimilarityKernel(distance="input"))
+    >>> method = Method(Term(DecoupledCrossEntropy(eta=0.1), recipe), num_classes=10)
+
+    All terms share one forward pass of the model, over B rows for each group of samples (clean,
+    mixed at the input) that the terms need; terms with the same recipe share their samples.
+
+    In evaluation mode (``method.eval()``) nothing is mixed: the loss is that of clean samples.
+
+    Args:
+        terms: the terms that are summed, in order.
+        num_classes: C, to check labels and logits against; those of the logits without it.
+        task: "classification" or "regression".
+        head: the name of the classifier head, where it should not be searched for.
+        feature_mode: how an extra pass for features runs: "eval", or "train" with the batch's own
+            statistics. Neither changes the model.
+        generator: the source of all randomness; torch's default generators without one.
+        name: what the method is called in messages.
+    """
+
+    progress: Tensor
+
+    def __init__(
+        self,
+        *terms: Term,
+        num_classes: int | None = None,
+        task: str = "classification",
+        head: str | None = None,
+        feature_mode: str = "eval",
+        generator: torch.Generator | None = None,
+        name: str = "method",
+    ) -> None:
+        super().__init__()
+        if not terms:
+            raise InputError("a Method needs at least one Term")
+        if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
+            raise InputError(f"num_classes must be a whole number from 2 on, got {num_classes!r}")
+        self.task = check_choice("task", task, ("classification", "regression"))
+        for term in terms:
+            tasks = getattr(term.loss, "tasks", (task,))
+            if task not in tasks:
+                raise InputError(
+                    f"{name}: the loss {type(term.loss).__name__} is for {' or '.join(tasks)}, "
+                    f"not for task={task!r}"
+                )
+        self.terms = nn.ModuleList(terms)
+        self.num_classes = num_classes
+        self.head = head
+        self.feature_mode = check_choice("feature_mode", feature_mode, ("eval", "train"))
+        self.generator = generator
+        self.name = name
+        self.register_buffer("progress", torch.zeros(()))
+        self._checked_device: torch.device | None = None
+
+    # ------------------------------------------------------------------------------ public face
+
+    def set_progress(self, progress: float) -> None:
+        """Tell the training progress t in [0, 1], for schedules."""
+        self.progress.fill_(check_range("progress", progress, 0, 1))
+
+    def forward(self, model: nn.Module, x: Any, y: Tensor, *, index: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar. See :meth:`step` for the arguments."""
+        return self.step(model, x, y, index=index).loss
+
+    def step(self, model: nn.Module, x: Any, y: Tensor, *, index: Tensor | None = None) -> Step:
+        """Run the model on the mixed batch; return the loss and all that it was made of.
+
+        Args:
+            model: any classifier (or regressor), unmodified.
+            x: (B, ...), or a pytree of batch-first tensors that ``model`` takes as its argument.
+            y: class indices (B,) or soft labels (B, C); real targets (B,) or (B, K) in regression.
+            index: (B,) positions in the training set, for what remembers samples.
+
+        Raises:
+            InputError: x, y or the model's output don't fit each other or the method; x is not
+                finite (looked at on every step on the CPU, on the first elsewhere); a layer that
+                the method works at did not run.
+        """
+        self._check(x, y, index)
+        batch = self._batch(model, x, y, index)
+        terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
+        recipes: list[Recipe | None] = []
+        for term in terms:
+            recipe = term.recipe if self.training else None
+            if not any(recipe is known for known in recipes):
+                recipes.append(recipe)
+        streams = [_Stream(recipe) for recipe in recipes]
+        logits = self._run(model, batch, streams)
+
+        losses: dict[str, Tensor] = {}
+        loss = torch.zeros((), device=batch.device)
+        for term in terms:
+            recipe = term.recipe if self.training else None
+            stream = next(stream for stream in streams if stream.recipe is recipe)
+            assert stream.target is not None
+            value = self._clean_loss(term) if recipe is None and term.recipe else term.loss
+            losses[term.name] = value(logits[stream.rows], stream.target)
+            loss = loss + term.weight * losses[term.name]
+            if not self.training:
+                break
+        shown = next((stream for stream in streams if stream.recipe), streams[0])
+        clean = next((stream for stream in streams if not stream.recipe), None)
+        assert shown.target is not None
+        assert shown.mix is not None
+        return Step(
+            loss=loss,
+            logits=logits[shown.rows],
+            target=shown.target,
+            mix=shown.mix,
+            terms={name: value.detach() for name, value in losses.items()},
+            clean_logits=None if clean is None else logits[clean.rows],
+        )
+
+    def preview(
+        self, x: Any, y: Tensor, *, model: nn.Module | None = None, index: Tensor | None = None
+    ) -> tuple[Any, MixedTarget, Mix]:
+        """Return the mixed inputs, their targets and their mix, as a step would make them.
+
+        Args:
+            x: (B, ...).
+            y: as for :meth:`step`.
+            model: needed where mixing looks at features.
+            index: as for :meth:`step`.
+
+        Raises:
+            InputError: the method doesn't mix at the input.
+        """
+        self._check(x, y, index)
+        recipe = next((t.recipe for t in self.terms if t.recipe is not None), None)  # type: ignore
+        if recipe is None:
+            raise InputError(f"{self.name} doesn't mix samples: there is nothing to preview")
+        batch = self._batch(model or nn.Identity(), x, y, index, has_model=model is not None)
+        layers = getattr(recipe.interpolation, "layers", ["input"])
+        if "input" not in layers and layers != ["auto"]:
+            raise InputError(
+                f"{self.name} mixes inside the model (at {', '.join(layers)}), not at the input: "
+                "there are no mixed images to show"
+            )
+        mix, target = recipe.draw(batch)
+        return recipe.interpolation(x, mix), target, mix
+
+    # ---------------------------------------------------------------------------------- workings
+
+    def _clean_loss(self, term: Term) -> nn.Module:
+        """Return the loss of clean samples that stands for a mixing term in evaluation mode."""
+        return MixedMSE() if self.task == "regression" else MixedCrossEntropy()
+
+    def _batch(
+        self,
+        model: nn.Module,
+        x: Any,
+        y: Tensor,
+        index: Tensor | None,
+        has_model: bool = True,
+    ) -> Batch:
+        def features() -> Tensor:
+            return capture_features(model, x, self.head, self.feature_mode)[1]  # type: ignore
+
+        return Batch(
+            x,
+            y if y.is_floating_point() else y.long(),
+            index=index,
+            generator=self.generator,
+            progress=self.progress,
+            features=features if has_model else None,
+        )
+
+    def _run(self, model: nn.Module, batch: Batch, streams: list[_Stream]) -> Tensor:
+        """Give each stream its mix, target and rows; return the logits of all rows."""
+        size = len(batch)
+        clean = [stream for stream in streams if stream.recipe is None]
+        at_input: list[_Stream] = []
+        inside: list[_Stream] = []
+        for stream in streams:
+            if stream.recipe is None:
+                stream.mix = Mix.identity(size, batch.device)
+                stream.target = MixedTarget.clean(batch.y)
+                continue
+            stream.layer = stream.recipe.interpolation.layer(batch, model)
+            (at_input if stream.layer is None else inside).append(stream)
+            if not (stream.layer == "head" and stream.recipe.needs_features):
+                stream.mix, stream.target = stream.recipe.draw(batch)
+
+        # Mixing inside the model starts from clean rows, which always come first. Where nothing
+        # else needs them the mixed rows take their place.
+        in_place = len(inside) == 1 and not clean
+        inputs = []
+        if clean or inside:
+            inputs.append(batch.x)
+            for stream in clean or (inside if in_place else []):
+                stream.rows = slice(0, size)
+        for stream in at_input:
+            assert stream.recipe is not None
+            assert stream.mix is not None
+            stream.rows = slice(len(inputs) * size, (len(inputs) + 1) * size)
+            inputs.append(stream.recipe.interpolation(batch.x, stream.mix))
+        x = inputs[0] if len(inputs) == 1 else _concatenate(inputs)
+        by_layer: dict[str, list[_Stream]] = {}
+        for stream in inside:
+            assert stream.layer is not None
+            by_layer.setdefault(stream.layer, []).append(stream)
+        rows = _Rows(len(inputs) * size, in_place)
+        with contextlib.ExitStack() as stack:
+            for layer, mixed in by_layer.items():
+                stack.enter_context(self._inside(model, batch, layer, mixed, rows))
+            logits = logits_of(model(x))
+        self._check_logits(model, logits, rows.count)
+        return logits
+
+    @contextlib.contextmanager
+    def _inside(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        layer: str,
+        streams: list[_Stream],
+        rows: _Rows,
+    ) -> Iterator[None]:
+        """While in the context, mix what passes ``layer`` for these streams."""
+        size = len(batch)
+
+        def mix(value: Any) -> Any:
+            clean = _first_rows(value, size, rows.count, layer)
+            parts = [value]
+            for stream in streams:
+                assert stream.recipe is not None
+                if stream.mix is None:
+                    batch.features = clean.detach().flatten(1)
+                    stream.mix, stream.target = stream.recipe.draw(batch)
+                mixed = stream.recipe.interpolation(clean, stream.mix)
+                if rows.in_place:
+                    return _replace_first_rows(value, mixed, size)
+                stream.rows = slice(rows.count, rows.count + size)
+                rows.count += size
+                parts.append(mixed)
+            return _concatenate(parts)
+
+        if layer == "head":
+            name, side = find_head(model, batch.x, self.head)[0], "input"
+        else:
+            name, side = layer, "output"
+        with tapped(model, name, mix, side=side):  # type: ignore[arg-type]
+            yield
+
+    # ------------------------------------------------------------------------------------ checks
+
+    def _check(self, x: Any, y: Tensor, index: Tensor | None) -> None:
+        leaves = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+        if not leaves:
+            raise InputError(f"x must be a tensor or hold tensors, got {type(x).__name__}")
+        if not isinstance(y, Tensor):
+            raise InputError(f"y must be a tensor, got {type(y).__name__}")
+        sizes = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
+        if sizes != {len(y) if y.ndim else 0}:
+            shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
+            raise InputError(
+                f"x and y must be batch-first and equally long: x has shape {shapes}, "
+                f"y {tuple(y.shape)}"
+            )
+        if len(y) == 0:
+            raise InputError("x and y hold an empty batch: at least one sample is needed")
+        if index is not None and index.shape != (len(y),):
+            raise InputError(
+                f"index must have shape ({len(y)},), one position a sample, "
+                f"got {tuple(index.shape)}"
+            )
+        self._check_y(y)
+        device = leaves[0].device
+        first = device != self._checked_device
+        if first:
+            self.to(device)
+            self._checked_device = device
+        if torch.compiler.is_compiling() or (device.type != "cpu" and not first):
+            return  # looking at values would wait for the device
+        for leaf in leaves:
+            if leaf.is_floating_point() and not bool(leaf.sum(dtype=torch.float32).isfinite()):
+                bad = int((~leaf.isfinite()).sum())
+                if bad:
+                    raise InputError(
+                        f"x must be finite, got {bad} NaN or infinite values of {leaf.numel()} "
+                        f"in a tensor of shape {tuple(leaf.shape)}"
+                    )
+
+    def _check_y(self, y: Tensor) -> None:
+        if self.task == "regression":
+            if not y.is_floating_point():
+                raise InputError(
+                    f"y must hold real targets (B,) or (B, K) in regression, got {y.dtype} of "
+                    f"shape {tuple(y.shape)}; convert it with y.float()"
+                )
+        elif y.is_floating_point():
+            if y.ndim != 2 or self.num_classes not in (None, y.shape[1]):
+                classes = "C" if self.num_classes is None else self.num_classes
+                raise InputError(
+                    f"y must be class indices (B,) int64 or soft labels (B, {classes}), got "
+                    f"{y.dtype} of shape {tuple(y.shape)}; for real targets use task='regression'"
+                )
+        elif y.ndim != 1 or y.dtype == torch.bool:
+            raise InputError(
+                "y must be class indices (B,) int64 or soft labels (B, C) floating, got "
+                f"{y.dtype} of shape {tuple(y.shape)}"
+            )
+        elif self.num_classes is not None:
+            check_classes("y", y, self.num_classes)
+
+    def _check_logits(self, model: nn.Module, logits: Tensor, rows: int) -> None:
+        name = type(unwrap(model)).__name__
+        if logits.ndim == 0 or len(logits) != rows:
+            raise InputError(
+                f"{name} must return one row for each sample it is given: it got {rows}, and "
+                f"returned shape {tuple(logits.shape)}"
+            )
+        if self.task == "regression":
+            return
+        if logits.ndim != 2:
+            raise InputError(f"{name} must return logits (B, C), got shape {tuple(logits.shape)}")
+        if self.num_classes not in (None, logits.shape[1]):
+            raise InputError(
+                f"num_classes={self.num_classes}, but the head of {name} gives "
+                f"{logits.shape[1]} logits a sample; the two must agree"
+            )
+
+    def extra_repr(self) -> str:
+        return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task!r}"
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    return pytree.tree_map(
+        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
+    )
+
+
+def _first_rows(value: Any, size: int, rows: int, layer: str) -> Any:
+    """Return the first ``size`` rows, the clean samples, of what passes a layer."""
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != rows):
+            raise InputError(
+                f"layer {layer!r} passes a tensor of shape {tuple(leaf.shape)}, which is not "
+                f"batch-first for the {rows} samples given to the model; choose another layer"
+            )
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+
+
+def _replace_first_rows(value: Any, rows: Any, size: int) -> Any:
+    def replace(old: Any, new: Any) -> Any:
+        if not isinstance(old, Tensor) or len(old) == size:
+            return new
+        return torch.cat([new, old[size:]])
+
+    return pytree.tree_map(replace, value, rows)

@@ -1,0 +1,44 @@
+"""Decoupled Mixup (DM): a loss for any mix that also rewards confidence in each class apart.
+
+In the softmax of a mixed sample its two classes compete; the decoupled term removes the competitor,
+so that discriminative features of both are learnt even where they stand out less than their share.
+Static mixes reach what optimised mixes do, at no cost. ``decoupled`` is DM(CE), ``decoupled_bce``
+its form for binary cross-entropy.
+"""
+
+from mixwell.losses import DecoupledBCE, DecoupledCrossEntropy
+from mixwell.methods.registry import Answer, Spec, register
+
+_TITLE = "Harnessing Hard Mixed Samples with Decoupled Regularizer"
+_PAPER = "Liu, Li, Wang, Tan, Wu and Li, NeurIPS 2023, arXiv:2203.10761v3"
+
+DECOUPLED = register(
+    Spec(
+        name="decoupled",
+        title=_TITLE,
+        paper=_PAPER,
+        equation="""
+φ^{i,j}(z) = exp z_i / (exp z_i + Σ_{c ∉ {i,j}} exp z_c)
+DM(CE) = MCE + η · [w_a · (-log φ^{a,b}) + w_b · (-log φ^{b,a})]
+w = (λ, 1 - λ) for weighting="lambda", (1, 1) for "uniform"
+""",
+        doc=__doc__,
+        answers={"loss": Answer(DecoupledCrossEntropy, eta=0.1, weighting="lambda")},
+        tasks=("classification",),
+    )
+)
+
+DECOUPLED_BCE = register(
+    Spec(
+        name="decoupled_bce",
+        title=_TITLE,
+        paper=_PAPER,
+        equation="""
+ŷ = h(λ) · a + h(1 - λ) · b,   h(λ) = min(1, (λ / t)^k)
+DM(BCE) = mean over classes of BCE(sigmoid(z), ŷ)
+""",
+        doc=__doc__,
+        answers={"loss": Answer(DecoupledBCE, t=0.8, k=1.0)},
+        tasks=("classification",),
+    )
+)

@@ -1,0 +1,14 @@
+"""Empirical risk minimisation: ordinary training, nothing mixed. The baseline."""
+
+from mixwell.methods.registry import Spec, register
+
+ERM = register(
+    Spec(
+        name="erm",
+        title="Principles of Risk Minimization for Learning Theory",
+        paper="Vapnik, NeurIPS 1991",
+        equation="L = CE(f(x), y)",
+        doc=__doc__,
+        mixes=False,
+    )
+)

@@ -1,0 +1,26 @@
+"""Manifold Mixup: mix the hidden features of a layer that is drawn anew for every batch.
+
+It flattens the classes' representations. ``layer="auto"`` draws from the input and the first half
+of the model's stages; give a layer's name, a list of names, "input" or "head" to choose.
+"""
+
+from mixwell.coefficient import Beta
+from mixwell.interpolation import Linear
+from mixwell.methods.registry import Answer, Spec, register
+
+MANIFOLD_MIXUP = register(
+    Spec(
+        name="manifold_mixup",
+        title="Manifold Mixup: Better Representations by Interpolating Hidden States",
+        paper="Verma, Lamb, Beckham, Najafi, Mitliagkas, Lopez-Paz and Bengio, ICML 2019, "
+        "arXiv:1806.05236",
+        equation="""
+k ~ uniform over layers,   λ_i ~ Beta(α, α),   f = f_k ∘ g_k
+h̃_i = λ_i g_k(x_i) + (1 - λ_i) g_k(x_σ(i))
+L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)],   p_i = softmax(f_k(h̃_i))
+""",
+        doc=__doc__,
+        answers={"interpolation": Answer(Linear, layer="auto")},
+        suggests={"coefficient": Answer(Beta, alpha=2.0)},
+    )
+)

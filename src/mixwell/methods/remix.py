@@ -1,0 +1,25 @@
+"""Remix: for long tails, give a mixed sample to the rarer class where the classes are lopsided.
+
+It needs ``class_counts``, the number of training samples of each class.
+"""
+
+from mixwell.labels import Remix
+from mixwell.methods.registry import Answer, Spec, register
+
+REMIX = register(
+    Spec(
+        name="remix",
+        title="Remix: Rebalanced Mixup",
+        paper="Chou, Chang, Pan, Wei and Juan, ECCV Workshops 2020, arXiv:2007.03943",
+        equation="""
+n_a, n_b: training samples of the two classes
+λ_y = 0   if n_a / n_b ≥ κ   and λ < t
+λ_y = 1   if n_a / n_b ≤ 1/κ and 1 - λ < t
+λ_y = λ   otherwise
+L_i = -λ_y log p_i[y_i] - (1 - λ_y) log p_i[y_σ(i)]
+""",
+        doc=__doc__,
+        answers={"labels": Answer(Remix)},
+        tasks=("classification",),
+    )
+)
