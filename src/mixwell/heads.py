@@ -144,6 +144,19 @@ def _timm_head(model: nn.Module) -> str | None:
     return _name_of(model, classifier) if isinstance(classifier, nn.Linear) else None
 
 
+def check_one_head(model: nn.Module) -> None:
+    """Raise an InputError for a model whose output is made of several heads (distilled DeiT).
+
+    Their inputs can be read, but mixing one's input leaves the others with another batch.
+    """
+    get_classifier = getattr(unwrap(model), "get_classifier", None)
+    if callable(get_classifier) and isinstance(get_classifier(), (tuple, list)):
+        raise InputError(
+            f"{type(unwrap(model)).__name__} has several classifier heads, so there is no one "
+            "input of the head to mix at; choose a layer that feeds all of them (layer='...')"
+        )
+
+
 def _last_linear(model: nn.Module, x: Any) -> str:
     ran: list[nn.Module] = []
     handles = [
@@ -294,5 +307,5 @@ def stages(model: nn.Module) -> list[str]:
 
     candidates = [(name, module) for name, module in found if usable(name, module)]
     blocks = [name for name, module in candidates if next(module.children(), None) is not None]
-    names = blocks or [name for name, _ in candidates]
+    names = blocks if len(blocks) > 1 else [name for name, _ in candidates]
     return names[: (len(names) + 1) // 2]

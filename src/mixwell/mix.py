@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
@@ -18,14 +19,17 @@ def _register(cls: type) -> type:
     """Register a dataclass of tensors as a pytree, so that it maps, compiles and exports."""
     names = [field.name for field in fields(cls)]
 
-    def flatten(value: object) -> tuple[list[object], None]:
-        return [getattr(value, name) for name in names], None
+    def flatten(value: object) -> tuple[list[object], list[str]]:
+        # What is None stays out: to torch it would be a leaf.
+        present = [name for name in names if getattr(value, name) is not None]
+        return [getattr(value, name) for name in present], present
 
-    def unflatten(children: object, _: object) -> object:
+    def unflatten(children: Iterable[object], present: list[str]) -> object:
         # Not through __init__: while a tree is mapped its leaves need not be tensors.
         value = object.__new__(cls)
-        for name, child in zip(names, children, strict=True):  # type: ignore[call-overload]
-            object.__setattr__(value, name, child)
+        given = dict(zip(present, children, strict=True))
+        for name in names:
+            object.__setattr__(value, name, given.get(name))
         return value
 
     pytree.register_pytree_node(

@@ -15,7 +15,7 @@ from mixwell import functional
 from mixwell.batch import Batch, check_choice, check_range
 from mixwell.coefficient import Beta, Coefficient, Per
 from mixwell.errors import InputError
-from mixwell.heads import capture_features, find_head, logits_of, tapped, unwrap
+from mixwell.heads import capture_features, check_one_head, find_head, logits_of, tapped, unwrap
 from mixwell.interpolation import Interpolation, Linear
 from mixwell.labels import Labels, Soft
 from mixwell.losses import Loss, MixedCrossEntropy, MixedMSE
@@ -391,6 +391,7 @@ class Method(nn.Module):
             return _concatenate(parts)
 
         if layer == "head":
+            check_one_head(model)
             name, side = find_head(model, batch.x, self.head)[0], "input"
         else:
             name, side = layer, "output"

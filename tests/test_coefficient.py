@@ -1,0 +1,143 @@
+import math
+
+import pytest
+import torch
+from scipy import special, stats
+
+from mixwell import InputError, functional
+from mixwell.batch import Batch
+from mixwell.coefficient import Beta, Constant, Midpoint, SimilarityKernel, TruncatedBeta
+
+
+def make_batch(size=6, seed=0, **keywords):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, 5, generator=generator)
+    y = torch.randint(3, (size,), generator=generator)
+    return Batch(x, y, generator=generator, **keywords)
+
+
+def draw(part, batch):
+    return part(batch, batch.randperm())
+
+
+@pytest.mark.parametrize("alpha", [0.2, 1.0, 10.0])
+def test_beta_follows_its_distribution(alpha):
+    """Three KS tests at fixed seeds; each fails by chance one time in a thousand."""
+    lam = draw(Beta(alpha), make_batch(20_000)).double()
+    low = lam[lam < 0.5].numpy()
+    assert stats.kstest(low, lambda x: 2 * special.betainc(alpha, alpha, x)).pvalue > 1e-3
+
+
+def test_per_sample_and_per_batch():
+    assert len(draw(Beta(), make_batch()).unique()) == 6
+    assert len(draw(Beta(per="batch"), make_batch()).unique()) == 1
+    assert len(draw(TruncatedBeta(per="batch"), make_batch()).unique()) == 1
+
+
+def test_truncated_beta_is_the_conditional_distribution():
+    """A KS test at a fixed seed; fails by chance one time in a thousand."""
+    lam = draw(TruncatedBeta(0.4, low=0.6, high=0.9), make_batch(20_000)).double().numpy()
+    assert lam.min() >= 0.6 - 1e-6
+    assert lam.max() <= 0.9 + 1e-6
+    first, last = special.betainc(0.4, 0.4, [0.6, 0.9])
+
+    def cdf(x):
+        return (special.betainc(0.4, 0.4, x) - first) / (last - first)
+
+    assert stats.kstest(lam, cdf).pvalue > 1e-3
+
+
+def test_constant():
+    assert draw(Constant(0.25), make_batch()).tolist() == [0.25] * 6
+
+
+@pytest.mark.parametrize("distance", ["features", "input", "label"])
+def test_similarity_kernel_mixes_near_pairs_more(distance):
+    """Mean |λ - 1/2| of near pairs below that of far ones, over 400 batches."""
+    part = SimilarityKernel(tau_max=1.0, tau_std=0.5, distance=distance)
+    near, far = [], []
+    for seed in range(400):
+        batch = make_batch(16, seed)
+        batch.features = batch.x
+        partner = batch.randperm()
+        value = (part(batch, partner) - 0.5).abs()
+        order = batch.measure(distance, partner).argsort(stable=True)
+        near.append(value[order[:4]])
+        far.append(value[order[-4:]])
+    assert torch.cat(near).mean() < torch.cat(far).mean() - 0.15
+
+
+def test_similarity_kernel_with_alpha_one_is_beta_of_tau():
+    """The two ways to draw, direct and by inverse: one two-sample KS test, error rate 0.001."""
+    batch = make_batch(4000)
+    partner = batch.randperm()
+    kernel = SimilarityKernel(tau_std=1.0, distance="input")
+    direct = kernel(batch, partner).double()
+    tau = functional.similarity_tau(batch.x, partner, 1.0, 1.0)
+    u = torch.rand(4000, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    by_inverse = functional.beta_icdf(u, tau.double())
+    direct, by_inverse = (value.clamp(1e-6, 1 - 1e-6) for value in (direct, by_inverse))
+    assert stats.ks_2samp(direct.numpy(), by_inverse.numpy()).pvalue > 1e-3
+
+
+def test_similarity_kernel_with_other_alpha_warps_a_beta():
+    batch = make_batch(3000)
+    partner = batch.randperm()
+    # At one τ for all pairs and τ = 1 the warp is the identity: λ is u ~ Beta(α, α).
+    batch.features = torch.zeros(3000, 2)
+    lam = SimilarityKernel(alpha=3.0)(batch, partner).double().numpy()
+    assert stats.kstest(lam, lambda x: special.betainc(3.0, 3.0, x)).pvalue > 1e-3
+
+
+def test_target_kernel_shares_u_with_the_inputs():
+    part = SimilarityKernel(tau_max=0.5, target_tau_max=5.0, distance="input")
+    batch = make_batch(200)
+    partner = batch.randperm()
+    lam, target_lam = part.pair(batch, partner)
+    assert ((lam - 0.5).sign() == (target_lam - 0.5).sign()).all()
+    assert ((target_lam - 0.5).abs() <= (lam - 0.5).abs() + 1e-6).all()
+    assert not torch.allclose(lam, target_lam)
+    same = SimilarityKernel(tau_max=0.5, distance="input").pair(batch, partner)
+    assert same[0] is same[1]
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_similarity_kernel_defines_lambda_for_identical_samples(size):
+    batch = Batch(torch.ones(size, 3), torch.zeros(size).long())
+    lam = draw(SimilarityKernel(distance="input"), batch)
+    assert ((lam >= 0) & (lam <= 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "middle", "end"),
+    [
+        ("asymptotic", 0.5 + 0.4 * math.exp(-1), 0.5 + 0.4 * math.exp(-2)),
+        ("linear", 0.7, 0.5),
+        ("cosine", 0.7, 0.5),
+        ("constant", 0.9, 0.9),
+    ],
+)
+def test_midpoint_schedules(schedule, middle, end):
+    part = Midpoint(schedule, lam0=0.9, k=2.0)
+    values = [float(draw(part, make_batch(progress=torch.tensor(t)))[0]) for t in (0.0, 0.5, 1.0)]
+    assert values == pytest.approx([0.9, middle, end], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Beta(alpha=0), r"alpha must be a number in \(0, inf\), got 0"),
+        (lambda: Beta(alpha="1"), "alpha must be"),
+        (lambda: Beta(per="pixel"), "per='pixel' is unknown"),
+        (lambda: TruncatedBeta(low=0.9, high=0.2), "low must be below high"),
+        (lambda: Constant(1.5), "lam must be"),
+        (lambda: SimilarityKernel(tau_std=-1), "tau_std must be"),
+        (lambda: SimilarityKernel(tau_max=float("nan")), "tau_max must be"),
+        (lambda: SimilarityKernel(distance="l2"), "distance='l2'"),
+        (lambda: Midpoint(lam0=0.4), "lam0 must be"),
+        (lambda: Midpoint(schedule="exp"), "schedule='exp'"),
+    ],
+)
+def test_bad_input_is_named(make, words):
+    with pytest.raises(InputError, match=words):
+        make()

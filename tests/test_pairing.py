@@ -1,0 +1,131 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from mixwell import InputError, pairing
+from mixwell.batch import Batch
+
+ALL = [
+    pairing.Shuffle(),
+    pairing.Flip(),
+    pairing.PerfectMatching(),
+    pairing.InterClass(),
+    pairing.NearestNeighbour(distance="input"),
+    pairing.NearestNeighbour(k=3, distance="label"),
+    pairing.Quantile(0.3, "below", distance="input"),
+    pairing.Quantile(0.3, "above", distance="input"),
+    pairing.LabelKernel(),
+]
+
+
+def make_batch(size, classes=3, seed=0, y=None):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(size, 4, generator=generator)
+    y = torch.randint(classes, (size,), generator=generator) if y is None else y
+    return Batch(x, y, generator=generator)
+
+
+@pytest.mark.parametrize("part", ALL, ids=repr)
+@given(size=st.integers(1, 13), seed=st.integers(0, 50))
+def test_partners_are_indices_of_the_batch_whatever_its_size(part, size, seed):
+    partner = part(make_batch(size, seed=seed))
+    assert partner.shape == (size,)
+    assert partner.dtype == torch.int64
+    assert ((partner >= 0) & (partner < size)).all()
+
+
+@pytest.mark.parametrize("part", ALL, ids=repr)
+def test_a_seeded_generator_repeats_the_draw(part):
+    assert torch.equal(part(make_batch(11, seed=4)), part(make_batch(11, seed=4)))
+
+
+@given(size=st.integers(1, 30), seed=st.integers(0, 20))
+def test_permutations_and_involutions(size, seed):
+    own = torch.arange(size)
+    for part in (pairing.Shuffle(), pairing.Flip(), pairing.PerfectMatching()):
+        assert torch.equal(part(make_batch(size, seed=seed)).sort().values, own)
+    for part in (pairing.Flip(), pairing.PerfectMatching()):
+        partner = part(make_batch(size, seed=seed))
+        assert torch.equal(partner[partner], own)
+    alone = (pairing.PerfectMatching()(make_batch(size, seed=seed)) == own).sum()
+    assert alone == size % 2
+
+
+@given(size=st.integers(1, 20), classes=st.integers(1, 5), seed=st.integers(0, 30))
+def test_inter_class_partners_differ_in_class_or_are_absent(size, classes, seed):
+    batch = make_batch(size, classes, seed)
+    partner = pairing.InterClass()(batch)
+    alone = partner == torch.arange(size)
+    assert ((batch.y[partner] != batch.y) | alone).all()
+    lonely_class = torch.tensor([(batch.y == label).all() for label in batch.y])
+    assert torch.equal(alone, lonely_class)
+
+
+def test_inter_class_is_uniform_over_the_other_classes():
+    """Chi-squared over 8,000 draws at a fixed seed; fails by chance one time in a thousand."""
+    y = torch.tensor([2, 0, 1, 0, 2, 2, 1])
+    batch = make_batch(7, y=y)
+    part = pairing.InterClass()
+    drawn = torch.stack([part(batch)[0] for _ in range(8000)])
+    counts = torch.bincount(drawn, minlength=7)[[1, 2, 3, 6]]
+    assert counts.sum() == 8000
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_inter_class_takes_soft_labels():
+    y = torch.eye(3)[[0, 0, 1]] * 0.8 + 0.05
+    assert pairing.InterClass()(make_batch(3, y=y)).tolist()[:2] == [2, 2]
+
+
+def test_nearest_neighbour_is_the_nearest_other():
+    x = torch.tensor([[0.0], [1.0], [1.1], [5.0]])
+    batch = Batch(x, torch.zeros(4).long())
+    assert pairing.NearestNeighbour(distance="input")(batch).tolist() == [1, 2, 1, 2]
+    seen = {int(pairing.NearestNeighbour(2, distance="input")(batch)[3]) for _ in range(50)}
+    assert seen == {1, 2}
+
+
+def test_quantile_sides():
+    x = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    batch = Batch(x, torch.zeros(4).long())
+    for _ in range(20):
+        assert pairing.Quantile(0.3, "below", "input")(batch).tolist() == [1, 0, 3, 2]
+        far = pairing.Quantile(0.5, "above", "input")(batch)
+        assert set(far[:2].tolist()) <= {2, 3}
+        assert set(far[2:].tolist()) <= {0, 1}
+
+
+def test_label_kernel_prefers_close_targets_by_the_density():
+    """Chi-squared over 8,000 draws at a fixed seed; fails by chance one time in a thousand."""
+    y = torch.tensor([0.0, 0.5, 1.0, 3.0])
+    batch = make_batch(4, y=y)
+    part = pairing.LabelKernel(bandwidth=0.7)
+    drawn = torch.stack([part(batch)[0] for _ in range(8000)])
+    density = torch.exp(-(y[1:] ** 2) / (2 * 0.7**2)).double()
+    expected = 8000 * density / density.sum()
+    counts = torch.bincount(drawn, minlength=4)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:].numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_a_narrow_label_kernel_takes_the_nearest():
+    batch = make_batch(3, y=torch.tensor([0.0, 1.0, 5.0]))
+    assert pairing.LabelKernel(bandwidth=1e-4)(batch).tolist() == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: pairing.NearestNeighbour(k=0), "k must be"),
+        (lambda: pairing.NearestNeighbour(distance="cosine"), "distance='cosine'"),
+        (lambda: pairing.Quantile(1.5), "q must be"),
+        (lambda: pairing.Quantile(side="left"), "side='left'"),
+        (lambda: pairing.LabelKernel(bandwidth=0), "bandwidth must be"),
+        (lambda: pairing.NearestNeighbour()(make_batch(3)), "distance='features' needs"),
+    ],
+)
+def test_bad_input_is_named(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
