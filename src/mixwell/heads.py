@@ -16,6 +16,7 @@ from mixwell.errors import InputError, suggest
 __all__ = ["capture_features", "find_head", "inference", "logits_of", "stages", "tapped", "unwrap"]
 
 _HEADS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+_STAGES: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
 _TAPS: WeakKeyDictionary[nn.Module, dict[str, Tap]] = WeakKeyDictionary()
 
 
@@ -157,12 +158,15 @@ def check_one_head(model: nn.Module) -> None:
         )
 
 
-def _last_linear(model: nn.Module, x: Any) -> str:
-    ran: list[nn.Module] = []
+def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, Any]]:
+    """Return name, module and output of each layer that runs for two samples, as they end."""
+    names = {module: name for name, module in model.named_modules()}
+    ran: list[tuple[str, nn.Module, Any]] = []
     handles = [
-        module.register_forward_pre_hook(lambda module, _: ran.append(module))
-        for module in model.modules()
-        if isinstance(module, nn.Linear)
+        module.register_forward_hook(
+            lambda module, _, output: ran.append((names[module], module, output))
+        )
+        for module in names
     ]
     first = pytree.tree_map_only(Tensor, lambda leaf: leaf[:2], x)
     try:
@@ -172,14 +176,17 @@ def _last_linear(model: nn.Module, x: Any) -> str:
     finally:
         for handle in handles:
             handle.remove()
-    if not ran:
+    return ran
+
+
+def _last_linear(model: nn.Module, x: Any) -> str:
+    linears = [name for name, module, _ in _trace(model, x) if isinstance(module, nn.Linear)]
+    if not linears:
         raise InputError(
             f"{type(model).__name__} has no classifier head to read features from: no nn.Linear "
             "ran in its forward pass; name the layer whose input is the feature with head='...'"
         )
-    name = _name_of(model, ran[-1])
-    assert name is not None
-    return name
+    return linears[-1]
 
 
 class Tap:
@@ -284,28 +291,50 @@ def capture_features(
     return logits, seen[-1].flatten(1)
 
 
-def stages(model: nn.Module) -> list[str]:
+def stages(model: nn.Module, x: Any) -> list[str]:
     """Return the names of the first half of a model's stages, for Manifold Mixup's random layer.
 
-    A stage is a child (or a child of a sequential child) that is built of several modules and
-    doesn't hold the classifier; of a plain stack of layers, each one with parameters.
+    A stage is a child, or a child of a sequential child, that runs once before the classifier
+    and returns something batch-first. Those built of several modules are preferred (a ResNet's
+    blocks); in a plain stack of layers, those with parameters.
+
+    Args:
+        model: any module.
+        x: a batch of inputs, for one forward pass of two samples; its answer is remembered.
     """
     inner = unwrap(model)
-    found: list[tuple[str, nn.Module]] = []
-    for name, child in inner.named_children():
-        if isinstance(child, nn.Sequential):
-            found += [(f"{name}.{part}", module) for part, module in child.named_children()]
-        else:
-            found.append((name, child))
-    linears = [n for n, m in inner.named_modules() if isinstance(m, nn.Linear)]
-    last = linears[-1] if linears else ""
+    if inner not in _STAGES:
+        _STAGES[inner] = _stages(inner, x)
+    return _STAGES[inner]
 
-    def usable(name: str, module: nn.Module) -> bool:
-        parameters = next(module.parameters(), None) is not None
-        holds_head = last == name or last.startswith(name + ".")
-        return parameters and not holds_head and not isinstance(module, nn.ModuleList)
 
-    candidates = [(name, module) for name, module in found if usable(name, module)]
+def _stages(model: nn.Module, x: Any) -> list[str]:
+    ran = _trace(model, x)
+    names = [name for name, _, _ in ran]
+    linears = [name for name, module, _ in ran if isinstance(module, nn.Linear)]
+    head = linears[-1] if linears else ""
+    size = min(2, next(len(leaf) for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)))
+
+    def usable(name: str, module: nn.Module, output: Any) -> bool:
+        parent, _, _ = name.rpartition(".")
+        stage = "." not in name and not isinstance(module, nn.Sequential)
+        stage = stage or (
+            "." not in parent
+            and bool(parent)
+            and isinstance(model.get_submodule(parent), nn.Sequential)
+        )
+        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        return (
+            bool(name)
+            and stage
+            and names.count(name) == 1
+            and not (head == name or head.startswith(name + "."))
+            and next(module.parameters(), None) is not None
+            and bool(leaves)
+            and all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
+        )
+
+    candidates = [(name, module) for name, module, output in ran if usable(name, module, output)]
     blocks = [name for name, module in candidates if next(module.children(), None) is not None]
-    names = blocks if len(blocks) > 1 else [name for name, _ in candidates]
-    return names[: (len(names) + 1) // 2]
+    found = blocks if len(blocks) > 1 else [name for name, _ in candidates]
+    return found[: (len(found) + 1) // 2]

@@ -34,7 +34,7 @@ class Linear(Interpolation):
         self.layers = names
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        names = ["input", *stages(model)] if self.layers == ["auto"] else self.layers
+        names = ["input", *stages(model, batch.x)] if self.layers == ["auto"] else self.layers
         name = names[batch.choose(len(names))] if len(names) > 1 else names[0]
         return None if name == "input" else name
 

@@ -87,8 +87,8 @@ class InfiniteClassLoss(Loss):
             weight: (C, d), its weight.
             bias: (C,), its bias, or None.
             target: class indices of B samples.
-            sparse: give ``weight`` and ``bias`` sparse gradients, of 2B rows, which only some
-                optimisers take; dense ones of C rows otherwise.
+            sparse: give ``weight`` a sparse gradient, of 2B rows, which only some optimisers
+                take; a dense one of C rows otherwise.
         """
         if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
             raise InputError(
@@ -104,7 +104,7 @@ class InfiniteClassLoss(Loss):
         own, partner = F.embedding(rows, weight, sparse=sparse).chunk(2)
         similarity = wide(features @ torch.lerp(partner, own, lam[:, None]).T)
         if bias is not None:
-            own, partner = F.embedding(rows, bias[:, None], sparse=sparse)[:, 0].chunk(2)
+            own, partner = bias.index_select(0, rows).chunk(2)
             similarity = similarity + wide(torch.lerp(partner, own, lam))
         return self._contrast(similarity, target, everyone)
 

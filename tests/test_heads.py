@@ -1,0 +1,114 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mixwell import InputError
+from mixwell.heads import capture_features, find_head, inference, logits_of, stages, tapped, unwrap
+
+
+class Nested(nn.Module):
+    """A head inside a submodule, defined before the backbone, with an unused linear last."""
+
+    def __init__(self):
+        super().__init__()
+        self.top = nn.ModuleDict({"classifier": nn.Linear(4, 3), "norm": nn.LayerNorm(4)})
+        self.body = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.ReLU())
+        self.unused = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.top["classifier"](self.top["norm"](self.body(x)))
+
+
+def snapshot(model):
+    return copy.deepcopy(model.state_dict()), [module.training for module in model.modules()]
+
+
+def assert_unchanged(model, before):
+    state, modes = before
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    assert [module.training for module in model.modules()] == modes
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_head_is_the_last_linear_that_runs():
+    model, x = Nested(), torch.randn(5, 6)
+    before = snapshot(model)
+    torch.manual_seed(3)
+    assert find_head(model, x) == ("top.classifier", model.top["classifier"])
+    state = torch.get_rng_state()
+    torch.manual_seed(3)
+    assert torch.equal(state, torch.get_rng_state())
+    assert_unchanged(model, before)
+    wrapped = nn.DataParallel(model)
+    assert find_head(wrapped, x)[1] is model.top["classifier"]
+    assert unwrap(wrapped) is model
+
+
+def test_a_replaced_head_is_found_again():
+    model, x = Nested(), torch.randn(5, 6)
+    find_head(model, x)
+    model.top["classifier"] = nn.Linear(4, 7)
+    assert find_head(model, x)[1].out_features == 7
+
+
+def test_a_named_head_and_its_errors():
+    model, x = Nested(), torch.randn(5, 6)
+    assert find_head(model, x, "body.0")[1] is model.body[0]
+    with pytest.raises(InputError, match=r"head='top.clasifier' is no layer.*'top.classifier'"):
+        find_head(model, x, "top.clasifier")
+    with pytest.raises(InputError, match=r"no nn.Linear ran"):
+        find_head(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), torch.randn(2, 3, 1, 1))
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_features_are_the_heads_input_and_the_model_stays_as_it_was(make_net, images, mode):
+    net, (x, _) = make_net().train(), images
+    net[3].eval()  # a mixed state, to be restored module by module
+    before = snapshot(net)
+    state = torch.get_rng_state()
+    logits, features = capture_features(net, x, mode=mode)
+    assert torch.equal(state, torch.get_rng_state())
+    assert_unchanged(net, before)
+    assert features.shape == (9, 6)
+    assert not features.requires_grad
+    torch.testing.assert_close(net[7](features), logits)
+    if mode == "eval":
+        torch.testing.assert_close(logits, copy.deepcopy(net).eval()(x))
+
+
+def test_modes_return_even_if_the_model_fails(make_net):
+    net = make_net().train()
+    with pytest.raises(RuntimeError), inference(net):
+        net(torch.randn(2, 4, 8, 8))
+    assert all(module.training for module in net.modules())
+
+
+def test_a_layer_that_does_not_run_is_an_error_and_leaves_nothing():
+    model, x = Nested(), torch.randn(5, 6)
+    before = snapshot(model)
+    with pytest.raises(InputError, match=r"hook on layer 'unused' of Nested did not fire"):
+        with tapped(model, "unused", lambda value: value):
+            model.eval()(x)
+    model.train()
+    assert_unchanged(model, before)
+
+
+def test_logits_are_found_in_what_models_return():
+    z = torch.randn(2, 3)
+
+    class Output:
+        logits = z
+
+    for output in (z, {"logits": z}, Output(), (z, torch.zeros(1)), [z]):
+        assert logits_of(output) is z
+    with pytest.raises(InputError, match="model must return logits"):
+        logits_of({"scores": z})
+
+
+def test_stages_are_the_first_half_that_runs_before_the_head(make_net, images):
+    assert stages(make_net(), images[0]) == ["0", "1"]
+    assert stages(Nested(), torch.randn(3, 6)) == ["body.0"]
+    plain = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    assert stages(plain, torch.randn(1, 2)) == ["0"]
