@@ -1,0 +1,204 @@
+"""Reading data sets from where they lie."""
+
+from __future__ import annotations
+
+import gzip
+import pickle
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixwell.errors import InputError
+
+__all__ = ["read_airfoil", "read_cifar", "read_folder", "read_idx", "read_idx_pair"]
+
+
+def _find(argument: str, root: Path, folders: Sequence[str], names: Sequence[str]) -> Path:
+    """Return the first existing file of ``names``, looked for in ``folders`` of ``root``."""
+    if not root.is_dir():
+        raise InputError(f"{argument}={str(root)!r} is no folder")
+    for folder in folders:
+        for name in names:
+            if (root / folder / name).is_file():
+                return root / folder / name
+    places = ", ".join(str(root / folder) for folder in folders)
+    raise InputError(
+        f"{argument}={str(root)!r}: there is no {' or '.join(names)} in {places}"
+    )
+
+
+# ------------------------------------------------------------------------------------------- IDX
+
+
+def read_idx(path: Path) -> Tensor:
+    """Return an IDX file (MNIST's format), gzipped or not, as a uint8 tensor.
+
+    Raises:
+        InputError: it is no IDX file of bytes, is truncated, or its checksum is wrong.
+    """
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rb") as file:
+            content = file.read()  # type: ignore[union-attr]
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} can't be read: {error}; fetch it again") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise InputError(
+            f"{path} is no IDX file of bytes: it starts with {content[:4].hex(' ') or 'nothing'}, "
+            "not with 00 00 08"
+        )
+    dimensions = content[3]
+    start = 4 + 4 * dimensions
+    if len(content) < start:
+        raise InputError(f"{path} is truncated: its header of {start} bytes ends early")
+    shape = struct.unpack(f">{dimensions}I", content[4:start])
+    size = int(np.prod(shape, dtype=np.int64))
+    if len(content) - start != size:
+        raise InputError(
+            f"{path} is {'truncated' if len(content) - start < size else 'too long'}: "
+            f"its header says {' x '.join(map(str, shape))} = {size} bytes, it holds "
+            f"{len(content) - start}"
+        )
+    array = np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return torch.from_numpy(array.copy())
+
+
+def read_idx_pair(root: Path, folders: Sequence[str], prefix: str) -> tuple[Tensor, Tensor]:
+    """Return images (N, 1, H, W) uint8 and labels (N,) int64 of MNIST-like files.
+
+    Args:
+        root: the data folder.
+        folders: where below it to look.
+        prefix: "train" or "t10k".
+    """
+    parts = []
+    for kind, dimensions in (("images", 3), ("labels", 1)):
+        stem = f"{prefix}-{kind}-idx{dimensions}-ubyte"
+        path = _find("data_dir", root, folders, [stem, f"{stem}.gz"])
+        tensor = read_idx(path)
+        if tensor.ndim != dimensions:
+            raise InputError(f"{path} must have {dimensions} dimensions, it has {tensor.ndim}")
+        parts.append((path, tensor))
+    (image_path, images), (label_path, labels) = parts
+    if len(images) != len(labels):
+        raise InputError(
+            f"{image_path} holds {len(images)} images but {label_path} {len(labels)} labels"
+        )
+    return images[:, None], labels.long()
+
+
+# ----------------------------------------------------------------------------------------- CIFAR
+
+
+class _Arrays(pickle.Unpickler):
+    """An unpickler of plain data and NumPy arrays, that can run no code of a file's choosing."""
+
+    _ALLOWED = ("_reconstruct", "ndarray", "dtype", "scalar", "_frombuffer", "encode")
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] in ("numpy", "_codecs") and name in self._ALLOWED:
+            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        raise pickle.UnpicklingError(f"{module}.{name} has no place in a data file")
+
+
+def _unpickle(path: Path) -> dict[str, Any]:
+    def load(file: BinaryIO) -> Any:
+        return _Arrays(file, encoding="latin1").load()
+
+    try:
+        with path.open("rb") as file:
+            content = load(file)
+    except Exception as error:
+        raise InputError(f"{path} can't be read: {error}; fetch it again") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a dictionary, it holds {type(content).__name__}")
+    return content
+
+
+def read_cifar(
+    root: Path, hundred: bool
+) -> tuple[list[tuple[Tensor, Tensor]], list[str], dict[str, tuple[int, ...]] | None]:
+    """Return CIFAR's train and test images and labels, class names and superclasses.
+
+    Args:
+        root: holds torchvision's folder ``cifar-10-batches-py`` (or ``cifar-100-python``).
+        hundred: CIFAR-100 instead of CIFAR-10.
+    """
+    folder = "cifar-100-python" if hundred else "cifar-10-batches-py"
+    fine = "fine_labels" if hundred else "labels"
+    train = ["train"] if hundred else [f"data_batch_{part}" for part in range(1, 6)]
+    meta_name = "meta" if hundred else "batches.meta"
+    splits, coarse = [], {}
+    for names in (train, ["test"] if hundred else ["test_batch"]):
+        images, labels = [], []
+        for name in names:
+            path = _find("data_dir", root, [folder, "."], [name])
+            content = _unpickle(path)
+            data, y = content.get("data"), content.get(fine)
+            shape = getattr(data, "shape", None)
+            if y is None or shape != (len(y), 3072):
+                raise InputError(
+                    f"{path} must hold 'data' (N, 3072) and {fine!r} (N,), got shape {shape} "
+                    f"and {None if y is None else len(y)} labels"
+                )
+            images.append(torch.from_numpy(np.asarray(data, np.uint8).reshape(-1, 3, 32, 32)))
+            labels.append(torch.tensor(y, dtype=torch.int64))
+            if hundred:
+                coarse.update(zip(y, content.get("coarse_labels", ()), strict=False))
+        splits.append((torch.cat(images), torch.cat(labels)))
+    meta = _unpickle(_find("data_dir", root, [folder, "."], [meta_name]))
+    classes = list(meta["fine_label_names" if hundred else "label_names"])
+    if not hundred:
+        return splits, classes, None
+    groups = {
+        name: tuple(sorted(label for label, group in coarse.items() if group == number))
+        for number, name in enumerate(meta["coarse_label_names"])
+    }
+    return splits, classes, groups
+
+
+# ---------------------------------------------------------------------------------------- others
+
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+
+
+def read_folder(root: Path) -> tuple[list[Path], Tensor, list[str]]:
+    """Return the image files below ``root``, their classes and the names of its sub-folders."""
+    if not root.is_dir():
+        raise InputError(f"data='folder:{root}': there is no such folder")
+    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    if len(classes) < 2:
+        raise InputError(
+            f"data='folder:{root}' must hold one sub-folder a class, two or more, it holds "
+            f"{len(classes)}"
+        )
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGES)
+        if not found:
+            raise InputError(
+                f"{root / name} holds no images ({', '.join(IMAGES)}): each class needs some"
+            )
+        paths += found
+        labels += [label] * len(found)
+    return paths, torch.tensor(labels), classes
+
+
+def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:
+    """Return the Airfoil self-noise table: (1503, 5) inputs and (1503,) decibels."""
+    path = _find("data_dir", root, [".", "airfoil"], ["airfoil_self_noise.dat"])
+    try:
+        table = np.loadtxt(path, dtype=np.float64, ndmin=2)
+    except ValueError as error:
+        raise InputError(f"{path} is no table of numbers: {error}") from error
+    if table.shape[1] != 6 or not np.isfinite(table).all():
+        raise InputError(
+            f"{path} must hold 6 finite columns (5 inputs and the target), got {table.shape[1]}"
+        )
+    return torch.from_numpy(table[:, :5]), torch.from_numpy(table[:, 5])

@@ -1,0 +1,112 @@
+"""The few small networks that the papers use; the rest comes from timm."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from mixwell.errors import InputError, suggest
+from mixwell.models.small import MLP, SmallCNN
+from mixwell.models.wide import ResNet, WideResNet
+
+__all__ = ["MLP", "ResNet", "SmallCNN", "WideResNet", "available", "build", "default_for"]
+
+_NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
+    "mlp": ("multilayer perceptron on the flattened input", MLP),
+    "cnn": ("three convolutional stages, for images of 8 to 32 pixels", SmallCNN),
+    "resnet18": ("ResNet-18 with a 3x3 stem and no max-pooling (CIFAR)", partial(ResNet, depth=18)),
+    "resnet34": ("ResNet-34, likewise", partial(ResNet, depth=34)),
+    "resnet50": ("ResNet-50, likewise", partial(ResNet, depth=50)),
+}
+
+
+def available() -> dict[str, str]:
+    """Return the models' names, each with a line on what it is."""
+    return {
+        **{name: text for name, (text, _) in _NAMES.items()},
+        "wideresnet-28-K": "WideResNet-28 of width K (wideresnet-28-10), optionally with dropout",
+        "timm:NAME": "any model of timm, untrained (timm:vit_tiny_patch16_224)",
+    }
+
+
+def default_for(task: str, input_shape: tuple[int, ...]) -> str:
+    """Return the name of the model that is trained where none is asked for."""
+    if task == "regression" or len(input_shape) != 3:
+        return "mlp"
+    return "cnn" if max(input_shape[1:]) <= 32 else "timm:resnet18"
+
+
+def build(name: str, *, input_shape: tuple[int, ...], num_outputs: int, **options: Any) -> nn.Module:
+    """Return an untrained model.
+
+    Its head is a linear layer on pooled features.
+
+    Args:
+        name: one of :func:`available`.
+        input_shape: of one sample: (C, H, W) of images, (F,) of tables.
+        num_outputs: classes, or targets in regression.
+        options: of the model (``dropout=0.3``, ``width=64``).
+
+    Raises:
+        InputError: the name or an option is unknown, or the model doesn't take such inputs.
+    """
+    if name.startswith("timm:"):
+        return _timm(name.removeprefix("timm:"), input_shape, num_outputs, options)
+    wide = re.fullmatch(r"wideresnet-(\d+)-(\d+)", name)
+    if wide:
+        depth, width = int(wide[1]), int(wide[2])
+        if depth < 10 or (depth - 4) % 6 or width < 1:
+            raise InputError(f"model={name!r}: the depth must be 6n + 4 (28, say), the width ≥ 1")
+        maker: Callable[..., nn.Module] = partial(WideResNet, depth=depth, width=width)
+    elif name in _NAMES:
+        maker = _NAMES[name][1]
+    else:
+        raise InputError(
+            f"model={name!r} is unknown{suggest(name, _NAMES)}; known: {', '.join(available())}"
+        )
+    if len(input_shape) != 3 and name != "mlp":
+        raise InputError(
+            f"model={name!r} takes images (C, H, W), but a sample has shape {input_shape}; "
+            "use model='mlp'"
+        )
+    fixed = {"input_shape", "num_outputs", *(getattr(maker, "keywords", None) or {})}
+    known = set(inspect.signature(maker).parameters) - fixed
+    unknown = sorted(set(options) - known)
+    if unknown:
+        raise InputError(
+            f"model={name!r} has no option {unknown[0]!r}{suggest(unknown[0], known)}; "
+            f"it knows {', '.join(sorted(known)) or 'none'}"
+        )
+    return maker(input_shape=input_shape, num_outputs=num_outputs, **options)
+
+
+def _timm(
+    name: str, input_shape: tuple[int, ...], num_outputs: int, options: dict[str, Any]
+) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError(
+            f"model='timm:{name}' needs timm: pip install 'mixwell[timm]'"
+        ) from error
+    if not timm.is_model(name):
+        raise InputError(
+            f"model='timm:{name}' is unknown to timm {timm.__version__}"
+            f"{suggest(name, timm.list_models())}"
+        )
+    if len(input_shape) != 3:
+        raise InputError(f"model='timm:{name}' takes images, but a sample has shape {input_shape}")
+    common = {"num_classes": num_outputs, "in_chans": input_shape[0], **options}
+    try:
+        return timm.create_model(name, img_size=tuple(input_shape[1:]), **common)
+    except TypeError:
+        pass  # convolutional models take any size, and no such argument
+    try:
+        return timm.create_model(name, **common)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"model='timm:{name}' can't be built: {error}") from error

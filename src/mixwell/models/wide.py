@@ -1,0 +1,104 @@
+"""The residual networks of the CIFAR papers: ResNet-18/34/50 and WideResNet-28-K."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+__all__ = ["ResNet", "WideResNet"]
+
+_DEPTHS: dict[int, tuple[type[nn.Module], list[int]]] = {
+    18: (resnet.BasicBlock, [2, 2, 2, 2]),
+    34: (resnet.BasicBlock, [3, 4, 6, 3]),
+    50: (resnet.Bottleneck, [3, 4, 6, 3]),
+}
+
+
+class ResNet(resnet.ResNet):
+    """torchvision's ResNet for small images: a 3x3 stem of stride 1 and no max-pooling.
+
+    Args:
+        input_shape: (C, H, W).
+        num_outputs: classes.
+        depth: 18, 34 or 50.
+    """
+
+    def __init__(self, input_shape: tuple[int, ...], num_outputs: int, depth: int = 18) -> None:
+        block, layers = _DEPTHS[depth]
+        super().__init__(block, layers, num_classes=num_outputs)  # type: ignore[arg-type]
+        self.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()  # type: ignore[assignment]
+
+
+class _WideBlock(nn.Module):
+    """Pre-activation block of two 3x3 convolutions with dropout between them."""
+
+    def __init__(self, before: int, after: int, stride: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(before)
+        self.conv1 = nn.Conv2d(before, after, 3, stride, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        same = before == after and stride == 1
+        self.shortcut = None if same else nn.Conv2d(before, after, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output."""
+        active = torch.relu(self.norm1(x))
+        skipped = x if self.shortcut is None else self.shortcut(active)
+        hidden = self.dropout(torch.relu(self.norm2(self.conv1(active))))
+        return skipped + self.conv2(hidden)
+
+
+class WideResNet(nn.Module):
+    """WideResNet ("Wide Residual Networks", arXiv:1605.07146).
+
+    Args:
+        input_shape: (C, H, W).
+        num_outputs: classes.
+        depth: 6n + 4.
+        width: K, the channels' factor.
+        dropout: between the convolutions of each block.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        depth: int = 28,
+        width: int = 10,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        channels = [16, 16 * width, 32 * width, 64 * width]
+        self.conv1 = nn.Conv2d(input_shape[0], channels[0], 3, padding=1, bias=False)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(
+                    *(
+                        _WideBlock(
+                            channels[stage] if block == 0 else channels[stage + 1],
+                            channels[stage + 1],
+                            2 if stage > 0 and block == 0 else 1,
+                            dropout,
+                        )
+                        for block in range((depth - 4) // 6)
+                    )
+                )
+                for stage in range(3)
+            )
+        )
+        self.norm = nn.BatchNorm2d(channels[-1])
+        self.head = nn.Linear(channels[-1], num_outputs)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, num_outputs)."""
+        hidden = torch.relu(self.norm(self.stages(self.conv1(x))))
+        return self.head(hidden.mean((2, 3)))
+
