@@ -88,9 +88,9 @@ def test_modes_return_even_if_the_model_fails(make_net):
 def test_a_layer_that_does_not_run_is_an_error_and_leaves_nothing():
     model, x = Nested(), torch.randn(5, 6)
     before = snapshot(model)
-    with pytest.raises(InputError, match=r"hook on layer 'unused' of Nested did not fire"):
-        with tapped(model, "unused", lambda value: value):
-            model.eval()(x)
+    fired = pytest.raises(InputError, match=r"hook on layer 'unused' of Nested did not fire")
+    with fired, tapped(model, "unused", lambda value: value):
+        model.eval()(x)
     model.train()
     assert_unchanged(model, before)
 

@@ -20,13 +20,17 @@ def test_both_are_frozen_pytrees():
 
 
 def test_dense_rows_are_probabilities_with_the_weights_in_place():
-    target = MixedTarget(torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]), torch.tensor([0.2, 0.4, 1]))
+    target = MixedTarget(
+        torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]), torch.tensor([0.2, 0.4, 1])
+    )
     expected = torch.tensor([[0.2, 0.8, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])
     torch.testing.assert_close(target.dense(3), expected)
 
 
 def test_dense_of_real_targets_is_their_weighted_mean():
-    target = MixedTarget(torch.tensor([1.0, 4.0]), torch.tensor([3.0, 0.0]), torch.tensor([0.5, 0.75]))
+    target = MixedTarget(
+        torch.tensor([1.0, 4.0]), torch.tensor([3.0, 0.0]), torch.tensor([0.5, 0.75])
+    )
     assert target.dense().tolist() == [2.0, 3.0]
 
 

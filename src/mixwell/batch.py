@@ -133,7 +133,7 @@ class Batch:
         return self._draw(torch.randperm, len(self))
 
     def choose(self, count: int) -> int:
-        """Return a random whole number below ``count``, drawn on the CPU: no device waits for it."""
+        """Return a random whole number below ``count``, drawn on the CPU: no device waits."""
         on_cpu = self.generator is not None and self.generator.device.type == "cpu"
         generator = self.generator if on_cpu else None
         return int(torch.randint(count, (), generator=generator))

@@ -130,7 +130,8 @@ def similarity_tau(
 
     .. code-block:: text
 
-        d_i = ‖f_i - f_σ(i)‖²,   n_i = d_i / mean_j d_j,   τ_i = τ_max · exp(-(n_i - 1) / (2 τ_std²))
+        d_i = ‖f_i - f_σ(i)‖²,   n_i = d_i / mean_j d_j
+        τ_i = τ_max · exp(-(n_i - 1) / (2 τ_std²))
 
     Args:
         features: (B, ...) of the unmixed samples, flattened to (B, d).

@@ -59,8 +59,9 @@ class HeavierSide(Labels):
 
 
 class Remix(Labels):
-    """Remix's label weight for long tails (arXiv:2007.03943): see :func:`functional.remix_lambda
-    <mixwell.functional.remix_lambda>`.
+    """Remix's label weight for long tails (arXiv:2007.03943).
+
+    See :func:`functional.remix_lambda <mixwell.functional.remix_lambda>`.
 
     Args:
         class_counts: (C,) training samples of each class.

@@ -26,7 +26,7 @@ def _register(cls: type) -> type:
 
     def unflatten(children: Iterable[object], present: list[str]) -> object:
         # Not through __init__: while a tree is mapped its leaves need not be tensors.
-        value = object.__new__(cls)
+        value: object = object.__new__(cls)
         given = dict(zip(present, children, strict=True))
         for name in names:
             object.__setattr__(value, name, given.get(name))

@@ -59,7 +59,9 @@ def test_boxes_differ_per_sample_and_agree_per_batch():
     assert len(CutMix(per="batch").shape(batch, mix).mask.unique(dim=0)) == 1
 
 
-@pytest.mark.parametrize("x", [torch.zeros(2, 5), {"a": torch.zeros(2, 3, 4, 4), "b": torch.zeros(2, 1, 3, 3)}])
+@pytest.mark.parametrize(
+    "x", [torch.zeros(2, 5), {"a": torch.zeros(2, 3, 4, 4), "b": torch.zeros(2, 1, 3, 3)}]
+)
 def test_what_is_no_image_is_named(x):
     batch = Batch(x, torch.zeros(2).long())
     with pytest.raises(InputError, match="CutMix pastes boxes"):

@@ -35,9 +35,7 @@ def test_equals_torch_on_dense_targets(size, num_classes, weighted, smoothing, s
     weight = torch.rand(num_classes, dtype=torch.float64, generator=generator) if weighted else None
     weight = None if weight is None else weight.float().double()
     dense = target.dense(num_classes)
-    expected = F.cross_entropy(
-        logits, dense, weight, reduction="none", label_smoothing=smoothing
-    )
+    expected = F.cross_entropy(logits, dense, weight, reduction="none", label_smoothing=smoothing)
     loss = MixedCrossEntropy(weight, smoothing, reduction="none")
     torch.testing.assert_close(loss(logits, target), expected)
     torch.testing.assert_close(loss(logits, dense), expected)

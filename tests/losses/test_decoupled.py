@@ -113,7 +113,7 @@ def test_nothing_cancels_when_the_competitor_is_certain():
     """p_b = 1 to float precision: -log φ^{a,b} must still see the others behind it."""
     logits = torch.tensor([[0.0, 200.0, 3.0]], dtype=torch.float64, requires_grad=True)
     target = MixedTarget(torch.tensor([0]), torch.tensor([1]), torch.tensor([1.0]))
-    loss = DecoupledCrossEntropy(1.0) (logits, target)
+    loss = DecoupledCrossEntropy(1.0)(logits, target)
     decoupled = torch.tensor([0.0, 3.0], dtype=torch.float64).logsumexp(0)
     torch.testing.assert_close(loss, 200.0 + decoupled.detach())
     loss.backward()

@@ -1,4 +1,3 @@
-import os
 import subprocess
 import sys
 import textwrap
@@ -164,13 +163,13 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
     script.write_text(
         textwrap.dedent(
             """
-            import os, sys, torch, torch.distributed as dist
+            import sys, torch, torch.distributed as dist
             from torch import nn
             from mixwell import MixedTarget
             from mixwell.losses import InfiniteClassLoss
 
             rank = int(sys.argv[1])
-            dist.init_process_group("gloo", rank=rank, world_size=2)
+            dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
             torch.manual_seed(0)
             net = nn.Linear(4, 5)
             x = torch.randn(8, 4)
@@ -199,8 +198,6 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
             """
         )
     )
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
-    workers = [
-        subprocess.Popen([sys.executable, script, str(rank)], env=environment) for rank in range(2)
-    ]
+    store = f"file://{tmp_path / 'store'}"
+    workers = [subprocess.Popen([sys.executable, script, str(rank), store]) for rank in range(2)]
     assert [worker.wait(120) for worker in workers] == [0, 0]

@@ -8,9 +8,7 @@ from mixwell.losses import MixedL1, MixedMSE
 TARGET = MixedTarget(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 6.0]), torch.tensor([0.5, 0.75]))
 
 
-@pytest.mark.parametrize(
-    ("loss", "reference"), [(MixedMSE, F.mse_loss), (MixedL1, F.l1_loss)]
-)
+@pytest.mark.parametrize(("loss", "reference"), [(MixedMSE, F.mse_loss), (MixedL1, F.l1_loss)])
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 def test_compares_with_the_mixed_target(loss, reference, reduction):
     prediction = torch.tensor([1.5, -1.0])

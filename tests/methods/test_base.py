@@ -1,9 +1,7 @@
 import copy
-import os
 import subprocess
 import sys
 import textwrap
-import warnings
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from torch.nn import functional as F
 
 import mixwell
 from mixwell import InputError, Method, Recipe, Term
-from mixwell.coefficient import Constant, SimilarityKernel
+from mixwell.coefficient import Constant
 from mixwell.interpolation import Linear
 from mixwell.losses import DecoupledCrossEntropy, MixedCrossEntropy
 
@@ -276,7 +274,9 @@ def test_state_dict_holds_the_progress(images, make_net):
 # ------------------------------------------------------------------------------------ regression
 
 
-@pytest.mark.parametrize("name", ["erm", "mixup", "c_mixup", "sk_mixup", "manifold_mixup", "regmixup"])
+@pytest.mark.parametrize(
+    "name", ["erm", "mixup", "c_mixup", "sk_mixup", "manifold_mixup", "regmixup"]
+)
 def test_regression(name):
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
     x, y = torch.randn(7, 4), torch.randn(7)
@@ -350,10 +350,10 @@ def test_bad_layers_are_named(make_net, images):
         make("manifold_mixup", layer="9")(make_net(), *images)
     with pytest.raises(InputError, match=r"head='fc' is no layer"):
         make("am_mixup", head="fc")(make_net(), *images)
+    net = nn.Sequential(nn.Flatten(), nn.Unflatten(0, (1, -1)), nn.Flatten(0, 1), nn.Linear(192, 5))
     with pytest.raises(InputError, match="not batch-first"):
-        net = nn.Sequential(nn.Flatten(), nn.Unflatten(0, (1, -1)), nn.Flatten(0, 1), nn.Linear(192, 5))
         make("manifold_mixup", layer="1")(net, *images)
-    with pytest.raises(InputError, match="c_mixup|real targets"):
+    with pytest.raises(InputError, match="must hold real targets"):
         mixwell.create("c_mixup")(make_net(1), *images)
 
 
@@ -430,7 +430,7 @@ def test_architectures(library, name):
 
 def test_several_heads_are_refused_where_one_would_be_mixed():
     pytest.importorskip("timm", reason="timm is not installed")
-    model = build("timm", "deit_tiny_distilled_patch16_224".replace("deit", "deit"))
+    model = build("timm", "deit_tiny_distilled_patch16_224")
     x, y = torch.randn(2, 3, 224, 224), torch.tensor([0, 1])
     assert make("sk_mixup")(model, x, y).isfinite()
     with pytest.raises(InputError, match="several classifier heads"):
@@ -477,13 +477,10 @@ def test_a_compiled_model_that_ran_before_is_an_error_and_then_mended(make_net, 
     compiled = torch.compile(make_net().train(), backend="aot_eager")
     compiled(images[0])
     method = make("am_mixup")
-    try:
-        loss = method(compiled, *images)
-    except InputError as error:
-        assert "did not fire" in str(error)
-        torch.compiler.reset()
-        loss = method(compiled, *images)
-    assert loss.isfinite()
+    with pytest.raises(InputError, match=r"did not fire.*torch.compiler.reset\(\)"):
+        method(compiled, *images)
+    torch.compiler.reset()
+    assert method(compiled, *images).isfinite()
 
 
 @pytest.mark.slow
@@ -511,7 +508,7 @@ def test_two_ddp_processes(tmp_path):
             import mixwell
 
             rank = int(sys.argv[1])
-            dist.init_process_group("gloo", rank=rank, world_size=2)
+            dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
             torch.manual_seed(0)
             net = nn.Sequential(
                 nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 5)
@@ -536,10 +533,8 @@ def test_two_ddp_processes(tmp_path):
             """
         )
     )
-    environment = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29518"}
-    workers = [
-        subprocess.Popen([sys.executable, script, str(rank)], env=environment) for rank in range(2)
-    ]
+    store = f"file://{tmp_path / 'store'}"
+    workers = [subprocess.Popen([sys.executable, script, str(rank), store]) for rank in range(2)]
     assert [worker.wait(180) for worker in workers] == [0, 0]
 
 
@@ -555,7 +550,11 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 print(seconds)
 """
     times = [
-        float(subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout)
+        float(
+            subprocess.run(
+                [sys.executable, "-c", script], capture_output=True, text=True, check=True
+            ).stdout
+        )
         for _ in range(3)
     ]
     assert min(times) < 0.2

@@ -7,7 +7,7 @@ from mixwell.coefficient import Beta, Constant, SimilarityKernel
 from mixwell.interpolation import CutMix
 from mixwell.labels import HeavierSide
 from mixwell.methods import accepts
-from mixwell.methods.registry import Answer, Spec, _SPECS, register
+from mixwell.methods.registry import _SPECS, Answer, Spec, register
 
 COUNTS = {"class_counts": [10, 20, 30, 40, 50]}
 NAMES = [
@@ -99,7 +99,9 @@ def test_arguments_reach_every_part_that_knows_them_or_the_one_named():
 
 
 def test_parts_may_be_given_as_objects_or_by_name():
-    method = make("mixup", pairing="InterClass", coefficient=Constant(0.3), loss="DecoupledBCE", t=0.5)
+    method = make(
+        "mixup", pairing="InterClass", coefficient=Constant(0.3), loss="DecoupledBCE", t=0.5
+    )
     term = method.terms[0]
     assert isinstance(term.recipe.pairing, pairing.InterClass)
     assert term.recipe.coefficient.lam == 0.3

@@ -17,8 +17,10 @@ class Interpolation(nn.Module):
     """Base class of the interpolations: at the input, by a weighted mean, unless overridden."""
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        """Return where this step mixes: None for the input, "head" for the classifier's input,
-        or the name of a layer, whose output is mixed.
+        """Return where this step mixes.
+
+        None for the input, "head" for the classifier's input, or the name of a layer, whose
+        output is mixed.
         """
         return None
 

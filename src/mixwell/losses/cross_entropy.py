@@ -125,6 +125,5 @@ class MixedCrossEntropy(Loss):
     def extra_repr(self) -> str:
         weight = None if self.class_weight is None else self.class_weight.tolist()
         return (
-            f"class_weight={weight}, label_smoothing={self.label_smoothing}, "
-            f"{super().extra_repr()}"
+            f"class_weight={weight}, label_smoothing={self.label_smoothing}, {super().extra_repr()}"
         )

@@ -128,9 +128,7 @@ class InfiniteClassLoss(Loss):
 
         return MixedTarget(gathered(target.a), gathered(target.b), gathered(target.lam))
 
-    def _contrast(
-        self, similarity: Tensor, target: MixedTarget, everyone: MixedTarget
-    ) -> Tensor:
+    def _contrast(self, similarity: Tensor, target: MixedTarget, everyone: MixedTarget) -> Tensor:
         """Return the loss from S: own samples down, everyone's classifiers across."""
         size = len(target)
         if len(everyone) < 2:

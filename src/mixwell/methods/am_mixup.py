@@ -1,4 +1,4 @@
-"""Asymptotic Midpoint Mixup (AM): move features toward the midpoint of class pairs, label unchanged.
+"""Asymptotic Midpoint Mixup (AM): move features toward the midpoint of class pairs.
 
 Beside the loss of clean samples stands that of augmented features: each is moved toward a feature
 of another class, never past the midpoint, and keeps its own label. The boundary is pushed to the

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mixwell import functional
 from mixwell.batch import Batch, check_choice, check_range
 from mixwell.coefficient import Beta, Coefficient, Per
 from mixwell.errors import InputError
 from mixwell.heads import capture_features, check_one_head, find_head, logits_of, tapped, unwrap
 from mixwell.interpolation import Interpolation, Linear
 from mixwell.labels import Labels, Soft
-from mixwell.losses import Loss, MixedCrossEntropy, MixedMSE
+from mixwell.losses import MixedCrossEntropy, MixedMSE
 from mixwell.losses.base import check_classes
 from mixwell.mix import Mix, MixedTarget
 from mixwell.pairing import Pairing, Shuffle
@@ -213,7 +212,9 @@ class Method(nn.Module):
         """Tell the training progress t in [0, 1], for schedules."""
         self.progress.fill_(check_range("progress", progress, 0, 1))
 
-    def forward(self, model: nn.Module, x: Any, y: Tensor, *, index: Tensor | None = None) -> Tensor:
+    def forward(
+        self, model: nn.Module, x: Any, y: Tensor, *, index: Tensor | None = None
+    ) -> Tensor:
         """Return the loss, a scalar. See :meth:`step` for the arguments."""
         return self.step(model, x, y, index=index).loss
 
@@ -233,7 +234,7 @@ class Method(nn.Module):
         """
         self._check(x, y, index)
         batch = self._batch(model, x, y, index)
-        terms: list[Term] = list(self.terms)  # type: ignore[arg-type]
+        terms = self._terms()
         recipes: list[Recipe | None] = []
         for term in terms:
             recipe = term.recipe if self.training else None
@@ -281,7 +282,7 @@ class Method(nn.Module):
             InputError: the method doesn't mix at the input.
         """
         self._check(x, y, index)
-        recipe = next((t.recipe for t in self.terms if t.recipe is not None), None)  # type: ignore
+        recipe = next((term.recipe for term in self._terms() if term.recipe), None)
         if recipe is None:
             raise InputError(f"{self.name} doesn't mix samples: there is nothing to preview")
         batch = self._batch(model or nn.Identity(), x, y, index, has_model=model is not None)
@@ -296,6 +297,9 @@ class Method(nn.Module):
 
     # ---------------------------------------------------------------------------------- workings
 
+    def _terms(self) -> list[Term]:
+        return [term for term in self.terms if isinstance(term, Term)]
+
     def _clean_loss(self, term: Term) -> nn.Module:
         """Return the loss of clean samples that stands for a mixing term in evaluation mode."""
         return MixedMSE() if self.task == "regression" else MixedCrossEntropy()
@@ -309,7 +313,7 @@ class Method(nn.Module):
         has_model: bool = True,
     ) -> Batch:
         def features() -> Tensor:
-            return capture_features(model, x, self.head, self.feature_mode)[1]  # type: ignore
+            return capture_features(model, x, self.head, self.feature_mode)[1]
 
         return Batch(
             x,

@@ -11,7 +11,8 @@ from mixwell.methods.registry import Answer, Spec, register
 CUTMIX = register(
     Spec(
         name="cutmix",
-        title="CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features",
+        title="CutMix: Regularization Strategy to Train Strong Classifiers with Localizable "
+        "Features",
         paper="Yun, Han, Oh, Chun, Choe and Yoo, ICCV 2019, arXiv:1905.04899",
         equation="""
 λ_i ~ Beta(α, α),   M_i = 0 in a box of area (1 - λ_i) H W with a uniform centre, 1 elsewhere

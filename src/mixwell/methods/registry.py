@@ -211,9 +211,7 @@ class _Plan:
                 owners, answer = (question,), Answer(_named_part(question, value))
                 self.slots[question] = _slot(owners, answer, in_regression)
             elif value is not None:
-                raise InputError(
-                    f"{question} must be a part of mixwell or its name, got {value!r}"
-                )
+                raise InputError(f"{question} must be a part of mixwell or its name, got {value!r}")
             else:
                 self.slots[question] = _slot((question, *owners), answer, in_regression)
         unused = [q for q in QUESTIONS if q in chosen and q not in (*self.slots, *self.objects)]
@@ -228,7 +226,11 @@ class _Plan:
             answer = Answer(_DEFAULT_LOSS[self.task])
             self.slots["clean"] = _slot(("clean",), answer, {})
         for spec in self.beside:
-            parts = {**spec.beside, "recipe": Answer(_RecipeSettings), "term": Answer(_TermSettings)}
+            parts = {
+                **spec.beside,
+                "recipe": Answer(_RecipeSettings),
+                "term": Answer(_TermSettings),
+            }
             for question, answer in parts.items():
                 self.slots[f"{spec.name}.{question}"] = _slot((spec.name,), answer, {})
 
@@ -412,7 +414,10 @@ class Description:
         width = max(map(len, [*self.parts, *self.defaults]))
         lines += ["", "Parts"]
         lines += [f"    {question:<{width}}  {part}" for question, part in self.parts.items()]
-        lines += ["", f"Arguments of create({self.name!r}, num_classes=..., ...) and their defaults"]
+        lines += [
+            "",
+            f"Arguments of create({self.name!r}, num_classes=..., ...) and their defaults",
+        ]
         lines += [f"    {name:<{width}}  {value}" for name, value in self.defaults.items()]
         lines += ["", f"For {' and '.join(self.tasks)}."]
         return "\n".join(lines)
