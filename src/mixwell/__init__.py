@@ -5,7 +5,7 @@
 >>> # loss = method(model, x, y)
 """
 
-from mixwell import functional, losses
+from mixwell import functional, losses, metrics
 from mixwell.errors import InputError
 from mixwell.methods import Method, Recipe, Step, Term, create, describe, list_methods
 from mixwell.mix import Mix, MixedTarget
@@ -25,4 +25,5 @@ __all__ = [
     "functional",
     "list_methods",
     "losses",
+    "metrics",
 ]

@@ -20,9 +20,12 @@ __all__ = ["Dataset", "FolderSplit", "Split", "TensorSplit", "available", "load"
 _TEST_SEED = 20_231  # the test split of sets without an official one: the same for every seed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A data set, split.
+
+    Images are normalised, and tables and regression targets standardised, by the mean and standard
+    deviation of the training split (folders of images by ImageNet's).
 
     Attributes:
         name: what :func:`load` was asked for.
@@ -60,7 +63,9 @@ class Dataset:
 
     @property
     def class_counts(self) -> Tensor:
-        """(C,) training samples of each class."""
+        """(C,) training samples of each class; an error in regression."""
+        if not self.classes:
+            raise InputError(f"data={self.name!r} is a regression: it has no class counts")
         return torch.bincount(self.train.y, minlength=len(self.classes))
 
 
@@ -95,25 +100,32 @@ def _divide(split: Any, count: int, generator: torch.Generator, stratify: bool) 
 
 
 def _split(
-    train: Any,
-    test: Any | None,
-    *,
-    stratify: bool,
-    val_fraction: float,
-    train_size: int | None,
-    seed: int,
+    raw: _Raw, *, val_fraction: float, train_size: int | None, seed: int
 ) -> tuple[Any, Any, Any]:
+    """Return train, validation and test; these two don't depend on ``train_size``."""
+    train: Any = raw.train
+    val: Any = raw.val
+    test: Any = raw.test
+    stratify, classes = bool(raw.classes), len(raw.classes) or 1
     if test is None:
-        count = max(round(0.2 * len(train)), 1)
+        # At least one of each class, for otherwise it couldn't be measured.
+        count = max(round(0.2 * len(train)), classes)
         train, test = _divide(train, count, seeded(_TEST_SEED), stratify)
-    count = round(val_fraction * len(train))
-    classes = int(train.y.max()) + 1 if stratify else 1
-    if count < classes:
+    if val is None:
+        count = round(val_fraction * len(train))
+        if count < classes:
+            raise InputError(
+                f"val_fraction={val_fraction} leaves {count} of {len(train)} samples for "
+                f"validation; at least {classes} are needed"
+            )
+        train, val = _divide(train, count, seeded(seed, 11), stratify)
+    left = torch.bincount(train.y, minlength=classes) if stratify else torch.tensor([len(train)])
+    if int(left.min()) == 0:
+        name = raw.classes[int(left.argmin())] if stratify else "the table"
         raise InputError(
-            f"val_fraction={val_fraction} leaves {count} of {len(train)} samples for validation; "
-            f"at least {classes} are needed"
+            f"{name!r} has too few samples: none is left to train on, once validation and test "
+            "have theirs; give it three or more"
         )
-    train, val = _divide(train, count, seeded(seed, 11), stratify)
     if train_size is not None:
         if not classes <= train_size <= len(train):
             raise InputError(
@@ -156,12 +168,21 @@ class _Raw:
 
 
 def _images(
-    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor] | None, crop: int, flip: bool
-) -> list[TensorSplit]:
-    pixels = train[0].float() / 255
-    mean, std = pixels.mean((0, 2, 3)).tolist(), pixels.std((0, 2, 3)).clamp_min(1e-6).tolist()
-    parts = [train] if test is None else [train, test]
-    return [TensorSplit(x, y, mean, std, crop, flip) for x, y in parts]
+    train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], crop: int
+) -> tuple[TensorSplit, TensorSplit]:
+    return TensorSplit(*train, crop=crop, flip=True), TensorSplit(*test, crop=crop, flip=True)
+
+
+def _fetch(name: str, folder: Path) -> None:
+    """Download a data set of torchvision's into ``folder``."""
+    from torchvision import datasets
+
+    try:
+        getattr(datasets, name)(folder, download=True)
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"download: {name} can't be fetched into {folder}: {error}; put its files there"
+        ) from error
 
 
 def _check_labels(name: str, labels: Tensor, num_classes: int) -> None:
@@ -177,9 +198,9 @@ def _digits(request: _Request) -> _Raw:
 
     digits = load_digits()
     pixels = torch.from_numpy(digits.images * 255 / 16).round().to(torch.uint8)[:, None]
-    (train,) = _images((pixels, torch.from_numpy(digits.target).long()), None, 0, False)
+    pool = TensorSplit(pixels, torch.from_numpy(digits.target).long())
     groups = {"round": (0, 6, 8, 9), "straight": (1, 4, 7), "open": (2, 3, 5)}
-    return _Raw(train, None, tuple(str(digit) for digit in range(10)), groups)
+    return _Raw(pool, None, tuple(str(digit) for digit in range(10)), groups)
 
 
 _FASHION = (
@@ -188,50 +209,50 @@ _FASHION = (
 )  # fmt: skip
 
 
-def _fashion_mnist(request: _Request) -> _Raw:
+def _fashion(request: _Request) -> _Raw:
     root = request.folder("fashion-mnist")
     if request.download:
-        from torchvision.datasets import FashionMNIST
-
-        FashionMNIST(root, download=True)
+        _fetch("FashionMNIST", root)
     folders = [".", "fashion-mnist", "FashionMNIST/raw", "raw"]
     parts = [sources.read_idx_pair(root, folders, prefix) for prefix in ("train", "t10k")]
     for _, labels in parts:
         _check_labels("fashion-mnist", labels, len(_FASHION))
     groups = {"tops": (0, 2, 3, 4, 6), "trouser": (1,), "footwear": (5, 7, 9), "bag": (8,)}
-    return _Raw(*_images(parts[0], parts[1], 2, True), _FASHION, groups)
+    return _Raw(*_images(parts[0], parts[1], crop=2), classes=_FASHION, superclasses=groups)
 
 
 def _cifar(request: _Request, hundred: bool) -> _Raw:
-    root = request.folder("cifar100" if hundred else "cifar10")
+    name = "cifar100" if hundred else "cifar10"
+    root = request.folder(name)
     if request.download:
-        from torchvision import datasets
-
-        (datasets.CIFAR100 if hundred else datasets.CIFAR10)(root, download=True)
+        _fetch(name.upper(), root)
     parts, classes, groups = sources.read_cifar(root, hundred)
     for _, labels in parts:
-        _check_labels("cifar100" if hundred else "cifar10", labels, len(classes))
-    return _Raw(*_images(parts[0], parts[1], 4, True), tuple(classes), groups)
+        _check_labels(name, labels, len(classes))
+    return _Raw(*_images(parts[0], parts[1], crop=4), classes=tuple(classes), superclasses=groups)
 
 
 def _folder(request: _Request) -> _Raw:
     root = Path(request.rest).expanduser()
-    options = {"image_size": request.image_size, "workers": request.workers}
+
+    def read(folder: Path) -> tuple[FolderSplit, list[str]]:
+        paths, labels, names = sources.read_folder(folder)
+        return FolderSplit(paths, labels, request.image_size, request.workers), names
+
     if not (root / "train").is_dir():
-        paths, labels, classes = sources.read_folder(root)
-        return _Raw(FolderSplit(paths, labels, **options), None, tuple(classes))
-    found = {}
+        pool, classes = read(root)
+        return _Raw(pool, None, tuple(classes))
     classes = []
+    found: dict[str, FolderSplit] = {}
     for name in ("train", "val", "test"):
         if (root / name).is_dir():
-            paths, labels, names = sources.read_folder(root / name)
+            found[name], names = read(root / name)
             classes = classes or names
             if names != classes:
                 raise InputError(
                     f"{root / name} has other classes than {root / 'train'}: "
                     f"{sorted(set(names) ^ set(classes))}"
                 )
-            found[name] = FolderSplit(paths, labels, **options)
     if "test" not in found and "val" in found:
         # As ImageNet is used: "val" is the test split, and validation comes out of training.
         found["test"] = found.pop("val")
@@ -252,7 +273,7 @@ def _diabetes(request: _Request) -> _Raw:
 
 _SOURCES: dict[str, tuple[str, Callable[[_Request], _Raw]]] = {
     "digits": ("1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn", _digits),
-    "fashion-mnist": ("70,000 grey images of clothes, 28x28: IDX files in data_dir", _fashion_mnist),
+    "fashion-mnist": ("70,000 grey images of clothes, 28x28: IDX files in data_dir", _fashion),
     "cifar10": (
         "60,000 colour images, 32x32, 10 classes: torchvision's files in data_dir",
         lambda request: _cifar(request, False),
@@ -313,27 +334,31 @@ def load(
     given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")
     request = _Request(Path(given) if given else None, download, image_size, workers, rest)
     raw = _SOURCES[kind][1](request)
-    stratify = bool(raw.classes)
-    train, val, test = _split(
-        raw.train,
-        raw.test,
-        stratify=stratify,
-        val_fraction=val_fraction,
-        train_size=train_size,
-        seed=seed,
-    )
-    if stratify:
-        shape = (3, image_size, image_size) if kind == "folder" else tuple(train.x.shape[1:])
-        return Dataset(
-            name, "classification", train, raw.val or val, test, shape, raw.classes,
-            raw.superclasses,
-        )  # fmt: skip
-    centre, scale = train.x.mean(0), train.x.std(0).clamp_min(1e-12)
-    mean, std = float(train.y.mean()), float(train.y.std())
-    standard = [
-        replace(split, x=((split.x - centre) / scale).float(), y=((split.y - mean) / std).float())
+    train, val, test = _split(raw, val_fraction=val_fraction, train_size=train_size, seed=seed)
+    task = "classification" if raw.classes else "regression"
+    if isinstance(train, FolderSplit):
+        shape = (3, image_size, image_size)
+        return Dataset(name, task, train, val, test, shape, raw.classes)
+    mean, std = _moments(train.x)
+    shape = tuple(train.x.shape[1:])
+    if raw.classes:
+        train, val, test = (replace(split, mean=mean, std=std) for split in (train, val, test))
+        return Dataset(name, task, train, val, test, shape, raw.classes, raw.superclasses)
+    (centre,), (scale,) = _moments(train.y[:, None])
+    train, val, test = (
+        TensorSplit(split.x, ((split.y - centre) / scale).float(), mean, std)
         for split in (train, val, test)
-    ]
-    return Dataset(
-        name, "regression", *standard, tuple(train.x.shape[1:]), target_mean=mean, target_std=std
     )
+    return Dataset(name, task, train, val, test, shape, target_mean=centre, target_std=scale)
+
+
+def _moments(x: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation over all but dimension 1; images in [0, 1]."""
+    dims = [dim for dim in range(x.ndim) if dim != 1]
+    count, size = x.numel() // x.shape[1], 255 if x.dtype == torch.uint8 else 1
+    # In parts: a whole data set in float64 wouldn't fit where its bytes do.
+    mean = sum(part.double().sum(dims) for part in x.split(4096)) / count
+    shape = (-1, *[1] * (x.ndim - 2))
+    squares = sum((part - mean.view(shape)).square().sum(dims) for part in x.split(4096))
+    std = (squares / count).sqrt().clamp_min(1e-12)
+    return (mean / size).tolist(), (std / size).tolist()

@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +28,7 @@ def _find(argument: str, root: Path, folders: Sequence[str], names: Sequence[str
             if (root / folder / name).is_file():
                 return root / folder / name
     places = ", ".join(str(root / folder) for folder in folders)
-    raise InputError(
-        f"{argument}={str(root)!r}: there is no {' or '.join(names)} in {places}"
-    )
+    raise InputError(f"{argument}={str(root)!r}: there is no {' or '.join(names)} in {places}")
 
 
 # ------------------------------------------------------------------------------------------- IDX
@@ -45,7 +43,7 @@ def read_idx(path: Path) -> Tensor:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as file:
-            content = file.read()  # type: ignore[union-attr]
+            content = file.read()
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} can't be read: {error}; fetch it again") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
@@ -108,12 +106,9 @@ class _Arrays(pickle.Unpickler):
 
 
 def _unpickle(path: Path) -> dict[str, Any]:
-    def load(file: BinaryIO) -> Any:
-        return _Arrays(file, encoding="latin1").load()
-
     try:
         with path.open("rb") as file:
-            content = load(file)
+            content = _Arrays(file, encoding="latin1").load()
     except Exception as error:
         raise InputError(f"{path} can't be read: {error}; fetch it again") from error
     if not isinstance(content, dict):
@@ -133,34 +128,43 @@ def read_cifar(
     folder = "cifar-100-python" if hundred else "cifar-10-batches-py"
     fine = "fine_labels" if hundred else "labels"
     train = ["train"] if hundred else [f"data_batch_{part}" for part in range(1, 6)]
-    meta_name = "meta" if hundred else "batches.meta"
-    splits, coarse = [], {}
-    for names in (train, ["test"] if hundred else ["test_batch"]):
+
+    def read(name: str) -> tuple[Path, dict[str, Any]]:
+        path = _find("data_dir", root, [folder, "."], [name])
+        return path, _unpickle(path)
+
+    splits = []
+    superclass: dict[int, int] = {}
+    for names in (train, ["test" if hundred else "test_batch"]):
         images, labels = [], []
         for name in names:
-            path = _find("data_dir", root, [folder, "."], [name])
-            content = _unpickle(path)
+            path, content = read(name)
             data, y = content.get("data"), content.get(fine)
+            groups = content.get("coarse_labels", ()) if hundred else y
             shape = getattr(data, "shape", None)
-            if y is None or shape != (len(y), 3072):
+            if y is None or groups is None or shape != (len(y), 3072) or len(groups) != len(y):
                 raise InputError(
-                    f"{path} must hold 'data' (N, 3072) and {fine!r} (N,), got shape {shape} "
-                    f"and {None if y is None else len(y)} labels"
+                    f"{path} must hold 'data' (N, 3072) and {fine!r} (N,)"
+                    f"{' and coarse_labels (N,)' if hundred else ''}, "
+                    f"got data of shape {shape} and {0 if y is None else len(y)} labels"
                 )
-            images.append(torch.from_numpy(np.asarray(data, np.uint8).reshape(-1, 3, 32, 32)))
+            images.append(torch.from_numpy(np.array(data, np.uint8).reshape(-1, 3, 32, 32)))
             labels.append(torch.tensor(y, dtype=torch.int64))
-            if hundred:
-                coarse.update(zip(y, content.get("coarse_labels", ()), strict=False))
+            superclass.update(zip(y, groups, strict=True))
         splits.append((torch.cat(images), torch.cat(labels)))
-    meta = _unpickle(_find("data_dir", root, [folder, "."], [meta_name]))
-    classes = list(meta["fine_label_names" if hundred else "label_names"])
+    path, meta = read("meta" if hundred else "batches.meta")
+    try:
+        classes = list(meta["fine_label_names" if hundred else "label_names"])
+        names = list(meta["coarse_label_names"]) if hundred else []
+    except KeyError as error:
+        raise InputError(f"{path} must hold {error}, it holds {', '.join(meta)}") from error
     if not hundred:
         return splits, classes, None
-    groups = {
-        name: tuple(sorted(label for label, group in coarse.items() if group == number))
-        for number, name in enumerate(meta["coarse_label_names"])
+    members = {
+        name: tuple(sorted(label for label, group in superclass.items() if group == number))
+        for number, name in enumerate(names)
     }
-    return splits, classes, groups
+    return splits, classes, members
 
 
 # ---------------------------------------------------------------------------------------- others
@@ -172,7 +176,9 @@ def read_folder(root: Path) -> tuple[list[Path], Tensor, list[str]]:
     """Return the image files below ``root``, their classes and the names of its sub-folders."""
     if not root.is_dir():
         raise InputError(f"data='folder:{root}': there is no such folder")
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    classes = sorted(
+        entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."
+    )
     if len(classes) < 2:
         raise InputError(
             f"data='folder:{root}' must hold one sub-folder a class, two or more, it holds "

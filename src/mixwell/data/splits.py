@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
 
 from mixwell.errors import InputError
 
-__all__ = ["Batch", "Split", "TensorSplit", "make_generator", "partition", "stratified_sample"]
+__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "seeded"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """A batch: inputs (B, ...) float32 normalised, targets (B,), positions in the split (B,)."""
@@ -21,8 +24,8 @@ Batch = tuple[Tensor, Tensor, Tensor]
 AnySplit = TypeVar("AnySplit", bound="Split")
 
 
-def make_generator(*key: Any) -> torch.Generator:
-    """Return a CPU generator that is seeded by ``key``, a few numbers and strings, and by nothing else."""
+def seeded(*key: Any) -> torch.Generator:
+    """Return a CPU generator seeded by ``key``, a few numbers and strings, and by nothing else."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
@@ -105,9 +108,9 @@ class Split(ABC):
         """
         count = self.num_batches(batch_size, drop_last, world_size)
         if not 0 <= rank < world_size:
-            raise InputError(f"rank={rank} must be in 0..{world_size - 1} (world_size={world_size})")
+            raise InputError(f"rank={rank} must be from 0 to world_size - 1 = {world_size - 1}")
         if shuffle:
-            order = torch.randperm(len(self), generator=make_generator("order", seed, epoch))
+            order = torch.randperm(len(self), generator=seeded("order", seed, epoch))
             padding = -len(order) % world_size
             # Repeated, not only appended: there may be fewer samples than ranks.
             order = order.repeat(1 + -(-padding // max(len(order), 1)))[: len(order) + padding]
@@ -117,67 +120,59 @@ class Split(ABC):
         return self._read(parts, (seed, epoch, rank) if augment else None, torch.device(device))
 
 
+@dataclass(eq=False)
 class TensorSplit(Split):
-    """A split that lies in memory as one tensor, moved to a device once, transformed there in batches.
+    """A split in memory as one tensor: moved to a device once, and transformed there in batches.
 
     Args:
         x: (N, ...), floating, or uint8 images (N, C, H, W), which are scaled to [0, 1].
         y: (N,), class indices or real targets.
-        mean: of each channel in [0, 1], subtracted; none without ``std``.
+        mean: of each channel, subtracted; none without ``std``.
         std: of each channel.
-        pad: random crops of the image padded by so many black pixels; 0 for none. Augmentation.
-        flip: mirror half of the images. Augmentation.
+        crop: augmentation: crops at random places of the image padded by so many black pixels.
+        flip: augmentation: mirror half of the images.
 
     Raises:
-        InputError: ``x`` and ``y`` have different lengths.
+        InputError: ``x`` and ``y`` have different lengths, or ``x`` is no images to augment.
     """
 
-    def __init__(
-        self,
-        x: Tensor,
-        y: Tensor,
-        *,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        pad: int = 0,
-        flip: bool = False,
-    ) -> None:
-        if len(x) != len(y) or y.ndim != 1:
+    x: Tensor
+    y: Tensor
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    crop: int = 0
+    flip: bool = False
+    _placed: dict[torch.device, tuple[Tensor, Tensor]] = field(
+        default_factory=dict, init=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if self.y.shape != (len(self.x),):
             raise InputError(
-                f"y must have one entry per sample, shape ({len(x)},), got {tuple(y.shape)}"
+                f"y must have one entry per sample, shape ({len(self.x)},), "
+                f"got shape {tuple(self.y.shape)}"
             )
-        if (pad or flip) and x.ndim != 4:
-            raise InputError(f"crops and flips need images (N, C, H, W), x is {tuple(x.shape)}")
-        if (mean is None) != (std is None):
-            raise InputError(f"mean={mean} and std={std}: give both or neither")
-        self.x, self.y = x, y
-        self.mean, self.std, self.pad, self.flip = mean, std, pad, flip
-        self._placed: dict[torch.device, tuple[Tensor, Tensor]] = {}
+        if (self.crop or self.flip) and self.x.ndim != 4:
+            raise InputError(
+                f"crop and flip need images (N, C, H, W), got x of shape {tuple(self.x.shape)}"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise InputError(f"give both mean and std or neither, got {self.mean} and {self.std}")
 
     def subset(self, indices: Tensor) -> TensorSplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
-        return TensorSplit(
-            self.x[indices],
-            self.y[indices],
-            mean=self.mean,
-            std=self.std,
-            pad=self.pad,
-            flip=self.flip,
-        )
-
-    def _place(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        if device not in self._placed:
-            self._placed[device] = (self.x.to(device), self.y.to(device))
-        return self._placed[device]
+        return replace(self, x=self.x[indices], y=self.y[indices])
 
     def _read(
         self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
     ) -> Iterator[Batch]:
-        x, y = self._place(device)
+        if device not in self._placed:
+            self._placed[device] = (self.x.to(device), self.y.to(device))
+        x, y = self._placed[device]
         draws = None
-        if key is not None and (self.pad or self.flip):
+        if key is not None and (self.crop or self.flip):
             # Drawn on the CPU: the same on every device, and copied once an epoch.
-            draws = self._draw(sum(map(len, parts)), make_generator("augment", *key)).to(device)
+            draws = self._draw(sum(map(len, parts)), seeded("augment", *key)).to(device)
         done = 0
         for part in parts:
             index = part.to(device)
@@ -185,127 +180,129 @@ class TensorSplit(Split):
             if draws is not None:
                 batch = self._augment(batch, draws[:, done : done + len(part)])
                 done += len(part)
-            yield self._normalise(batch), y.index_select(0, index), index
+            yield _normalise(batch, self.mean, self.std), y.index_select(0, index), index
 
     def _draw(self, size: int, generator: torch.Generator) -> Tensor:
         """Return top, left and whether to flip, (3, size)."""
-        corner = torch.randint(2 * self.pad + 1, (2, size), generator=generator)
+        corner = torch.randint(2 * self.crop + 1, (2, size), generator=generator)
         flip = torch.randint(2, (1, size), generator=generator) * int(self.flip)
         return torch.cat([corner, flip])
 
     def _augment(self, x: Tensor, draws: Tensor) -> Tensor:
-        """Crop and flip each image in one gather."""
+        """Crop and flip each image, all in one gather."""
         top, left, flip = draws
         (size, channels, height, width), device = x.shape, x.device
         rows = top[:, None] + torch.arange(height, device=device)
         columns = torch.arange(width, device=device)
         columns = left[:, None] + torch.where(flip[:, None] == 1, columns.flip(0), columns)
-        return F.pad(x, (self.pad,) * 4)[
+        return F.pad(x, (self.crop,) * 4)[
             torch.arange(size, device=device)[:, None, None, None],
             torch.arange(channels, device=device)[:, None, None],
             rows[:, None, :, None],
             columns[:, None, None, :],
         ]
 
-    def _normalise(self, x: Tensor) -> Tensor:
-        scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        if self.mean is None or self.std is None:
-            return scaled
-        shape = (-1, *[1] * (x.ndim - 2))
-        mean, std = (scaled.new_tensor(value).view(shape) for value in (self.mean, self.std))
-        return (scaled - mean) / std
+
+def _normalise(x: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+    if mean is None or std is None:
+        return scaled
+    shape = (-1, *[1] * (x.ndim - 2))
+    return (scaled - scaled.new_tensor(mean).view(shape)) / scaled.new_tensor(std).view(shape)
 
 
-# ------------------------------------------------------------------------------------- splitting
+# ---------------------------------------------------------------------------- folders of images
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def stratified_sample(y: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """Return ``size`` sorted positions of ``y``, each class in its share and with one at least.
+@dataclass(eq=False)
+class FolderSplit(Split):
+    """A split of image files, decoded in worker processes when they are needed.
 
-    Args:
-        y: (N,) class indices 0..C-1; floating targets are sampled without strata.
-        size: from C (or 1) to N.
-        generator: draws the positions. A larger size of the same generator state holds a smaller
-            one up to the rounding of shares.
-    """
-    order = torch.randperm(len(y), generator=generator)
-    if y.is_floating_point():
-        return order[:size].sort().values
-    counts = torch.bincount(y)
-    share = counts.double() * size / len(y)
-    take = torch.minimum(share.floor().long().clamp_min(1), counts)
-    while (excess := int(take.sum()) - size) != 0:
-        # The class that is furthest above its share gives, or the furthest below takes, one.
-        gap = take - share
-        gap[(take <= 1) if excess > 0 else (take >= counts)] = -torch.inf if excess > 0 else torch.inf
-        take[gap.argmax() if excess > 0 else gap.argmin()] -= 1 if excess > 0 else -1
-    chosen = [
-        members[: int(take[label])]
-        for label in range(len(counts))
-        if len(members := order[y[order] == label])
-    ]
-    return torch.cat(chosen).sort().values
-
-
-def _rest(size: int, *taken: Tensor) -> Tensor:
-    left = torch.ones(size, dtype=torch.bool)
-    for indices in taken:
-        left[indices] = False
-    return left.nonzero().flatten()
-
-
-def partition(
-    y: Tensor,
-    *,
-    train_size: int | None,
-    val_fraction: float,
-    seed: int,
-    test_fraction: float = 0.0,
-    held_out: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Split positions 0..N-1 into train, validation and test; stratified where ``y`` is classes.
+    Images are resized and cropped in the centre; augmentation crops a random part (a twelfth of
+    the area at least, as for ImageNet) and mirrors half of them. Normalised as ImageNet is.
 
     Args:
-        y: (N,) targets.
-        train_size: a subset of the training samples is taken after validation and test are split
-            off, so that these don't depend on it; None takes all.
-        val_fraction: of what is left after the test split.
-        seed: of validation and training subset. The test split is the same for every seed.
-        test_fraction: 0 where the dataset has its own test split.
-        held_out: False where it has its own validation split, too.
-
-    Raises:
-        InputError: a size can't be had.
+        paths: N image files.
+        y: (N,) class indices.
+        image_size: pixels of each side.
+        workers: processes; 0 decodes in this one.
     """
-    total = len(y)
-    classes = 1 if y.is_floating_point() else int(y.max()) + 1
-    none = torch.empty(0, dtype=torch.int64)
 
-    def share(fraction: float) -> int:
-        return max(classes, round(fraction * total))
+    paths: Sequence[Path]
+    y: Tensor
+    image_size: int = 224
+    workers: int = 2
 
-    test = none
-    if test_fraction:
-        test = stratified_sample(y, share(test_fraction), make_generator("test"))
-    pool = _rest(total, test)
-    val = none
-    if held_out:
-        if not 0 < val_fraction < 1:
-            raise InputError(f"val_fraction={val_fraction} must be between 0 and 1, 0.1 say")
-        size = max(classes, round(val_fraction * len(pool)))
-        val = pool[stratified_sample(y[pool], size, make_generator("val", seed))]
-    train = _rest(total, test, val)
-    if train_size is not None:
-        if not classes <= train_size <= len(train):
-            raise InputError(
-                f"train_size={train_size} must be from {classes}"
-                f"{' (one sample a class)' if classes > 1 else ''} to {len(train)}, "
-                "what is left for training"
+    def __post_init__(self) -> None:
+        _check_at_least("image_size", self.image_size, 1)
+        _check_at_least("workers", self.workers, 0)
+
+    def subset(self, indices: Tensor) -> FolderSplit:
+        """Return the split of the samples at ``indices`` (M,), in this order."""
+        return replace(self, paths=[self.paths[i] for i in indices.tolist()], y=self.y[indices])
+
+    def _read(
+        self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
+    ) -> Iterator[Batch]:
+        loader: DataLoader[Any] = DataLoader(
+            _Images(self.paths, self.image_size, key),
+            batch_sampler=[part.tolist() for part in parts],
+            collate_fn=_stack,
+            num_workers=min(self.workers, len(parts)),
+            pin_memory=device.type == "cuda",
+            # Without one of its own, a loader draws from the global random state.
+            generator=torch.Generator(),
+        )
+        for part, images in zip(parts, loader, strict=True):
+            if isinstance(images, InputError):
+                raise images
+            x = _normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+            yield x, self.y[part].to(device), part.to(device)
+
+
+@dataclass
+class _Images(Dataset[Any]):
+    """Decoded images (3, size, size) uint8 by position, or the error that says which is broken."""
+
+    paths: Sequence[Path]
+    size: int
+    key: tuple[int, ...] | None
+
+    def __getitem__(self, position: int) -> Tensor | InputError:
+        from torchvision.io import ImageReadMode, decode_image
+        from torchvision.transforms.v2 import RandomResizedCrop
+        from torchvision.transforms.v2 import functional as tv
+
+        path = self.paths[position]
+        try:
+            image = decode_image(str(path), mode=ImageReadMode.RGB)
+        except (OSError, RuntimeError) as error:
+            return InputError(f"{path} is no image that can be decoded: {error}")
+        if self.key is None:
+            height, width = image.shape[-2:]
+            scale = self.size / min(height, width)
+            resized = tv.resize(
+                image, [max(self.size, round(scale * s)) for s in (height, width)], antialias=True
             )
-        train = train[stratified_sample(y[train], train_size, make_generator("train", seed))]
-    if len(train) == 0:
-        raise InputError(f"val_fraction={val_fraction} leaves nothing of {total} samples to train on")
-    return train, val, test
+            return tv.center_crop(resized, [self.size, self.size])
+        # Seeded by the sample, so that it doesn't matter which worker decodes it.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seeded("augment", *self.key, position).initial_seed())
+            box = RandomResizedCrop(self.size, scale=(1 / 12, 1.0)).make_params([image])
+            flip = bool(torch.rand(()) < 0.5)
+        cropped = tv.resized_crop(image, **box, size=[self.size, self.size], antialias=True)
+        return tv.horizontal_flip(cropped) if flip else cropped
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:
+    """Collate; an error travels as a value, which keeps a worker's traceback out of its text."""
+    broken = next((image for image in images if isinstance(image, InputError)), None)
+    return broken or torch.stack([image for image in images if isinstance(image, Tensor)])
 
 
 def _check_at_least(name: str, value: int, least: int) -> None:

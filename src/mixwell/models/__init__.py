@@ -18,7 +18,7 @@ __all__ = ["MLP", "ResNet", "SmallCNN", "WideResNet", "available", "build", "def
 
 _NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "mlp": ("multilayer perceptron on the flattened input", MLP),
-    "cnn": ("three convolutional stages, for images of 8 to 32 pixels", SmallCNN),
+    "cnn": ("two convolutional stages and a hidden layer, for 8 to 32 pixels", SmallCNN),
     "resnet18": ("ResNet-18 with a 3x3 stem and no max-pooling (CIFAR)", partial(ResNet, depth=18)),
     "resnet34": ("ResNet-34, likewise", partial(ResNet, depth=34)),
     "resnet50": ("ResNet-50, likewise", partial(ResNet, depth=50)),
@@ -41,7 +41,9 @@ def default_for(task: str, input_shape: tuple[int, ...]) -> str:
     return "cnn" if max(input_shape[1:]) <= 32 else "timm:resnet18"
 
 
-def build(name: str, *, input_shape: tuple[int, ...], num_outputs: int, **options: Any) -> nn.Module:
+def build(
+    name: str, *, input_shape: tuple[int, ...], num_outputs: int, **options: Any
+) -> nn.Module:
     """Return an untrained model.
 
     Its head is a linear layer on pooled features.
@@ -82,7 +84,14 @@ def build(name: str, *, input_shape: tuple[int, ...], num_outputs: int, **option
             f"model={name!r} has no option {unknown[0]!r}{suggest(unknown[0], known)}; "
             f"it knows {', '.join(sorted(known)) or 'none'}"
         )
-    return maker(input_shape=input_shape, num_outputs=num_outputs, **options)
+    try:
+        return maker(input_shape=input_shape, num_outputs=num_outputs, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise InputError(
+            f"model={name!r} can't be built for samples {input_shape} with {given or 'no options'}:"
+            f" {error}"
+        ) from error
 
 
 def _timm(
@@ -91,9 +100,7 @@ def _timm(
     try:
         import timm
     except ImportError as error:
-        raise InputError(
-            f"model='timm:{name}' needs timm: pip install 'mixwell[timm]'"
-        ) from error
+        raise InputError(f"model='timm:{name}' needs timm: pip install 'mixwell[timm]'") from error
     if not timm.is_model(name):
         raise InputError(
             f"model='timm:{name}' is unknown to timm {timm.__version__}"

@@ -26,10 +26,10 @@ class ResNet(resnet.ResNet):
 
     def __init__(self, input_shape: tuple[int, ...], num_outputs: int, depth: int = 18) -> None:
         block, layers = _DEPTHS[depth]
-        super().__init__(block, layers, num_classes=num_outputs)  # type: ignore[arg-type]
+        super().__init__(block, layers, num_classes=num_outputs)
         self.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()  # type: ignore[assignment]
+        self.maxpool = nn.Identity()
 
 
 class _WideBlock(nn.Module):
@@ -101,4 +101,3 @@ class WideResNet(nn.Module):
         """Return (B, num_outputs)."""
         hidden = torch.relu(self.norm(self.stages(self.conv1(x))))
         return self.head(hidden.mean((2, 3)))
-

@@ -1,0 +1,191 @@
+"""All that a run depends on, as one value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any
+
+import mixwell
+from mixwell import models
+from mixwell.batch import check_choice, check_range
+from mixwell.errors import InputError, suggest
+from mixwell.methods import Method, accepts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from mixwell.data import Dataset
+
+__all__ = ["RunConfig"]
+
+
+def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """Return a dataclass field with the help text and choices of its command-line option."""
+    metadata = {"help": text, "choices": choices}
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# Where a field is None, what the data set is usually trained with. Fashion-MNIST's were chosen
+# for the small network on 6,000 images; CIFAR's and Airfoil's are the papers'.
+_USUAL: dict[str, dict[str, Any]] = {
+    "digits": {"epochs": 20, "batch_size": 64, "lr": 2e-3},
+    "fashion-mnist": {"epochs": 15, "batch_size": 128, "lr": 1e-3},
+    "cifar": {
+        "epochs": 200, "batch_size": 128, "lr": 0.1, "optimizer": "sgd", "weight_decay": 5e-4,
+        "model": "resnet18", "augment": True,
+    },
+    "folder": {
+        "epochs": 100, "batch_size": 128, "lr": 0.1, "optimizer": "sgd", "weight_decay": 1e-4,
+        "augment": True, "warmup_epochs": 5.0,
+    },
+    "airfoil": {"epochs": 100, "batch_size": 16, "lr": 1e-2, "weight_decay": 0.0},
+    "diabetes": {"epochs": 50, "batch_size": 16, "lr": 1e-3},
+}  # fmt: skip
+_OTHERWISE = {
+    "epochs": 15, "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2,
+    "augment": False, "warmup_epochs": 0.0,
+}  # fmt: skip
+
+_NO_MATTER = ("data_dir", "download", "workers", "threads", "checkpoint_minutes")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A run's configuration. Where a field is None, :meth:`resolved` fills in the usual value."""
+
+    data: str = _option("digits", "data set: digits, fashion-mnist, cifar10, cifar100, folder:PATH, airfoil, diabetes")
+    method: str = _option("mixup", "mixup method, or several joined by '+' (see 'mixwell methods')")
+    method_options: dict[str, Any] = _option({}, "settings of the method")
+    model: str | None = _option(None, "network: mlp, cnn, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME")
+    model_options: dict[str, Any] = _option({}, "settings of the network")
+    data_dir: str | None = _option(None, "folder with the data set's files (default: $MIXWELL_DATA)")
+    download: bool = _option(False, "fetch the data set into --data-dir first")
+    train_size: int | None = _option(None, "train on so many samples, drawn class by class")
+    val_fraction: float = _option(0.1, "share of the training data held out for validation")
+    image_size: int = _option(224, "height and width of folder:PATH's images")
+    workers: int = _option(2, "processes that decode folder:PATH's images")
+    augment: bool | None = _option(None, "random crops and mirror images")
+    epochs: int | None = _option(None, "passes over the training data")
+    batch_size: int | None = _option(None, "samples a step, on each device")
+    lr: float | None = _option(None, "peak learning rate")
+    optimizer: str | None = _option(None, "sgd (Nesterov momentum) or adamw", ("sgd", "adamw"))
+    momentum: float = _option(0.9, "of sgd")
+    weight_decay: float | None = _option(None, "weight decay")
+    schedule: str = _option("cosine", "learning rate schedule", ("cosine", "step", "onecycle", "constant"))
+    warmup_epochs: float | None = _option(None, "epochs of linear warm-up")
+    accumulate: int = _option(1, "steps whose gradients are summed before the weights move")
+    grad_clip: float | None = _option(None, "largest norm of the gradient")
+    ema: float | None = _option(None, "decay of an average of the weights, which is then evaluated (0.999)")
+    precision: str = _option("32-true", "arithmetic", ("32-true", "bf16-mixed", "16-mixed", "64-true"))
+    accelerator: str = _option("auto", "auto, cpu, cuda, mps", ("auto", "cpu", "cuda", "gpu", "mps"))
+    devices: int = _option(1, "devices (processes) to train on")
+    threads: int | None = _option(None, "processor threads of each process")
+    checkpoint_minutes: float = _option(5.0, "longest time between checkpoints; each epoch writes one")
+    seed: int = _option(0, "of the split, the weights, the order and the mixing")
+
+    # ------------------------------------------------------------------------------- validation
+
+    def __post_init__(self) -> None:
+        for name in ("data", "method"):
+            if not isinstance(getattr(self, name), str) or not getattr(self, name):
+                raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
+        for name, least in (
+            ("train_size", 1), ("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("devices", 1),
+            ("threads", 1), ("image_size", 8), ("workers", 0), ("seed", 0),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            optional = value is None and name in ("train_size", "epochs", "batch_size", "threads")
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if not optional and not (whole and value >= least):
+                raise InputError(f"{name} must be a whole number from {least} on, got {value!r}")
+        for name, high, is_open in (
+            ("lr", float("inf"), True), ("weight_decay", float("inf"), False),
+            ("warmup_epochs", float("inf"), False), ("grad_clip", float("inf"), True),
+            ("momentum", 1.0, False), ("checkpoint_minutes", float("inf"), False),
+        ):  # fmt: skip
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), 0, high, open=is_open)
+        if not 0 < check_range("val_fraction", self.val_fraction, 0, 1) < 1:
+            raise InputError(f"val_fraction must be between 0 and 1, got {self.val_fraction!r}")
+        if self.ema is not None and not 0 < check_range("ema", self.ema, 0, 1) < 1:
+            raise InputError(f"ema must be between 0 and 1, got {self.ema!r}")
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.metadata["choices"] and value is not None:
+                check_choice(spec.name, value, spec.metadata["choices"])
+
+    def resolved(self, dataset: Dataset) -> RunConfig:
+        """Return the configuration with every open field filled in for this data set."""
+        kind = dataset.name.partition(":")[0]
+        usual = {
+            "model": models.default_for(dataset.task, dataset.input_shape),
+            **_OTHERWISE,
+            **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
+        }
+        chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
+        return replace(self, **chosen)
+
+    # ------------------------------------------------------------------------------ what it names
+
+    def load_data(self) -> Dataset:
+        """Return the data set, split by the seed."""
+        from mixwell import data
+
+        options = {
+            "data_dir": self.data_dir, "train_size": self.train_size, "download": self.download,
+            "val_fraction": self.val_fraction, "seed": self.seed,
+        }  # fmt: skip
+        if self.data.startswith("folder:"):
+            options.update(image_size=self.image_size, workers=self.workers)
+        return data.load(self.data, **options)
+
+    def build_model(self, dataset: Dataset) -> nn.Module:
+        """Return the untrained network; the configuration must be resolved."""
+        assert self.model is not None
+        return models.build(
+            self.model,
+            input_shape=dataset.input_shape,
+            num_outputs=dataset.num_outputs,
+            **self.model_options,
+        )
+
+    def build_method(self, dataset: Dataset) -> Method:
+        """Return the method, told what it needs to know of the data set."""
+        options = dict(self.method_options)
+        if dataset.task == "classification" and accepts(self.method, "class_counts"):
+            options.setdefault("class_counts", dataset.class_counts)
+        return mixwell.create(
+            self.method, num_classes=dataset.num_classes, task=dataset.task, **options
+        )
+
+    # --------------------------------------------------------------------------------- as a value
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON can hold them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Return the configuration of :meth:`to_dict`'s fields."""
+        known = [spec.name for spec in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise InputError(f"{name!r} is no option of a run{suggest(name, known)}")
+        return cls(**values)
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of all that changes the result."""
+        values = {k: v for k, v in self.to_dict().items() if k not in _NO_MATTER}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def label(self) -> str:
+        """The method with its settings: ``sk_mixup(tau_std=0.5)``."""
+        settings = ", ".join(f"{key}={value}" for key, value in self.method_options.items())
+        return f"{self.method}({settings})" if settings else self.method

@@ -1,0 +1,458 @@
+"""Training one model, so that it can be killed at any moment and goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import platform
+import random
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import mixwell
+from mixwell.data import Dataset
+from mixwell.errors import InputError
+from mixwell.methods import Method
+from mixwell.training.config import RunConfig
+from mixwell.training.evaluate import measure, predict, quick_measure
+from mixwell.training.files import make_folder, read_json, write_atomically, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["is_finished", "read_result", "train"]
+
+FORMAT = 1
+Report = Callable[[dict[str, Any]], None]
+"""Is told of a run's events: "start", "step", "epoch" and "done"."""
+
+
+def _silent(event: dict[str, Any]) -> None:
+    pass
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder holds a result."""
+    return (folder / "result.json").is_file()
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Return a finished run's result.
+
+    Raises:
+        InputError: the file is damaged or of a format that this version doesn't know.
+    """
+    result = read_json(folder / "result.json")
+    if not isinstance(result, dict) or result.get("format") != FORMAT:
+        raise InputError(f"{folder / 'result.json'} is no result of this version of mixwell")
+    return result
+
+
+def train(
+    config: RunConfig, out: str | Path, *, report: Report = _silent, command: str = ""
+) -> dict[str, Any]:
+    """Train, evaluate and write one run; return its result.
+
+    The folder ``out`` gets config.json, checkpoint.pt (while it runs), history and measures in
+    result.json (written last: a run with it is finished), predictions.npz and model.pt. A finished
+    run is returned, not repeated; an interrupted one goes on from its checkpoint, and on a
+    processor ends bit for bit as if it had not been interrupted.
+
+    Args:
+        config: what to train.
+        out: the run's folder.
+        report: told of the run's events as they happen.
+        command: the command line, to be kept in the result.
+
+    Raises:
+        InputError: the configuration, the data or the folder can't work; the loss is not finite.
+    """
+    folder = Path(out)
+    dataset = config.load_data()
+    config = config.resolved(dataset)
+    config.build_method(dataset)
+    make_folder("out", folder)
+    known = folder / "config.json"
+    if known.exists():
+        before = RunConfig.from_dict(read_json(known))
+        if before.fingerprint != config.fingerprint:
+            raise InputError(
+                f"out={str(folder)!r} holds another run ({_difference(before, config)}); "
+                "choose another folder or delete it"
+            )
+    if is_finished(folder):
+        return read_result(folder)
+    with _locked(folder):
+        return _launch(config, dataset, folder, report, command)
+
+
+def _launch(
+    config: RunConfig, dataset: Dataset, folder: Path, report: Report, command: str
+) -> dict[str, Any]:
+    write_json(folder / "config.json", config.to_dict())
+
+    from lightning.fabric import Fabric
+
+    accelerator = "cuda" if config.accelerator == "gpu" else config.accelerator
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=config.devices,
+            precision=config.precision,  # type: ignore[arg-type]
+            strategy="ddp_spawn" if config.devices > 1 else "auto",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"accelerator={config.accelerator!r} with devices={config.devices} and "
+            f"precision={config.precision!r} can't be had here: {error}"
+        ) from error
+    if config.devices > 1:
+        fabric.launch(_work, config, None, folder, _silent, command)
+        return read_result(folder)
+    return _work(fabric, config, dataset, folder, report, command)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second process out of a run folder; the system drops the lock if this one dies."""
+    with (folder / ".lock").open("w") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"out={str(folder)!r}: another process is training in this folder"
+                ) from error
+        yield
+
+
+def _difference(before: RunConfig, now: RunConfig) -> str:
+    old, new = before.to_dict(), now.to_dict()
+    changed = [f"{k}={old[k]!r}, not {new[k]!r}" for k in new if old[k] != new[k]]
+    return "; ".join(changed[:3])
+
+
+# -------------------------------------------------------------------------------------- the loop
+
+
+def _work(
+    fabric: Any,
+    config: RunConfig,
+    dataset: Dataset | None,
+    folder: Path,
+    report: Report,
+    command: str,
+) -> dict[str, Any]:
+    """Train in one process; with several devices, each one's process calls this."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    dataset = dataset or config.load_data()
+    random.seed(config.seed)
+    np.random.seed(config.seed)  # noqa: NPY002  (what others' code draws from)
+    torch.manual_seed(config.seed)
+    model = config.build_model(dataset)
+    method = config.build_method(dataset).to(fabric.device)
+    state = _State(fabric, config, dataset, model, method)
+    state.load(folder / "checkpoint.pt")
+    report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
+    while state.epoch < state.epochs:
+        row = _epoch(fabric, config, dataset, state, folder, report)
+        if fabric.global_rank == 0:
+            report({"kind": "epoch", **row})
+    result = _finish(fabric, config, dataset, state, folder, command)
+    report({"kind": "done"})
+    return result
+
+
+class _State:
+    """All that changes while a run goes on, and that a checkpoint holds."""
+
+    def __init__(
+        self, fabric: Any, config: RunConfig, dataset: Dataset, model: nn.Module, method: Method
+    ) -> None:
+        assert config.epochs is not None
+        assert config.batch_size is not None
+        self.fabric, self.method = fabric, method
+        self.epochs = config.epochs
+        world = fabric.world_size
+        share = math.ceil(len(dataset.train) / world)
+        # A last batch of a few samples is dropped, unless it is the only one.
+        self.loading = {"drop_last": share >= config.batch_size, "world_size": world}
+        self.batches = dataset.train.num_batches(config.batch_size, **self.loading)
+        self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
+        self.total_steps = self.steps_per_epoch * config.epochs
+        optimizer = _optimizer(config, model)
+        self.raw = model
+        self.model, self.optimizer = fabric.setup(model, optimizer)
+        self.scheduler = _scheduler(config, self.optimizer, self.steps_per_epoch, self.total_steps)
+        self.ema = None
+        if config.ema is not None:
+            average = get_ema_multi_avg_fn(config.ema)
+            self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        # Each process mixes by its own draws; the weights were drawn alike.
+        torch.manual_seed(config.seed + 100_003 * (1 + fabric.global_rank))
+        self.epoch = 0
+        self.batch = 0
+        self.step = 0
+        self.sums: dict[str, torch.Tensor] = {}
+        self.epoch_seconds = 0.0
+        self.history: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self.saved = time.monotonic()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The model that is measured and kept: the averaged one where there is one."""
+        return self.raw if self.ema is None else self.ema.module
+
+    def save(self, path: Path) -> None:
+        """Write a checkpoint, atomically, with the random states of all processes."""
+        randomness: list[Any] = [None] * self.fabric.world_size
+        own = _random_state()
+        if self.fabric.world_size > 1:
+            torch.distributed.all_gather_object(randomness, own)
+        else:
+            randomness = [own]
+        if self.fabric.global_rank == 0:
+            content = {
+                "model": self.raw.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scheduler": self.scheduler.state_dict(),
+                "method": self.method.state_dict(),
+                "ema": None if self.ema is None else self.ema.state_dict(),
+                "precision": self.fabric._precision.state_dict(),
+                "randomness": randomness,
+                "progress": {
+                    name: getattr(self, name)
+                    for name in ("epoch", "batch", "step", "sums", "epoch_seconds", "history", "seconds")
+                },
+            }  # fmt: skip
+            write_atomically(path, lambda file: torch.save(content, file))
+        self.saved = time.monotonic()
+
+    def load(self, path: Path) -> None:
+        """Go on from a checkpoint, if there is one."""
+        if not path.is_file():
+            return
+        try:
+            content = torch.load(path, map_location=self.fabric.device, weights_only=False)
+        except Exception as error:
+            raise InputError(
+                f"{path} can't be read: {error}; delete it to start this run anew"
+            ) from error
+        self.raw.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.scheduler.load_state_dict(content["scheduler"])
+        self.method.load_state_dict(content["method"])
+        if self.ema is not None:
+            self.ema.load_state_dict(content["ema"])
+        self.fabric._precision.load_state_dict(content["precision"])
+        for name, value in content["progress"].items():
+            setattr(self, name, value)
+        _set_random_state(content["randomness"][self.fabric.global_rank])
+
+
+def _random_state() -> dict[str, Any]:
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+
+
+def _epoch(
+    fabric: Any,
+    config: RunConfig,
+    dataset: Dataset,
+    state: _State,
+    folder: Path,
+    report: Report,
+) -> dict[str, float]:
+    """Train from where the state is to the end of its epoch; return the epoch's row."""
+    started = time.perf_counter()
+    before = state.epoch_seconds
+    state.raw.train()
+    state.method.train()
+    batches = dataset.train.batches(
+        config.batch_size,  # type: ignore[arg-type]
+        shuffle=True,
+        seed=config.seed,
+        epoch=state.epoch,
+        augment=bool(config.augment),
+        device=fabric.device,
+        rank=fabric.global_rank,
+        **state.loading,  # type: ignore[arg-type]
+    )
+    on_cpu = fabric.device.type == "cpu"
+    for x, y, index in itertools.islice(batches, state.batch, None):
+        group = min(config.accumulate, state.batches - state.batch // config.accumulate * config.accumulate)
+        last = (state.batch + 1) % config.accumulate == 0 or state.batch + 1 == state.batches
+        state.method.set_progress(state.step / max(state.total_steps, 1))
+        with fabric.no_backward_sync(state.model, enabled=not last):
+            step = state.method.step(state.model, x, y, index=index)
+            fabric.backward(step.loss / group)
+        values = {"loss": step.loss.detach(), **(step.terms if len(step.terms) > 1 else {})}
+        for name, value in values.items():
+            state.sums[name] = state.sums.get(name, 0) + value
+        if on_cpu and not bool(step.loss.isfinite()):
+            raise _diverged(config, state)  # elsewhere, at the end of the epoch: no waiting
+        state.batch += 1
+        if last:
+            if config.grad_clip is not None:
+                fabric.clip_gradients(state.model, state.optimizer, max_norm=config.grad_clip)
+            state.optimizer.step()
+            state.optimizer.zero_grad()
+            state.scheduler.step()
+            if state.ema is not None:
+                state.ema.update_parameters(state.raw)
+            state.step += 1
+            if fabric.global_rank == 0:
+                report({"kind": "step", "done": state.step})
+            minutes = (time.monotonic() - state.saved) / 60
+            if fabric.broadcast(minutes >= config.checkpoint_minutes) and state.batch < state.batches:
+                state.epoch_seconds = before + time.perf_counter() - started
+                state.save(folder / "checkpoint.pt")
+    mean = {name: float(value) / state.batches for name, value in state.sums.items()}
+    if not math.isfinite(mean["loss"]):
+        raise _diverged(config, state)
+    seconds = before + time.perf_counter() - started
+    row: dict[str, float] = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
+    row.update(mean)
+    outputs, targets, _ = predict(state.evaluated, dataset.val, fabric.device)
+    measures = quick_measure(dataset, outputs, targets)
+    row.update({f"val_{name}": value for name, value in measures.items()})
+    row["seconds"] = seconds
+    state.history.append(row)
+    state.seconds += before + time.perf_counter() - started
+    state.epoch, state.batch, state.sums, state.epoch_seconds = state.epoch + 1, 0, {}, 0.0
+    state.save(folder / "checkpoint.pt")
+    return row
+
+
+def _diverged(config: RunConfig, state: _State) -> InputError:
+    return InputError(
+        f"the loss is not finite in epoch {state.epoch + 1}, step {state.step + 1} (lr={config.lr}, "
+        f"method {config.label}): try a lower lr or grad_clip; the last good epoch's checkpoint "
+        "is kept"
+    )
+
+
+def _finish(
+    fabric: Any, config: RunConfig, dataset: Dataset, state: _State, folder: Path, command: str
+) -> dict[str, Any]:
+    """Measure the model and write all that the run leaves; the result last."""
+    result: dict[str, Any] = {}
+    if fabric.global_rank == 0:
+        peak = _peak_memory(fabric.device)
+        measures, predictions = measure(state.evaluated, dataset, fabric.device)
+        per_step = [row["seconds"] / state.steps_per_epoch for row in state.history]
+        result = {
+            "format": FORMAT,
+            "config": config.to_dict(),
+            "label": config.label,
+            "task": dataset.task,
+            "classes": list(dataset.classes),
+            "metrics": measures,
+            "history": state.history,
+            "seconds_per_step": statistics.median(per_step) if per_step else 0.0,
+            "seconds": state.seconds,
+            "peak_memory_mb": peak,
+            "parameters": sum(p.numel() for p in state.raw.parameters()),
+            "steps": state.step,
+            "train_samples": len(dataset.train),
+            "versions": {
+                "mixwell": mixwell.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "device": _device_name(fabric.device),
+            },
+            "command": command,
+        }
+        write_atomically(
+            folder / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
+        )
+        weights = state.evaluated.state_dict()
+        write_atomically(folder / "model.pt", lambda file: torch.save(weights, file))
+        write_json(folder / "result.json", result)
+        (folder / "checkpoint.pt").unlink(missing_ok=True)
+    fabric.barrier()
+    return result
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Return the most memory that training took, in MiB: the GPU's, else the whole process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"
+
+
+# ---------------------------------------------------------------------------------- optimisation
+
+
+def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Return the optimiser; biases and norms, all that is one-dimensional, have no decay."""
+    assert config.lr is not None
+    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": rest, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
+        )
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def _scheduler(
+    config: RunConfig, optimizer: Any, steps_per_epoch: int, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule of the learning rate, a factor of its peak, for every step."""
+    warmup = round((config.warmup_epochs or 0.0) * steps_per_epoch)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        done = (step - warmup) / max(total_steps - warmup, 1)
+        if config.schedule == "cosine":
+            return (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        if config.schedule == "step":  # a tenth after a half, a hundredth after three quarters
+            return 0.1 ** ((done >= 0.5) + (done >= 0.75))
+        if config.schedule == "onecycle":  # up from 1/25 in the first 30 %, down to 1e-4
+            rising = done < 0.3
+            part = done / 0.3 if rising else min((done - 0.3) / 0.7, 1.0)
+            first, second = (1 / 25, 1.0) if rising else (1.0, 1e-4)
+            return second + (first - second) * (1 + math.cos(math.pi * part)) / 2
+        return 1.0
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
