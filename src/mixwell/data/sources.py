@@ -169,7 +169,7 @@ def read_cifar(
 
 # ---------------------------------------------------------------------------------------- others
 
-IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".gif")
+IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
 
 
 def read_folder(root: Path) -> tuple[list[Path], Tensor, list[str]]:

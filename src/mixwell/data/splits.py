@@ -271,14 +271,15 @@ class _Images(Dataset[Any]):
     key: tuple[int, ...] | None
 
     def __getitem__(self, position: int) -> Tensor | InputError:
-        from torchvision.io import ImageReadMode, decode_image
+        from PIL import Image
         from torchvision.transforms.v2 import RandomResizedCrop
         from torchvision.transforms.v2 import functional as tv
 
         path = self.paths[position]
         try:
-            image = decode_image(str(path), mode=ImageReadMode.RGB)
-        except (OSError, RuntimeError) as error:
+            with Image.open(path) as file:
+                image = tv.pil_to_tensor(file.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for broken files
             return InputError(f"{path} is no image that can be decoded: {error}")
         if self.key is None:
             height, width = image.shape[-2:]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from mixwell.errors import InputError, suggest
@@ -57,8 +58,32 @@ def build(
     Raises:
         InputError: the name or an option is unknown, or the model doesn't take such inputs.
     """
-    if name.startswith("timm:"):
-        return _timm(name.removeprefix("timm:"), input_shape, num_outputs, options)
+    try:
+        if name.startswith("timm:"):
+            model = _timm(name.removeprefix("timm:"), input_shape, num_outputs, options)
+        else:
+            maker = _maker(name, input_shape, options)
+            model = maker(input_shape=input_shape, num_outputs=num_outputs, **options)
+        # A model that is too deep for such small inputs says so here, not hours later.
+        with torch.no_grad():
+            found = model.eval()(torch.zeros(1, *input_shape)).shape
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: it is the model's code
+        given = "".join(f", {key}={value!r}" for key, value in options.items())
+        raise InputError(
+            f"model={name!r} can't be built or run for samples of shape {input_shape}{given}: "
+            f"{error}"
+        ) from error
+    if found != (1, num_outputs):
+        raise InputError(f"model={name!r} must return {(1, num_outputs)} for a sample, got {found}")
+    return model.train()
+
+
+def _maker(
+    name: str, input_shape: tuple[int, ...], options: dict[str, Any]
+) -> Callable[..., nn.Module]:
+    """Return what builds the model ``name``, if it knows ``options`` and takes such inputs."""
     wide = re.fullmatch(r"wideresnet-(\d+)-(\d+)", name)
     if wide:
         depth, width = int(wide[1]), int(wide[2])
@@ -84,14 +109,7 @@ def build(
             f"model={name!r} has no option {unknown[0]!r}{suggest(unknown[0], known)}; "
             f"it knows {', '.join(sorted(known)) or 'none'}"
         )
-    try:
-        return maker(input_shape=input_shape, num_outputs=num_outputs, **options)
-    except (TypeError, ValueError, RuntimeError) as error:
-        given = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise InputError(
-            f"model={name!r} can't be built for samples {input_shape} with {given or 'no options'}:"
-            f" {error}"
-        ) from error
+    return maker
 
 
 def _timm(
@@ -113,7 +131,4 @@ def _timm(
         return timm.create_model(name, img_size=tuple(input_shape[1:]), **common)
     except TypeError:
         pass  # convolutional models take any size, and no such argument
-    try:
-        return timm.create_model(name, **common)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"model='timm:{name}' can't be built: {error}") from error
+    return timm.create_model(name, **common)

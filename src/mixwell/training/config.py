@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["RunConfig"]
 
 
-def _option(default: Any, text: str, choices: tuple[str, ...] = ()) -> Any:
-    """Return a dataclass field with the help text and choices of its command-line option."""
-    metadata = {"help": text, "choices": choices}
+def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) -> Any:
+    """Return a dataclass field that knows how the command line presents it."""
+    metadata = {"group": group, "help": text, "choices": choices}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -51,42 +51,60 @@ _OTHERWISE = {
     "augment": False, "warmup_epochs": 0.0,
 }  # fmt: skip
 
-_NO_MATTER = ("data_dir", "download", "workers", "threads", "checkpoint_minutes")
+_NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
 class RunConfig:
     """A run's configuration. Where a field is None, :meth:`resolved` fills in the usual value."""
 
-    data: str = _option("digits", "data set: digits, fashion-mnist, cifar10, cifar100, folder:PATH, airfoil, diabetes")
-    method: str = _option("mixup", "mixup method, or several joined by '+' (see 'mixwell methods')")
-    method_options: dict[str, Any] = _option({}, "settings of the method")
-    model: str | None = _option(None, "network: mlp, cnn, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME")
-    model_options: dict[str, Any] = _option({}, "settings of the network")
-    data_dir: str | None = _option(None, "folder with the data set's files (default: $MIXWELL_DATA)")
-    download: bool = _option(False, "fetch the data set into --data-dir first")
-    train_size: int | None = _option(None, "train on so many samples, drawn class by class")
-    val_fraction: float = _option(0.1, "share of the training data held out for validation")
-    image_size: int = _option(224, "height and width of folder:PATH's images")
-    workers: int = _option(2, "processes that decode folder:PATH's images")
-    augment: bool | None = _option(None, "random crops and mirror images")
-    epochs: int | None = _option(None, "passes over the training data")
-    batch_size: int | None = _option(None, "samples a step, on each device")
-    lr: float | None = _option(None, "peak learning rate")
-    optimizer: str | None = _option(None, "sgd (Nesterov momentum) or adamw", ("sgd", "adamw"))
-    momentum: float = _option(0.9, "of sgd")
-    weight_decay: float | None = _option(None, "weight decay")
-    schedule: str = _option("cosine", "learning rate schedule", ("cosine", "step", "onecycle", "constant"))
-    warmup_epochs: float | None = _option(None, "epochs of linear warm-up")
-    accumulate: int = _option(1, "steps whose gradients are summed before the weights move")
-    grad_clip: float | None = _option(None, "largest norm of the gradient")
-    ema: float | None = _option(None, "decay of an average of the weights, which is then evaluated (0.999)")
-    precision: str = _option("32-true", "arithmetic", ("32-true", "bf16-mixed", "16-mixed", "64-true"))
-    accelerator: str = _option("auto", "auto, cpu, cuda, mps", ("auto", "cpu", "cuda", "gpu", "mps"))
-    devices: int = _option(1, "devices (processes) to train on")
-    threads: int | None = _option(None, "processor threads of each process")
-    checkpoint_minutes: float = _option(5.0, "longest time between checkpoints; each epoch writes one")
-    seed: int = _option(0, "of the split, the weights, the order and the mixing")
+    data: str = _option("digits", "data", "the data set, by name; folder:PATH for image files")
+    data_dir: str | None = _option(
+        None, "data", "the folder with its files (default: $MIXWELL_DATA)"
+    )
+    download: bool = _option(False, "data", "fetch its files into the folder first")
+    train_size: int | None = _option(
+        None, "data", "train on so many samples, of each class its share"
+    )
+    val_fraction: float = _option(0.1, "data", "share of the training data held out for validation")
+    augment: bool | None = _option(None, "data", "random crops and mirror images")
+    image_size: int = _option(224, "data", "height and width of folder:PATH's images")
+    loader_workers: int = _option(2, "data", "processes that decode folder:PATH's images")
+    method: str = _option("mixup", "method", "a method, or several joined by '+'")
+    method_options: dict[str, Any] = _option({}, "method", "settings of the method")
+    model: str | None = _option(
+        None, "network", "mlp, cnn, resnet18, resnet34, resnet50, wideresnet-28-K or timm:NAME"
+    )
+    model_options: dict[str, Any] = _option({}, "network", "settings of the network")
+    epochs: int | None = _option(None, "optimisation", "passes over the training data")
+    batch_size: int | None = _option(None, "optimisation", "samples a step, on each device")
+    lr: float | None = _option(None, "optimisation", "peak learning rate")
+    schedule: str = _option(
+        "cosine", "optimisation", "of the learning rate", ("cosine", "step", "onecycle", "constant")
+    )
+    warmup_epochs: float | None = _option(None, "optimisation", "epochs of linear warm-up")
+    optimizer: str | None = _option(
+        None, "optimisation", "sgd has Nesterov momentum", ("sgd", "adamw")
+    )
+    momentum: float = _option(0.9, "optimisation", "of sgd")
+    weight_decay: float | None = _option(None, "optimisation", "of all but biases and norms")
+    grad_clip: float | None = _option(None, "optimisation", "largest norm of the gradient")
+    accumulate: int = _option(1, "optimisation", "batches whose gradients make one step")
+    ema: float | None = _option(
+        None, "optimisation", "decay of an average of the weights, which is then the result (0.999)"
+    )
+    accelerator: str = _option(
+        "auto", "machine", "what to train on", ("auto", "cpu", "cuda", "gpu", "mps")
+    )
+    devices: int = _option(1, "machine", "how many of them")
+    precision: str = _option(
+        "32-true", "machine", "of arithmetic", ("32-true", "bf16-mixed", "16-mixed", "64-true")
+    )
+    threads: int | None = _option(None, "machine", "processor threads of each process")
+    checkpoint_minutes: float = _option(
+        5.0, "machine", "longest time between checkpoints; the end of each epoch writes one, too"
+    )
+    seed: int = _option(0, "method", "of the split, the weights, the order and the mixing")
 
     # ------------------------------------------------------------------------------- validation
 
@@ -96,7 +114,7 @@ class RunConfig:
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         for name, least in (
             ("train_size", 1), ("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("devices", 1),
-            ("threads", 1), ("image_size", 8), ("workers", 0), ("seed", 0),
+            ("threads", 1), ("image_size", 8), ("loader_workers", 0), ("seed", 0),
         ):  # fmt: skip
             value = getattr(self, name)
             optional = value is None and name in ("train_size", "epochs", "batch_size", "threads")
@@ -141,7 +159,7 @@ class RunConfig:
             "val_fraction": self.val_fraction, "seed": self.seed,
         }  # fmt: skip
         if self.data.startswith("folder:"):
-            options.update(image_size=self.image_size, workers=self.workers)
+            options.update(image_size=self.image_size, workers=self.loader_workers)
         return data.load(self.data, **options)
 
     def build_model(self, dataset: Dataset) -> nn.Module:

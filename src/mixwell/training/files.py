@@ -54,4 +54,6 @@ def make_folder(argument: str, path: Path) -> None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"{argument}={str(path)!r} can't be written to: {error.strerror}") from error
+        raise InputError(
+            f"{argument}={str(path)!r} can't be written to: {error.strerror}"
+        ) from error

@@ -307,7 +307,9 @@ def _epoch(
     )
     on_cpu = fabric.device.type == "cpu"
     for x, y, index in itertools.islice(batches, state.batch, None):
-        group = min(config.accumulate, state.batches - state.batch // config.accumulate * config.accumulate)
+        group = min(
+            config.accumulate, state.batches - state.batch // config.accumulate * config.accumulate
+        )
         last = (state.batch + 1) % config.accumulate == 0 or state.batch + 1 == state.batches
         state.method.set_progress(state.step / max(state.total_steps, 1))
         with fabric.no_backward_sync(state.model, enabled=not last):
@@ -331,7 +333,10 @@ def _epoch(
             if fabric.global_rank == 0:
                 report({"kind": "step", "done": state.step})
             minutes = (time.monotonic() - state.saved) / 60
-            if fabric.broadcast(minutes >= config.checkpoint_minutes) and state.batch < state.batches:
+            if (
+                fabric.broadcast(minutes >= config.checkpoint_minutes)
+                and state.batch < state.batches
+            ):
                 state.epoch_seconds = before + time.perf_counter() - started
                 state.save(folder / "checkpoint.pt")
     mean = {name: float(value) / state.batches for name, value in state.sums.items()}
