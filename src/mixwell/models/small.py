@@ -46,15 +46,15 @@ class MLP(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """Two stages of convolution, batch normalisation, ReLU and pooling, and a hidden layer.
+    """Four convolutions of growing width with batch normalisation, and global average pooling.
 
-    On 6,000 images of Fashion-MNIST it reaches about 88.5 % in a minute on one core.
+    The first three halve the image; pooling before the normalisation makes them cheap. The
+    feature has ``8 * width`` non-negative entries.
 
     Args:
         input_shape: (C, H, W), H and W from 8 to 32 or so.
         num_outputs: classes.
-        width: channels of the first stage; the second has twice as many.
-        features: units of the hidden layer: the feature's size.
+        width: channels of the first convolution; each next has twice as many.
         dropout: before the head.
     """
 
@@ -62,32 +62,25 @@ class SmallCNN(nn.Module):
         self,
         input_shape: tuple[int, ...],
         num_outputs: int,
-        width: int = 32,
-        features: int = 128,
+        width: int = 16,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        channels, height, _ = input_shape
-        side = min(8, max(height // 4, 1))
+        channels = [input_shape[0], width, 2 * width, 4 * width, 8 * width]
 
-        def stage(before: int, after: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
-                nn.BatchNorm2d(after),
-                nn.ReLU(inplace=True),
-                nn.MaxPool2d(2),
-            )
+        def stage(before: int, after: int, *pool: nn.Module) -> nn.Sequential:
+            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
+            return nn.Sequential(convolution, *pool, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
 
-        self.stage1 = stage(channels, width)
-        self.stage2 = stage(width, 2 * width)
-        self.pool = nn.AdaptiveAvgPool2d(side)
-        self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Linear(2 * width * side * side, features), nn.ReLU()
-        )
+        self.stage1 = stage(channels[0], channels[1], nn.MaxPool2d(2))
+        self.stage2 = stage(channels[1], channels[2], nn.MaxPool2d(2))
+        self.stage3 = stage(channels[2], channels[3], nn.MaxPool2d(2))
+        self.stage4 = stage(channels[3], channels[4])
+        self.pool = nn.AdaptiveAvgPool2d(1)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(features, num_outputs)
+        self.head = nn.Linear(channels[4], num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, num_outputs)."""
-        features = self.hidden(self.pool(self.stage2(self.stage1(x))))
-        return self.head(self.dropout(features))
+        hidden = self.stage4(self.stage3(self.stage2(self.stage1(x))))
+        return self.head(self.dropout(self.pool(hidden).flatten(1)))

@@ -33,8 +33,12 @@ def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) 
 # Where a field is None, what the data set is usually trained with. Fashion-MNIST's were chosen
 # for the small network on 6,000 images; CIFAR's and Airfoil's are the papers'.
 _USUAL: dict[str, dict[str, Any]] = {
-    "digits": {"epochs": 20, "batch_size": 64, "lr": 2e-3},
-    "fashion-mnist": {"epochs": 15, "batch_size": 128, "lr": 1e-3},
+    "digits": {
+        "epochs": 15, "batch_size": 50, "lr": 0.05, "optimizer": "sgd", "weight_decay": 5e-3,
+    },
+    "fashion-mnist": {
+        "epochs": 15, "batch_size": 100, "lr": 0.05, "optimizer": "sgd", "weight_decay": 5e-3,
+    },
     "cifar": {
         "epochs": 200, "batch_size": 128, "lr": 0.1, "optimizer": "sgd", "weight_decay": 5e-4,
         "model": "resnet18", "augment": True,

@@ -1,0 +1,116 @@
+"""A picture of mixed samples with their labels, and of how λ is spread."""
+
+from __future__ import annotations
+
+import io
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mixwell.errors import InputError
+from mixwell.mix import Mix, MixedTarget
+from mixwell.report import figures  # first: it chooses matplotlib's backend
+from mixwell.training import RunConfig
+from mixwell.training.files import make_folder, write_atomically
+
+__all__ = ["draw_preview"]
+
+
+def draw_preview(
+    config: RunConfig, path: str | Path, *, count: int = 12, weights: str | Path | None = None
+) -> None:
+    """Draw mixed images as a run would make them, and the histogram of their λ, as a PNG.
+
+    Args:
+        config: names the data, the method and its settings.
+        path: the PNG file.
+        count: how many samples to draw.
+        weights: a run's model.pt, for methods that look at features; untrained without.
+
+    Raises:
+        InputError: the data holds no images, or the method doesn't mix at the input.
+    """
+    target_path = Path(path)
+    dataset = config.load_data()
+    config = config.resolved(dataset)
+    if dataset.task != "classification" or len(dataset.input_shape) != 3:
+        raise InputError(f"data={config.data!r} holds no images to show")
+    make_folder("out", target_path.absolute().parent)
+    torch.manual_seed(config.seed)
+    model = config.build_model(dataset).eval()
+    if weights is not None:
+        try:
+            model.load_state_dict(torch.load(weights, weights_only=True))
+        except (OSError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"weights={str(weights)!r} don't fit the model {config.model!r}: {error}"
+            ) from error
+    method = config.build_method(dataset)
+    batch_size = max(config.batch_size or 64, count)
+    lam: list[Tensor] = []
+    shown: tuple[Tensor, Tensor, MixedTarget, Mix] | None = None
+    # Enough batches for the histogram to show its shape.
+    for epoch in range(max(1, math.ceil(4000 / len(dataset.train)))):
+        for x, y, index in dataset.train.batches(
+            batch_size, shuffle=True, seed=config.seed, epoch=epoch
+        ):
+            mixed, target, mix = method.preview(x, y, model=model, index=index)
+            lam.append(mix.lam)
+            shown = shown or (x, mixed, target, mix)
+            if sum(map(len, lam)) >= 4000:
+                break
+    assert shown is not None
+    _draw(*shown, torch.cat(lam), dataset.classes, config.label, count, target_path)
+
+
+def _image(x: Tensor) -> np.ndarray[Any, Any]:
+    """Return a sample as an image with all its values between black and white."""
+    low, high = float(x.min()), float(x.max())
+    return ((x - low) / max(high - low, 1e-6)).permute(1, 2, 0).squeeze(-1).numpy()
+
+
+def _draw(
+    x: Tensor,
+    mixed: Tensor,
+    target: MixedTarget,
+    mix: Mix,
+    lam: Tensor,
+    classes: tuple[str, ...],
+    label: str,
+    count: int,
+    path: Path,
+) -> None:
+    from matplotlib import pyplot as plt
+
+    count = min(count, len(x))
+    columns = min(count, 4)
+    rows = math.ceil(count / columns)
+    figure = plt.figure(figsize=(3.4 * columns, 1.75 * rows + 3.0), layout="constrained")
+    grid, bottom = figure.subfigures(2, 1, height_ratios=[1.75 * rows, 2.6])
+    grid.suptitle(f"{label}: own sample, partner, and their mix", fontsize=12, fontweight="bold")
+    places = grid.subplots(rows, 3 * columns, squeeze=False)
+    for axes in places.flat:
+        axes.axis("off")
+    for sample in range(count):
+        row, column = divmod(sample, columns)
+        own, partner, blend = places[row, 3 * column : 3 * column + 3]
+        share, a, b = float(target.lam[sample]), int(target.a[sample]), int(target.b[sample])
+        images = (x[sample], x[int(mix.partner[sample])], mixed[sample])
+        titles = (classes[a], classes[b], f"{share:.2f} / {1 - share:.2f}")
+        for axes, image, title in zip((own, partner, blend), images, titles, strict=True):
+            axes.imshow(_image(image), cmap="gray" if image.shape[0] == 1 else None)
+            axes.set_title(title, fontsize=8, fontweight="bold" if axes is blend else "normal")
+    axes = bottom.subplots()
+    axes.hist(lam.numpy(), bins=50, range=(0, 1), color=figures.PALETTE[0])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel(f"λ, weight of the own sample (mean {float(lam.mean()):.3f})")
+    axes.set_ylabel(f"samples of {len(lam):,}")
+    axes.spines[["top", "right"]].set_visible(False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110, facecolor="white")
+    plt.close(figure)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()) and None)
