@@ -299,6 +299,8 @@ def _report(options: argparse.Namespace) -> int:
 
     folder = Path(options.folder)
     records = load_records(folder)
+    base = options.baseline or "erm"
+    records.sort(key=lambda record: record.label != base)  # the baseline first
     command = next((record.command for record in records if record.command), "")
     return _present(records, folder, options.baseline, command or _command_line())
 

@@ -31,7 +31,7 @@ PALETTE = (
 
 # Stand-ins that matplotlib writes and the page's own colours replace.
 _INK, _FAINT = "#010203", "#040506"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
@@ -164,10 +164,18 @@ def reliability(run: RunRecord, colour: str) -> str | None:
             there = count > 0
             confidence, accuracy = diagram.confidence.numpy(), diagram.accuracy.numpy()
             top.plot(
-                confidence[there], accuracy[there], color=colour, linestyle=line, alpha=alpha,
-                linewidth=1.6, marker="o" if scale == 1.0 else None, markersize=3, label=name,
-            )  # fmt: skip
+                confidence[there],
+                accuracy[there],
+                color=colour,
+                linestyle=line,
+                linewidth=1.4,
+                alpha=alpha,
+                label=name,
+            )
             if scale == 1.0:
+                # A bin's dot grows with its share of the samples: few samples say little.
+                share = count[there] / count.sum()
+                top.scatter(confidence[there], accuracy[there], s=4 + 60 * share, color=colour)
                 edges = np.linspace(0, 1, len(count) + 1)
                 bottom.bar(
                     (edges[:-1] + edges[1:]) / 2, count / count.sum(), width=0.9 / len(count),
@@ -201,7 +209,9 @@ def features(run: RunRecord, points: int = 1000) -> str | None:
     colours = matplotlib.colormaps["tab10" if classes <= 10 else "gist_rainbow"]
     with _figure(2.7, 2.7) as (figure, axes):
         tone = labels / 10 + 0.01 if classes <= 10 else labels / max(classes - 1, 1)
-        axes.scatter(*place.T, c=colours(tone), s=5, alpha=0.7, linewidths=0, rasterized=True)
+        axes.scatter(
+            place[:, 0], place[:, 1], c=colours(tone), s=5, alpha=0.7, linewidths=0, rasterized=True
+        )
         reach = 1.05 * max(float(np.abs(place).max()), 1e-6)
         axes.set_xlim(-reach, reach)
         axes.set_ylim(-reach, reach)

@@ -12,12 +12,14 @@ from typing import Any
 
 import mixwell
 from mixwell.errors import InputError
-from mixwell.report.tables import Column, cells, columns_for
+from mixwell.report.tables import Column, cells, columns_for, p_text
 from mixwell.studies import MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import choose_baseline, measures
 from mixwell.training.files import write_atomically, write_json
 
 __all__ = ["Paths", "write"]
+
+_VARYING = ("method", "method_options", "seed", "data_dir")  # what runs of one report differ in
 
 
 @dataclass(frozen=True)
@@ -49,10 +51,10 @@ def write(
     paths = Paths(folder / "report.html", folder / "results.csv", folder / "results.json")
     summaries = summarise(records, baseline)
     table = _csv(records)
-    write_atomically(paths.csv, lambda file: file.write(table.encode()) and None)
+    write_atomically(paths.csv, table.encode())
     write_json(paths.json, [_summary(summary) for summary in summaries])
     page = _render(records, summaries, table, command, baseline)
-    write_atomically(paths.html, lambda file: file.write(page.encode()) and None)
+    write_atomically(paths.html, page.encode())
     return paths
 
 
@@ -154,7 +156,7 @@ def _render(
     )
     return environment.get_template("page.html").render(
         first=first,
-        config={k: v for k, v in first.config.items() if k not in ("method", "method_options", "seed", "data_dir")},
+        config={name: value for name, value in first.config.items() if name not in _VARYING},
         records=records,
         failed=[record for record in records if record.status == "failed"],
         baseline=base,
@@ -208,7 +210,7 @@ def _findings(
             if test is None:
                 continue
             gap = column.factor * test.difference
-            text = f"{summary.method} ({gap:+.{column.digits}f}, p = {test.p_value:.3f})"
+            text = f"{summary.method} ({gap:+.{column.digits}f}, {p_text(test.p_value)})"
             if not test.significant:
                 open_.append(summary.method)
             elif (test.difference > 0) == (column.best == "high"):

@@ -90,14 +90,17 @@ def _draw(
     columns = min(count, 4)
     rows = math.ceil(count / columns)
     figure = plt.figure(figsize=(3.4 * columns, 1.75 * rows + 3.0), layout="constrained")
-    grid, bottom = figure.subfigures(2, 1, height_ratios=[1.75 * rows, 2.6])
+    parts: Any = figure.subfigures(2, 1, height_ratios=[1.75 * rows, 2.6])
+    grid, bottom = parts
     grid.suptitle(f"{label}: own sample, partner, and their mix", fontsize=12, fontweight="bold")
-    places = grid.subplots(rows, 3 * columns, squeeze=False)
+    # Own sample, partner, mix, and a gap to the next three.
+    widths = [1, 1, 1, 0.35] * columns
+    places = grid.subplots(rows, 4 * columns, squeeze=False, width_ratios=widths)
     for axes in places.flat:
         axes.axis("off")
     for sample in range(count):
         row, column = divmod(sample, columns)
-        own, partner, blend = places[row, 3 * column : 3 * column + 3]
+        own, partner, blend = places[row, 4 * column : 4 * column + 3]
         share, a, b = float(target.lam[sample]), int(target.a[sample]), int(target.b[sample])
         images = (x[sample], x[int(mix.partner[sample])], mixed[sample])
         titles = (classes[a], classes[b], f"{share:.2f} / {1 - share:.2f}")
@@ -113,4 +116,4 @@ def _draw(
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor="white")
     plt.close(figure)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()) and None)
+    write_atomically(path, buffer.getvalue())

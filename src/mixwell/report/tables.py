@@ -43,7 +43,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("ece", "ECE %", "expected calibration error, 15 equal-width bins", 100, 2),
     Column("ece_scaled", "ECE % after T", "ECE after temperature scaling", 100, 2),
     Column("adaptive_ece", "aECE %", "adaptive ECE, 15 bins of equal mass", 100, 2),
-    Column("adaptive_ece_scaled", "aECE % after T", "adaptive ECE after temperature scaling", 100, 2),
+    Column("adaptive_ece_scaled", "aECE % after T", "adaptive ECE, likewise", 100, 2),
     Column("brier", "Brier", "squared error of the predicted probabilities"),
     Column("brier_scaled", "Brier after T", "Brier score after temperature scaling"),
     Column("nll", "NLL", "negative log-likelihood"),
@@ -86,6 +86,11 @@ class Cell:
     note: str
 
 
+def p_text(p_value: float) -> str:
+    """Return a p-value as it is written: "p = 0.012", "p < 0.001"."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
 def columns_for(summaries: Sequence[MethodSummary]) -> list[Column]:
     """Return the columns that any method has a value for."""
     return [column for column in COLUMNS if any(column.key in s.metrics for s in summaries)]
@@ -114,7 +119,7 @@ def _cell(summary: MethodSummary, column: Column, top: float | None, compared: b
         low, high = (column.factor * (test.difference + sign * test.half_width) for sign in (-1, 1))
         note = (
             f"difference {column.factor * test.difference:+.{column.digits}f} "
-            f"[{low:+.{column.digits}f}, {high:+.{column.digits}f}], p = {test.p_value:.3f}, "
+            f"[{low:+.{column.digits}f}, {high:+.{column.digits}f}], {p_text(test.p_value)}, "
             f"{test.pairs} paired seeds"
         )
         if test.significant and column.best is not None:

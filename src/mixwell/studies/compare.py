@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +129,14 @@ def compare(
     # Imported once, in a server that each run is forked from: a run starts in no time.
     context.set_forkserver_preload(["mixwell.training.run", "lightning.fabric", "sklearn.datasets"])
     events: queue.Queue[tuple[Cell, dict[str, Any]]] = queue.Queue()
-    running: dict[str, multiprocessing.process.BaseProcess] = {}
+    running: dict[str, BaseProcess] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 cell = waiting.pop(0)
                 ours, theirs = context.Pipe(duplex=False)
-                process = context.Process(
-                    target=_run, args=(theirs, cell.config, cell.folder, command)
-                )
+                arguments = (theirs, cell.config, cell.folder, command)
+                process: BaseProcess = context.Process(target=_run, args=arguments)
                 process.start()
                 theirs.close()
                 running[cell.name] = process
@@ -162,7 +162,7 @@ def compare(
 
 def _listen(
     pipe: Connection,
-    process: multiprocessing.process.BaseProcess,
+    process: BaseProcess,
     cell: Cell,
     events: queue.Queue[tuple[Cell, dict[str, Any]]],
 ) -> None:

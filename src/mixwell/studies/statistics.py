@@ -99,8 +99,10 @@ def paired_test(values: Sequence[float], baseline: Sequence[float]) -> Test | No
         return None
     gap = interval([value - base for value, base in zip(values, baseline, strict=True)])
     assert gap.half_width is not None
-    if gap.half_width < 1e-9 * max(abs(gap.mean), 1e-9):
-        return Test(0.0, 0.0, 1.0, len(values)) if gap.mean == 0 else None
+    # Measures are rounded to float32: a spread below that is none.
+    if gap.half_width <= 1e-6 * max(map(abs, [*values, *baseline])):
+        same = abs(gap.mean) <= gap.half_width
+        return Test(gap.mean, gap.half_width, 1.0, len(values)) if same else None
     error = gap.half_width / float(stats.t.ppf(0.975, len(values) - 1))
     p_value = 2 * float(stats.t.sf(abs(gap.mean / error), len(values) - 1))
     return Test(gap.mean, gap.half_width, p_value, len(values))

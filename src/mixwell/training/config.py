@@ -25,8 +25,6 @@ __all__ = ["RunConfig"]
 def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) -> Any:
     """Return a dataclass field that knows how the command line presents it."""
     metadata = {"group": group, "help": text, "choices": choices}
-    if isinstance(default, dict):
-        return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
@@ -75,11 +73,15 @@ class RunConfig:
     image_size: int = _option(224, "data", "height and width of folder:PATH's images")
     loader_workers: int = _option(2, "data", "processes that decode folder:PATH's images")
     method: str = _option("mixup", "method", "a method, or several joined by '+'")
-    method_options: dict[str, Any] = _option({}, "method", "settings of the method")
+    method_options: dict[str, Any] = field(  # of the method
+        default_factory=dict, metadata={"group": "method", "help": "", "choices": ()}
+    )
     model: str | None = _option(
         None, "network", "mlp, cnn, resnet18, resnet34, resnet50, wideresnet-28-K or timm:NAME"
     )
-    model_options: dict[str, Any] = _option({}, "network", "settings of the network")
+    model_options: dict[str, Any] = field(  # of the network
+        default_factory=dict, metadata={"group": "network", "help": "", "choices": ()}
+    )
     epochs: int | None = _option(None, "optimisation", "passes over the training data")
     batch_size: int | None = _option(None, "optimisation", "samples a step, on each device")
     lr: float | None = _option(None, "optimisation", "peak learning rate")
@@ -158,7 +160,7 @@ class RunConfig:
         """Return the data set, split by the seed."""
         from mixwell import data
 
-        options = {
+        options: dict[str, Any] = {
             "data_dir": self.data_dir, "train_size": self.train_size, "download": self.download,
             "val_fraction": self.val_fraction, "seed": self.seed,
         }  # fmt: skip

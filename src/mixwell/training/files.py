@@ -14,12 +14,20 @@ from mixwell.errors import InputError
 __all__ = ["make_folder", "read_json", "write_atomically", "write_json"]
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Let ``write`` fill a new file, and put it in the place of ``path`` once it is on the disk."""
+def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+    """Put a file in the place of ``path`` once all of it is on the disk.
+
+    Args:
+        path: the file.
+        content: what it holds, or a function that writes it.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
-            write(file)
+            if isinstance(content, bytes):
+                file.write(content)
+            else:
+                content(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp's are private; results are as readable as any file
@@ -32,7 +40,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as readable JSON, atomically."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True)
-    write_atomically(path, lambda file: file.write(text.encode()) and None)
+    write_atomically(path, text.encode())
 
 
 def read_json(path: Path) -> Any:

@@ -120,7 +120,8 @@ def _launch(
             f"precision={config.precision!r} can't be had here: {error}"
         ) from error
     if config.devices > 1:
-        fabric.launch(_work, config, None, folder, _silent, command)
+        work: Any = _work  # typed for functions without arguments, it passes them on
+        fabric.launch(work, config, None, folder, _silent, command)
         return read_result(folder)
     return _work(fabric, config, dataset, folder, report, command)
 
@@ -180,6 +181,8 @@ def _work(
 class _State:
     """All that changes while a run goes on, and that a checkpoint holds."""
 
+    _PROGRESS = ("epoch", "batch", "step", "sums", "epoch_seconds", "history", "seconds")
+
     def __init__(
         self, fabric: Any, config: RunConfig, dataset: Dataset, model: nn.Module, method: Method
     ) -> None:
@@ -190,7 +193,10 @@ class _State:
         world = fabric.world_size
         share = math.ceil(len(dataset.train) / world)
         # A last batch of a few samples is dropped, unless it is the only one.
-        self.loading = {"drop_last": share >= config.batch_size, "world_size": world}
+        self.loading: dict[str, Any] = {
+            "drop_last": share >= config.batch_size,
+            "world_size": world,
+        }
         self.batches = dataset.train.num_batches(config.batch_size, **self.loading)
         self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
         self.total_steps = self.steps_per_epoch * config.epochs
@@ -235,11 +241,8 @@ class _State:
                 "ema": None if self.ema is None else self.ema.state_dict(),
                 "precision": self.fabric._precision.state_dict(),
                 "randomness": randomness,
-                "progress": {
-                    name: getattr(self, name)
-                    for name in ("epoch", "batch", "step", "sums", "epoch_seconds", "history", "seconds")
-                },
-            }  # fmt: skip
+                "progress": {name: getattr(self, name) for name in self._PROGRESS},
+            }
             write_atomically(path, lambda file: torch.save(content, file))
         self.saved = time.monotonic()
 
@@ -303,7 +306,7 @@ def _epoch(
         augment=bool(config.augment),
         device=fabric.device,
         rank=fabric.global_rank,
-        **state.loading,  # type: ignore[arg-type]
+        **state.loading,
     )
     on_cpu = fabric.device.type == "cpu"
     for x, y, index in itertools.islice(batches, state.batch, None):
@@ -358,9 +361,9 @@ def _epoch(
 
 def _diverged(config: RunConfig, state: _State) -> InputError:
     return InputError(
-        f"the loss is not finite in epoch {state.epoch + 1}, step {state.step + 1} (lr={config.lr}, "
-        f"method {config.label}): try a lower lr or grad_clip; the last good epoch's checkpoint "
-        "is kept"
+        f"the loss is not finite in epoch {state.epoch + 1}, step {state.step + 1} "
+        f"(lr={config.lr}, method {config.label}): try a lower lr or grad_clip; the last good "
+        "epoch's checkpoint is kept"
     )
 
 
@@ -428,7 +431,7 @@ def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
     assert config.lr is not None
     weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
     rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": weights, "weight_decay": config.weight_decay},
         {"params": rest, "weight_decay": 0.0},
     ]
