@@ -127,7 +127,7 @@ def find_head(model: nn.Module, x: Any, head: str | None = None) -> tuple[str, n
         module = _name_module(inner, known)
         if isinstance(module, nn.Linear):
             return known, module
-    name = _timm_head(inner) or _last_linear(inner, x)
+    name = _timm_head(inner) or _last_linear(model, x)
     _HEADS[inner] = name
     return name, inner.get_submodule(name)
 
@@ -160,7 +160,7 @@ def check_one_head(model: nn.Module) -> None:
 
 def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, Any]]:
     """Return name, module and output of each layer that runs for two samples, as they end."""
-    names = {module: name for name, module in model.named_modules()}
+    names = {module: name for name, module in unwrap(model).named_modules()}
     ran: list[tuple[str, nn.Module, Any]] = []
     handles = [
         module.register_forward_hook(
@@ -183,7 +183,7 @@ def _last_linear(model: nn.Module, x: Any) -> str:
     linears = [name for name, module, _ in _trace(model, x) if isinstance(module, nn.Linear)]
     if not linears:
         raise InputError(
-            f"{type(model).__name__} has no classifier head to read features from: no nn.Linear "
+            f"{type(unwrap(model)).__name__} has no classifier head to read features from: no nn.Linear "
             "ran in its forward pass; name the layer whose input is the feature with head='...'"
         )
     return linears[-1]
@@ -304,7 +304,7 @@ def stages(model: nn.Module, x: Any) -> list[str]:
     """
     inner = unwrap(model)
     if inner not in _STAGES:
-        _STAGES[inner] = _stages(inner, x)
+        _STAGES[inner] = _stages(model, x)
     return _STAGES[inner]
 
 
@@ -321,7 +321,7 @@ def _stages(model: nn.Module, x: Any) -> list[str]:
         stage = stage or (
             "." not in parent
             and bool(parent)
-            and isinstance(model.get_submodule(parent), nn.Sequential)
+            and isinstance(unwrap(model).get_submodule(parent), nn.Sequential)
         )
         leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         return (

@@ -31,8 +31,10 @@ def predict(
         return value
 
     batches = split.batches(_BATCH, device=device)
+    double = next((p.dtype == torch.float64 for p in model.parameters()), False)
     with inference(model):
         for x, y, _ in batches:
+            x = x.double() if double else x
             if features:
                 with tapped(model, find_head(model, x)[0], keep):
                     output = model(x)

@@ -121,7 +121,8 @@ def _launch(
         ) from error
     if config.devices > 1:
         work: Any = _work  # typed for functions without arguments, it passes them on
-        fabric.launch(work, config, None, folder, _silent, command)
+        # As plain values: Lightning takes apart what it hands to processes.
+        fabric.launch(work, config.to_dict(), None, str(folder), _silent, command)
         return read_result(folder)
     return _work(fabric, config, dataset, folder, report, command)
 
@@ -151,13 +152,16 @@ def _difference(before: RunConfig, now: RunConfig) -> str:
 
 def _work(
     fabric: Any,
-    config: RunConfig,
+    config: RunConfig | dict[str, Any],
     dataset: Dataset | None,
-    folder: Path,
+    folder: str | Path,
     report: Report,
     command: str,
 ) -> dict[str, Any]:
     """Train in one process; with several devices, each one's process calls this."""
+    if isinstance(config, dict):
+        config = RunConfig.from_dict(config)
+    folder = Path(folder)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     dataset = dataset or config.load_data()

@@ -1,0 +1,228 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from mixwell import InputError
+from mixwell.training import RunConfig, is_finished, read_result, train
+from mixwell.training.files import write_atomically, write_json
+
+TINY = {"train_size": 200, "epochs": 2, "threads": 1}
+
+
+def weights(folder):
+    return torch.load(folder / "model.pt", weights_only=True)
+
+
+def assert_same_weights(first, second):
+    ours, theirs = weights(first), weights(second)
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+
+
+@pytest.mark.parametrize(
+    "method", ["erm", "sk_mixup+decoupled", "am_mixup", "regmixup+infinite_class", "remix"]
+)
+def test_a_run_leaves_all_it_should(method, tmp_path):
+    events = []
+    config = RunConfig(method=method, **TINY)
+    result = train(config, tmp_path / "run", report=events.append, command="by hand")
+    assert result == read_result(tmp_path / "run")
+    assert is_finished(tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    measures = result["metrics"]
+    for name in ("accuracy", "ece", "adaptive_ece", "brier", "nll", "ece_scaled", "nll_scaled",
+                 "temperature", "alignment", "uniformity", "val_accuracy"):  # fmt: skip
+        assert math.isfinite(measures[name]), name
+    arrays = np.load(tmp_path / "run" / "predictions.npz")
+    right = (arrays["test_logits"].argmax(1) == arrays["test_labels"]).mean()
+    assert measures["accuracy"] == pytest.approx(right)
+    assert len(result["history"]) == 2
+    assert result["steps"] == 2 * 4
+    assert result["seconds_per_step"] > 0
+    assert result["peak_memory_mb"] > 50
+    assert result["command"] == "by hand"
+    assert [event["kind"] for event in events].count("epoch") == 2
+    state = weights(tmp_path / "run")
+    assert not any("mixwell" in name for name in state)
+
+
+def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not(tmp_path):
+    config = RunConfig(method="sk_mixup", **TINY)
+    train(config, tmp_path / "a")
+    torch.rand(7)  # a run doesn't depend on what was drawn before
+    train(config, tmp_path / "b")
+    assert_same_weights(tmp_path / "a", tmp_path / "b")
+    train(RunConfig(method="sk_mixup", seed=1, **TINY), tmp_path / "c")
+    first = next(iter(weights(tmp_path / "a")))
+    assert not torch.equal(weights(tmp_path / "a")[first], weights(tmp_path / "c")[first])
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    config = RunConfig(method="erm", **TINY)
+    train(config, tmp_path)
+    before = (tmp_path / "result.json").stat().st_mtime_ns
+    events = []
+    train(config, tmp_path, report=events.append)
+    assert events == []
+    assert (tmp_path / "result.json").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path):
+    train(RunConfig(method="erm", **TINY), tmp_path)
+    with pytest.raises(InputError, match=r"holds another run \(seed=0, not 1\)"):
+        train(RunConfig(method="erm", seed=1, **TINY), tmp_path)
+
+
+class Stop(Exception):
+    pass
+
+
+OPTIONS = {
+    "plain": {"method": "am_mixup+sk_mixup"},
+    "averaged": {"method": "mixup", "ema": 0.9, "model_options": {"dropout": 0.2}},
+    "accumulated": {"method": "regmixup", "accumulate": 3, "schedule": "onecycle", "grad_clip": 1.0},
+    "adamw": {"method": "cutmix", "optimizer": "adamw", "lr": 1e-3, "warmup_epochs": 0.5},
+    "regression": {"data": "diabetes", "method": "c_mixup", "schedule": "step"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, tmp_path):
+    config = RunConfig(train_size=150, epochs=3, batch_size=20, threads=1, checkpoint_minutes=0.0,
+                       **options)  # fmt: skip
+    train(config, tmp_path / "whole")
+    # Stopped in the first epoch, then in the second, each time between two checkpoints.
+    for stop in (2, 5):
+
+        def interrupt(event, stop=stop):
+            if event["kind"] == "step" and event["done"] == stop:
+                raise Stop
+
+        with pytest.raises(Stop):
+            train(config, tmp_path / "parts", report=interrupt)
+    train(config, tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = read_result(tmp_path / "whole"), read_result(tmp_path / "parts")
+    assert whole["metrics"] == parts["metrics"]
+    for ours, theirs in zip(whole["history"], parts["history"], strict=True):
+        assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path):
+    arguments = ["train", "--data", "digits", "--method", "sk_mixup", "--train-size", "600",
+                 "--epochs", "8", "--threads", "1", "--checkpoint-minutes", "0.002"]  # fmt: skip
+    command = [sys.executable, "-m", "mixwell", *arguments, "--out"]
+    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
+    generator = np.random.default_rng(0)
+    kills = 0
+    for _ in range(30):
+        process = subprocess.Popen([*command, str(tmp_path / "parts")], stdout=subprocess.DEVNULL)
+        limit = time.monotonic() + 60
+        # A start takes seconds: wait until it trains, then let it go on for a random while.
+        while not (tmp_path / "parts" / ".lock").exists() and time.monotonic() < limit:
+            time.sleep(0.01)
+        try:
+            process.wait(4.0 + generator.uniform(0.0, 1.5))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        if kills >= 5 or is_finished(tmp_path / "parts"):
+            break
+    subprocess.run([*command, str(tmp_path / "parts")], check=True, capture_output=True)
+    assert kills >= 1
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    left = [name for name in os.listdir(tmp_path / "parts") if name.endswith(".tmp")]
+    assert left == []
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(InputError, match=r"checkpoint.pt can't be read.*delete it"):
+        train(RunConfig(method="erm", **TINY), tmp_path)
+
+
+def test_divergence_is_an_error_that_names_the_step(tmp_path):
+    config = RunConfig(method="erm", lr=1e18, optimizer="sgd", **TINY)
+    with pytest.raises(InputError, match=r"loss is not finite in epoch 1, step \d+ \(lr=1e\+18"):
+        train(config, tmp_path)
+    assert not is_finished(tmp_path)
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    config = RunConfig(method="erm", **TINY)
+
+    def again(event):
+        if event["kind"] == "epoch":
+            with pytest.raises(InputError, match="another process is training"):
+                train(config, tmp_path)
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path, report=again)
+
+
+def test_accumulated_batches_make_one_step(tmp_path):
+    """Without batch statistics, four batches of 25 give the step of one batch of 100."""
+    common = {
+        "method": "erm", "model": "mlp", "train_size": 100, "epochs": 1, "threads": 1,
+        "optimizer": "sgd", "lr": 0.1, "schedule": "constant",
+    }  # fmt: skip
+    train(RunConfig(batch_size=100, **common), tmp_path / "one")
+    train(RunConfig(batch_size=25, accumulate=4, **common), tmp_path / "four")
+    ours, theirs = weights(tmp_path / "one"), weights(tmp_path / "four")
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, atol=1e-6)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(tmp_path):
+    train(RunConfig(method="erm", **TINY), tmp_path / "plain")
+    train(RunConfig(method="erm", ema=0.9999, **TINY), tmp_path / "slow")
+    # At this decay the average hardly leaves the start, where all weights are near each other.
+    moved = [weights(tmp_path / run)["head.weight"] for run in ("plain", "slow")]
+    assert moved[0].std() > moved[1].std()
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
+def test_other_precisions(precision, tmp_path):
+    result = train(RunConfig(method="sk_mixup", precision=precision, **TINY), tmp_path)
+    assert math.isfinite(result["metrics"]["nll"])
+
+
+@pytest.mark.slow
+def test_two_devices(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(
+        "from mixwell.training import RunConfig, train\n"
+        "if __name__ == '__main__':\n"
+        "    config = RunConfig(method='am_mixup+infinite_class', devices=2, accelerator='cpu',\n"
+        "                       train_size=200, epochs=2, batch_size=25, threads=1)\n"
+        f"    result = train(config, {str(tmp_path / 'run')!r})\n"
+        "    assert result['steps'] == 8, result['steps']\n"
+    )
+    subprocess.run([sys.executable, str(script)], check=True, timeout=200)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["metrics"]["accuracy"] > 0.2
+
+
+def test_files_are_whole_or_not_there(tmp_path):
+    path = tmp_path / "file.json"
+    write_json(path, {"a": 1})
+
+    def half(file):
+        file.write(b"half")
+        raise Stop
+
+    with pytest.raises(Stop):
+        write_atomically(path, half)
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert os.listdir(tmp_path) == ["file.json"]
