@@ -89,7 +89,9 @@ class Stop(Exception):
 OPTIONS = {
     "plain": {"method": "am_mixup+sk_mixup"},
     "averaged": {"method": "mixup", "ema": 0.9, "model_options": {"dropout": 0.2}},
-    "accumulated": {"method": "regmixup", "accumulate": 3, "schedule": "onecycle", "grad_clip": 1.0},
+    "accumulated": {
+        "method": "regmixup", "accumulate": 3, "schedule": "onecycle", "grad_clip": 1.0,
+    },
     "adamw": {"method": "cutmix", "optimizer": "adamw", "lr": 1e-3, "warmup_epochs": 0.5},
     "regression": {"data": "diabetes", "method": "c_mixup", "schedule": "step"},
 }  # fmt: skip

@@ -1,0 +1,104 @@
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from mixwell import InputError
+from mixwell.report import write
+from mixwell.studies import summarise
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Checker(HTMLParser):
+    """Checks that all elements are closed in order, and collects what is asked of the network."""
+
+    def __init__(self):
+        super().__init__()
+        self.stack, self.links, self.text = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.stack.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_startendtag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag
+
+    def handle_data(self, data):
+        self.text.append(data)
+
+
+def read(path):
+    checker = Checker()
+    checker.feed(path.read_text(encoding="utf-8"))
+    assert checker.stack == []
+    return checker
+
+
+def test_the_page_is_whole_self_contained_and_tells_the_numbers(make_records, tmp_path):
+    records = make_records(("erm", "mixup", "am_mixup"))
+    paths = write(records, tmp_path, command="mixwell compare --methods erm,mixup")
+    page = read(paths.html)
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    text = " ".join(" ".join(page.text).split())
+    for summary in summarise(records):
+        assert f"{100 * summary.metrics['accuracy'].mean:.2f}" in text
+        assert f"±{100 * summary.metrics['ece'].half_width:.2f}" in text
+    assert "mixwell compare --methods erm,mixup" in text
+    assert "torch 9.9" in text
+    assert "λ_t" in text  # am_mixup's equation
+    html = paths.html.read_text(encoding="utf-8")
+    # Two learning curves, two differences, and two figures of each method.
+    assert html.count("<svg") == 2 + 2 + 2 * 3
+    assert "#010203" not in html
+    assert len(re.findall(r'class="best"', html)) >= 3
+
+
+def test_csv_and_json_hold_every_run(make_records, tmp_path):
+    records = make_records()
+    paths = write(records, tmp_path, command="")
+    rows = list(csv.DictReader(paths.csv.open(encoding="utf-8")))
+    assert len(rows) == 6
+    for row, record in zip(rows, records, strict=True):
+        assert float(row["accuracy"]) == record.metrics["accuracy"]
+    summary = json.loads(paths.json.read_text(encoding="utf-8"))
+    assert [entry["method"] for entry in summary] == ["erm", "mixup"]
+    assert summary[1]["tests_against_baseline"]["accuracy"]["pairs"] == 3
+
+
+def test_what_users_write_is_escaped(make_records, tmp_path):
+    records = make_records(("erm", "<script>alert(1)</script>"), failed={("erm", 0)})
+    html = write(records, tmp_path, command="mixwell <img src=x>").html
+    text = html.read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    assert "&lt;broke&gt;" in text
+    read(html)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"seeds": 1}, {"methods": ("erm",)}, {"task": "regression"}, {"failed": {("mixup", 0)}}],
+)
+def test_unusual_comparisons(options, make_records, tmp_path):
+    page = read(write(make_records(**options), tmp_path, command="").html)
+    assert "erm" in " ".join(page.text)
+
+
+def test_missing_predictions_leave_out_their_figures(make_records, tmp_path):
+    records = make_records()
+    for record in records:
+        (record.path / "predictions.npz").unlink()
+    html = write(records, tmp_path, command="").html.read_text(encoding="utf-8")
+    assert html.count("<svg") == 4
+
+
+def test_no_runs():
+    with pytest.raises(InputError, match="one run at least"):
+        write([], ".", command="")

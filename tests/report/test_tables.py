@@ -1,0 +1,60 @@
+from rich.console import Console
+
+from mixwell.report import COLUMNS, markdown_table, tables
+from mixwell.report.tables import cells
+from mixwell.studies import summarise
+
+
+def rendered(records, width):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    for table in tables(records, width=width):
+        console.print(table)
+    return console.export_text()
+
+
+def test_the_best_mean_is_bold_and_significant_differences_are_marked(make_records):
+    records = make_records(("erm", "mixup", "third"))
+    summaries = summarise(records)
+    by_key = {column.key: column for column in COLUMNS}
+    accuracy = cells(summaries, by_key["accuracy"])
+    assert [cell.best for cell in accuracy] == [False, False, True]
+    assert [cell.mark for cell in accuracy] == ["", "better", "better"]
+    assert "p = " in accuracy[1].note or "p < " in accuracy[1].note
+    alignment = cells(summaries, by_key["alignment"])
+    assert not any(cell.best for cell in alignment)
+    mean = 100 * summaries[1].metrics["accuracy"].mean
+    assert accuracy[1].text == f"{mean:.2f}"
+
+
+def test_terminal_tables_fit_and_hold_every_method_and_measure(make_records):
+    records = make_records(("erm", "mixup", "sk_mixup+decoupled"))
+    for width in (80, 100, 140, 250):
+        text = rendered(records, width)
+        assert max(map(len, text.splitlines())) <= width
+        assert "sk_mixup+decoupled" in text
+        assert "paired t-test" in " ".join(text.split())
+    summary = summarise(records)[0]
+    assert f"{100 * summary.metrics['accuracy'].mean:.2f}" in rendered(records, 140)
+
+
+def test_one_seed_has_no_interval_and_says_so(make_records):
+    text = rendered(make_records(seeds=1), 120)
+    assert "one seed" in text
+    assert "±" not in text
+
+
+def test_regression_and_failures(make_records):
+    records = make_records(("erm", "c_mixup"), task="regression", failed={("c_mixup", 1)})
+    text = rendered(records, 140)
+    assert "RMSE" in text
+    assert "accuracy" not in text
+    assert "1 failed" in text
+
+
+def test_markdown(make_records):
+    text = markdown_table(make_records())
+    lines = text.strip().splitlines()
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| erm |")
+    assert "**" in text
+    assert "MiB" not in text

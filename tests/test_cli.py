@@ -1,0 +1,124 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from mixwell.cli import main
+
+TINY = ["--train-size", "100", "--epochs", "1", "--threads", "1"]
+
+
+def test_methods_and_describe(capsys):
+    assert main(["methods"]) == 0
+    listed = capsys.readouterr().out
+    assert "sk_mixup" in listed
+    assert main(["describe", "sk_mixup+decoupled"]) == 0
+    about = capsys.readouterr().out
+    for word in ("τ_max", "φ^{i,j}", "arXiv:2311.01434", "tau_std", "eta"):
+        assert word in about
+
+
+@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["preview"], ["report"]])
+def test_help_explains(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: mixwell" in text
+    if command in (["train"], ["compare"]):
+        assert "examples:" in text
+        assert "--set KEY=VALUE" in text
+
+
+def test_train_and_train_again(tmp_path, capsys):
+    arguments = ["train", "--method", "sk_mixup", "--set", "tau_std=0.5", *TINY, "--out"]
+    assert main([*arguments, str(tmp_path / "run")]) == 0
+    assert "accuracy" in capsys.readouterr().out
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["config"]["method_options"] == {"tau_std": 0.5}
+    assert main([*arguments, str(tmp_path / "run")]) == 0
+    assert "was finished before" in capsys.readouterr().out
+
+
+def test_compare_report_and_exit_status_of_a_failure(tmp_path, capsys):
+    out = tmp_path / "all"
+    (out / "mixup-seed0").mkdir(parents=True)
+    (out / "mixup-seed0" / "checkpoint.pt").write_bytes(b"damaged")
+    arguments = ["compare", "--methods", "erm,mixup", "--seeds", "1", *TINY, "--out", str(out)]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "failed: mixup-seed0" in captured.err
+    assert "Traceback" not in captured.err
+    assert f"Report: {out / 'report.html'}" in captured.out
+    assert (out / "results.csv").is_file()
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 1
+    assert (out / "report.html").is_file()
+
+
+def test_preview(tmp_path):
+    out = tmp_path / "p.png"
+    assert main(["preview", "--method", "cutmix", "--train-size", "64", "--out", str(out)]) == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--method", "mixupp"], "did you mean 'mixup'"),
+        (["train", "--data", "digit"], "did you mean 'digits'"),
+        (["train", "--method", "mixup", "--set", "tau_std=1"], "no argument 'tau_std'"),
+        (["train", "--set", "alpha=abc"], "alpha must be a number"),
+        (["train", "--set", "alpha"], "takes key=value"),
+        (["train", "--epochs", "-3"], "epochs must be a whole number"),
+        (["train", "--model", "resnet19"], "model='resnet19' is unknown"),
+        (["train", "--model-set", "depth=3"], "has no option 'depth'"),
+        (["train", "--train-size", "100000"], "train_size=100000"),
+        (["train", "--data", "fashion-mnist", "--data-dir", "nowhere"], "nowhere"),
+        (["train", "--method", "c_mixup"], "c_mixup is for regression"),
+        (["compare", "--methods", "erm,mixup", "--seeds", "many"], "seeds must be a count"),
+        (["compare", "--methods", "erm", "--workers", "0"], "workers must be"),
+        (["compare", "--methods", "erm,mixup", "--baseline", "sk"], "baseline='sk'"),
+        (["preview", "--out", "p.jpg"], "must end in .png"),
+        (["preview", "--method", "am_mixup", "--out", "p.png"], "inside the model"),
+        (["describe", "nonsense"], "'nonsense' is unknown"),
+        (["report", "nowhere"], "is no folder"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_message_and_status_2(
+    arguments, words, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MIXWELL_DATA", raising=False)
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert message.startswith(f"mixwell {arguments[0]}: error: ")
+    assert words in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--lr", "fast"], "argument --lr: invalid float value: 'fast'"),
+        (["train", "--no-such-option"], "unrecognized arguments"),
+        (["compare"], "required: --methods"),
+        (["dance"], "invalid choice: 'dance'"),
+    ],
+)
+def test_a_bad_command_line_ends_with_one_message_and_status_2(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+
+
+def test_as_a_module_from_a_shell():
+    command = [sys.executable, "-m", "mixwell", "train", "--method", "none"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
+    assert process.stdout == ""
