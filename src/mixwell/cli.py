@@ -254,6 +254,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
     from mixwell.studies import compare, plan
 
     if options.workers < 1:

@@ -183,8 +183,9 @@ def _last_linear(model: nn.Module, x: Any) -> str:
     linears = [name for name, module, _ in _trace(model, x) if isinstance(module, nn.Linear)]
     if not linears:
         raise InputError(
-            f"{type(unwrap(model)).__name__} has no classifier head to read features from: no nn.Linear "
-            "ran in its forward pass; name the layer whose input is the feature with head='...'"
+            f"{type(unwrap(model)).__name__} has no classifier head to read features from: no "
+            "nn.Linear ran in its forward pass; name the layer whose input is the feature with "
+            "head='...'"
         )
     return linears[-1]
 

@@ -201,6 +201,13 @@ def test_other_precisions(precision, tmp_path):
     assert math.isfinite(result["metrics"]["nll"])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has this precision")
+def test_a_precision_that_the_device_has_not_is_named(tmp_path):
+    config = RunConfig(precision="16-mixed", accelerator="cpu", **TINY)
+    with pytest.raises(InputError, match="'16-mixed' is not to be had on cpu; 'bf16-mixed' is"):
+        train(config, tmp_path)
+
+
 @pytest.mark.slow
 def test_two_devices(tmp_path):
     script = tmp_path / "two.py"

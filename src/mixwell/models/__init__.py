@@ -19,7 +19,7 @@ __all__ = ["MLP", "ResNet", "SmallCNN", "WideResNet", "available", "build", "def
 
 _NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "mlp": ("multilayer perceptron on the flattened input", MLP),
-    "cnn": ("four convolutions, for images of 8 to 32 pixels", SmallCNN),
+    "cnn": ("three convolutions and a hidden layer, for 8 to 32 pixels", SmallCNN),
     "resnet18": ("ResNet-18 with a 3x3 stem and no max-pooling (CIFAR)", partial(ResNet, depth=18)),
     "resnet34": ("ResNet-34, likewise", partial(ResNet, depth=34)),
     "resnet50": ("ResNet-50, likewise", partial(ResNet, depth=50)),

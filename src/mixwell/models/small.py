@@ -46,15 +46,16 @@ class MLP(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """Four convolutions of growing width with batch normalisation, and global average pooling.
+    """Three convolutions of growing width, each halving the image, and a hidden layer.
 
-    The first three halve the image; pooling before the normalisation makes them cheap. The
-    feature has ``8 * width`` non-negative entries.
+    Pooling before the normalisation makes the first stages cheap. The feature is the hidden
+    layer's output: non-negative.
 
     Args:
         input_shape: (C, H, W), H and W from 8 to 32 or so.
         num_outputs: classes.
         width: channels of the first convolution; each next has twice as many.
+        features: units of the hidden layer.
         dropout: before the head.
     """
 
@@ -63,24 +64,31 @@ class SmallCNN(nn.Module):
         input_shape: tuple[int, ...],
         num_outputs: int,
         width: int = 16,
+        features: int = 128,
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        channels = [input_shape[0], width, 2 * width, 4 * width, 8 * width]
+        channels = [input_shape[0], width, 2 * width, 4 * width]
 
-        def stage(before: int, after: int, *pool: nn.Module) -> nn.Sequential:
-            convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
-            return nn.Sequential(convolution, *pool, nn.BatchNorm2d(after), nn.ReLU(inplace=True))
+        def stage(before: int, after: int) -> nn.Sequential:
+            return nn.Sequential(
+                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.MaxPool2d(2),
+                nn.BatchNorm2d(after),
+                nn.ReLU(inplace=True),
+            )
 
-        self.stage1 = stage(channels[0], channels[1], nn.MaxPool2d(2))
-        self.stage2 = stage(channels[1], channels[2], nn.MaxPool2d(2))
-        self.stage3 = stage(channels[2], channels[3], nn.MaxPool2d(2))
-        self.stage4 = stage(channels[3], channels[4])
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.stage1 = stage(channels[0], channels[1])
+        self.stage2 = stage(channels[1], channels[2])
+        self.stage3 = stage(channels[2], channels[3])
+        left = prod(side // 8 for side in input_shape[1:])
+        self.hidden = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels[3] * left, features), nn.ReLU()
+        )
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(channels[4], num_outputs)
+        self.head = nn.Linear(features, num_outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, num_outputs)."""
-        hidden = self.stage4(self.stage3(self.stage2(self.stage1(x))))
-        return self.head(self.dropout(self.pool(hidden).flatten(1)))
+        features = self.hidden(self.stage3(self.stage2(self.stage1(x))))
+        return self.head(self.dropout(features))

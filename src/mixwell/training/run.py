@@ -431,19 +431,15 @@ def _device_name(device: torch.device) -> str:
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Return the optimiser; biases and norms, all that is one-dimensional, have no decay."""
+    """Return the optimiser; weight decay is on all parameters, as in the papers' code."""
     assert config.lr is not None
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    rest = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": rest, "weight_decay": 0.0},
-    ]
+    assert config.weight_decay is not None
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=config.lr, momentum=config.momentum, nesterov=config.momentum > 0
-        )
-    return torch.optim.AdamW(groups, lr=config.lr)
+        nesterov = config.momentum > 0
+        return torch.optim.SGD(trained, momentum=config.momentum, nesterov=nesterov, **options)
+    return torch.optim.AdamW(trained, **options)
 
 
 def _scheduler(
