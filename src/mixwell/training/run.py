@@ -102,8 +102,6 @@ def train(
 def _launch(
     config: RunConfig, dataset: Dataset, folder: Path, report: Report, command: str
 ) -> dict[str, Any]:
-    write_json(folder / "config.json", config.to_dict())
-
     from lightning.fabric import Fabric
 
     accelerator = "cuda" if config.accelerator == "gpu" else config.accelerator
@@ -119,6 +117,12 @@ def _launch(
             f"accelerator={config.accelerator!r} with devices={config.devices} and "
             f"precision={config.precision!r} can't be had here: {error}"
         ) from error
+    if fabric._precision.precision != config.precision:  # Lightning falls back, with a warning
+        raise InputError(
+            f"precision={config.precision!r} is not to be had on {fabric.device.type}; "
+            f"{fabric._precision.precision!r} is"
+        )
+    write_json(folder / "config.json", config.to_dict())
     if config.devices > 1:
         work: Any = _work  # typed for functions without arguments, it passes them on
         # As plain values: Lightning takes apart what it hands to processes.
