@@ -12,8 +12,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mixwell import MixedTarget
-
 torch.set_num_threads(1)
 hypothesis.settings.register_profile("mixwell", derandomize=True, deadline=None, max_examples=60)
 hypothesis.settings.load_profile("mixwell")
@@ -68,16 +66,3 @@ def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(9, 3, 8, 8, generator=generator)
     return x, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 0])
-
-
-def make_target(size: int, num_classes: int, seed: int = 0) -> MixedTarget:
-    """Return random mixed targets that hold λ = 0, 1/2 and 1 and a same-class row."""
-    generator = torch.Generator().manual_seed(seed)
-    a = torch.randint(num_classes, (size,), generator=generator)
-    b = torch.randint(num_classes, (size,), generator=generator)
-    lam = torch.rand(size, generator=generator)
-    special = torch.tensor([0.0, 0.5, 1.0])[: min(size, 3)]
-    lam[: len(special)] = special
-    if size > 3:
-        b[3] = a[3]
-    return MixedTarget(a, b, lam)

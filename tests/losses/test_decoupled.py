@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import make_target
+from helpers import make_target
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 import torch
-from conftest import make_target
+from helpers import make_target, run_two_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -159,45 +159,38 @@ def test_bad_input_is_named(call, words):
 
 def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
     """Each process holds half of a batch; averaged as DDP does, the gradients are the whole's."""
-    script = tmp_path / "worker.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import sys, torch, torch.distributed as dist
-            from torch import nn
-            from mixwell import MixedTarget
-            from mixwell.losses import InfiniteClassLoss
+    script = """
+        import sys, torch, torch.distributed as dist
+        from torch import nn
+        from mixwell import MixedTarget
+        from mixwell.losses import InfiniteClassLoss
 
-            rank = int(sys.argv[1])
-            dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-            torch.manual_seed(0)
-            net = nn.Linear(4, 5)
-            x = torch.randn(8, 4)
-            a, b = torch.randint(5, (2, 8))
-            lam = torch.rand(8)
-            part = slice(4 * rank, 4 * rank + 4)
-            half = MixedTarget(a[part], b[part], lam[part])
-            for mask in (False, True):
-                loss = InfiniteClassLoss(mask_duplicates=mask)
-                alone = InfiniteClassLoss(mask_duplicates=mask, gather=False)
-                wanted = alone(net(x), MixedTarget(a, b, lam))
-                expected = torch.autograd.grad(wanted, list(net.parameters()))
-                for form in ("logits", "features"):
-                    if form == "logits":
-                        value = loss(net(x[part]), half)
-                    else:
-                        value = loss.from_features(x[part], net.weight, net.bias, half)
-                    found = torch.autograd.grad(value, list(net.parameters()))
-                    mean = value.detach().clone()
-                    dist.all_reduce(mean)
-                    torch.testing.assert_close(mean / 2, wanted.detach())
-                    for ours, theirs in zip(found, expected):
-                        dist.all_reduce(ours)
-                        torch.testing.assert_close(ours / 2, theirs)
-            dist.destroy_process_group()
-            """
-        )
-    )
-    store = f"file://{tmp_path / 'store'}"
-    workers = [subprocess.Popen([sys.executable, script, str(rank), store]) for rank in range(2)]
-    assert [worker.wait(120) for worker in workers] == [0, 0]
+        rank = int(sys.argv[1])
+        dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
+        torch.manual_seed(0)
+        net = nn.Linear(4, 5)
+        x = torch.randn(8, 4)
+        a, b = torch.randint(5, (2, 8))
+        lam = torch.rand(8)
+        part = slice(4 * rank, 4 * rank + 4)
+        half = MixedTarget(a[part], b[part], lam[part])
+        for mask in (False, True):
+            loss = InfiniteClassLoss(mask_duplicates=mask)
+            alone = InfiniteClassLoss(mask_duplicates=mask, gather=False)
+            wanted = alone(net(x), MixedTarget(a, b, lam))
+            expected = torch.autograd.grad(wanted, list(net.parameters()))
+            for form in ("logits", "features"):
+                if form == "logits":
+                    value = loss(net(x[part]), half)
+                else:
+                    value = loss.from_features(x[part], net.weight, net.bias, half)
+                found = torch.autograd.grad(value, list(net.parameters()))
+                mean = value.detach().clone()
+                dist.all_reduce(mean)
+                torch.testing.assert_close(mean / 2, wanted.detach())
+                for ours, theirs in zip(found, expected):
+                    dist.all_reduce(ours)
+                    torch.testing.assert_close(ours / 2, theirs)
+        dist.destroy_process_group()
+        """
+    run_two_processes(script, tmp_path)

@@ -1,10 +1,10 @@
 import copy
 import subprocess
 import sys
-import textwrap
 
 import pytest
 import torch
+from helpers import run_two_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -498,44 +498,37 @@ def test_the_default_compiler(make_net, images):
 
 def test_two_ddp_processes(tmp_path):
     """Every method's gradient under DDP is the mean of the two processes' own gradients."""
-    script = tmp_path / "worker.py"
-    script.write_text(
-        textwrap.dedent(
-            """
-            import copy, sys, torch, torch.distributed as dist
-            from torch import nn
-            from torch.nn.parallel import DistributedDataParallel
-            import mixwell
+    script = """
+        import copy, sys, torch, torch.distributed as dist
+        from torch import nn
+        from torch.nn.parallel import DistributedDataParallel
+        import mixwell
 
-            rank = int(sys.argv[1])
-            dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-            torch.manual_seed(0)
-            net = nn.Sequential(
-                nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 5)
-            )
-            twin, model = copy.deepcopy(net), DistributedDataParallel(net)
-            torch.manual_seed(rank)
-            x, y = torch.randn(6, 3, 2, 2), torch.randint(5, (6,))
-            for name in ("mixup", "sk_mixup+decoupled", "am_mixup", "regmixup+am_mixup",
-                         "manifold_mixup", "infinite_class"):
-                method = mixwell.create(name, num_classes=5)
-                grads = []
-                for module in (model, twin):
-                    torch.manual_seed(3)
-                    module.zero_grad()
-                    method(module, x, y).backward()
-                    grads.append([p.grad.clone() for p in module.parameters()])
-                for ours, own in zip(*grads):
-                    dist.all_reduce(own)
-                    torch.testing.assert_close(ours, own / 2)
-                assert sum(float(grad.abs().sum()) for grad in grads[0]) > 0
-            dist.destroy_process_group()
-            """
+        rank = int(sys.argv[1])
+        dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Flatten(), nn.Linear(12, 8), nn.LayerNorm(8), nn.ReLU(), nn.Linear(8, 5)
         )
-    )
-    store = f"file://{tmp_path / 'store'}"
-    workers = [subprocess.Popen([sys.executable, script, str(rank), store]) for rank in range(2)]
-    assert [worker.wait(180) for worker in workers] == [0, 0]
+        twin, model = copy.deepcopy(net), DistributedDataParallel(net)
+        torch.manual_seed(rank)
+        x, y = torch.randn(6, 3, 2, 2), torch.randint(5, (6,))
+        for name in ("mixup", "sk_mixup+decoupled", "am_mixup", "regmixup+am_mixup",
+                     "manifold_mixup", "infinite_class"):
+            method = mixwell.create(name, num_classes=5)
+            grads = []
+            for module in (model, twin):
+                torch.manual_seed(3)
+                module.zero_grad()
+                method(module, x, y).backward()
+                grads.append([p.grad.clone() for p in module.parameters()])
+            for ours, own in zip(*grads):
+                dist.all_reduce(own)
+                torch.testing.assert_close(ours, own / 2)
+            assert sum(float(grad.abs().sum()) for grad in grads[0]) > 0
+        dist.destroy_process_group()
+        """
+    run_two_processes(script, tmp_path)
 
 
 def test_importing_needs_torch_alone_and_little_time():

@@ -1,0 +1,34 @@
+"""What several test modules call."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import torch
+
+from mixwell import MixedTarget
+
+
+def run_two_processes(script: str, folder: Path) -> None:
+    """Run a script in two processes; each is given its rank and a store to meet at."""
+    path = folder / "worker.py"
+    path.write_text(textwrap.dedent(script))
+    store = f"file://{folder / 'store'}"
+    workers = [subprocess.Popen([sys.executable, path, str(rank), store]) for rank in range(2)]
+    assert [worker.wait(180) for worker in workers] == [0, 0]
+
+
+def make_target(size: int, num_classes: int, seed: int = 0) -> MixedTarget:
+    """Return random mixed targets that hold λ = 0, 1/2 and 1 and a same-class row."""
+    generator = torch.Generator().manual_seed(seed)
+    a = torch.randint(num_classes, (size,), generator=generator)
+    b = torch.randint(num_classes, (size,), generator=generator)
+    lam = torch.rand(size, generator=generator)
+    special = torch.tensor([0.0, 0.5, 1.0])[: min(size, 3)]
+    lam[: len(special)] = special
+    if size > 3:
+        b[3] = a[3]
+    return MixedTarget(a, b, lam)
