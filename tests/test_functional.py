@@ -161,11 +161,14 @@ def test_sample_beta_follows_the_distribution(tau):
 @pytest.mark.parametrize("tau", [1e-6, 1e-8, 1e-12, 1e-30])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_tiny_tau_is_a_coin_toss_never_one_half(tau, dtype):
-    """λ strays further than 1e-6 with probability 13.8 τ: here 0.07 in the worst case."""
-    generator = torch.Generator().manual_seed(5)
-    lam = functional.sample_beta(torch.full((5_000,), tau, dtype=dtype), generator).double()
+    """A λ strays further than 1e-6 with probability 13.8 τ: one of these, 1.4 % in the worst case.
+
+    The count of heads is within 4.7 standard deviations.
+    """
+    generator = torch.Generator().manual_seed(7)
+    lam = functional.sample_beta(torch.full((1_000,), tau, dtype=dtype), generator).double()
     assert torch.minimum(lam, 1 - lam).max() <= 1e-6
-    assert 2300 < int((lam > 0.5).sum()) < 2700
+    assert 425 < int((lam > 0.5).sum()) < 575
 
 
 def test_no_nan_over_the_whole_range_of_tau():

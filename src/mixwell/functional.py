@@ -63,7 +63,7 @@ def _mix_tensor(x: Tensor, mix: Mix) -> Tensor:
     if not (x.is_floating_point() or x.is_complex() or x.dtype == torch.uint8):
         raise InputError(
             f"mix: a tensor of {x.dtype} can't be interpolated; floating, complex and uint8 can "
-            "(class labels mix as a MixedTarget)"
+            "(class labels mix as a MixedTarget; of tokens, mix a hidden layer: layer='...')"
         )
     if mix.mask is not None:
         weight = _fit_mask(mix.mask, x)

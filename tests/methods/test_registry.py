@@ -125,6 +125,7 @@ def test_parts_may_be_given_as_objects_or_by_name():
         ("mixup", {"tau_std": 1}, "mixup has no argument 'tau_std'; it knows alpha"),
         ("sk_mixup", {"taustd": 1}, "did you mean 'tau_std'"),
         ("mixup", {"loss__alpha": 1}, "no argument 'loss__alpha'"),
+        ("sk_mixup", {"per": "batch"}, "per='batch' has nothing to act on"),
         ("mixup", {"reduction": "none"}, "no argument 'reduction'"),
         ("mixup", {"alpha": "big"}, "alpha must be a number"),
         ("mixup", {"p": 1.2}, "p must be a number"),

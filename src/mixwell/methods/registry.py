@@ -268,6 +268,12 @@ class _Plan:
                 )
             for slot in slots:
                 slot.given[argument] = value
+            # Where λ is drawn for each pair, "per" would only say how p is drawn.
+            settings_alone = slots == [self.slots.get("recipe")]
+            if argument == "per" and value == "batch" and settings_alone and "p" not in arguments:
+                raise InputError(
+                    f"{self.name}: per='batch' has nothing to act on: λ is drawn for each pair"
+                )
 
     def build(self) -> list[Term]:
         terms = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -9,7 +10,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from mixwell.errors import InputError
 from mixwell.metrics._checks import check_labels, wide
@@ -85,8 +85,13 @@ def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
 
     step = max(1, _BLOCK // size)
     edges = [*range(0, size - 1, step), size]
-    # With a gradient, the blocks are computed again on the way back instead of being kept.
-    run = partial(checkpoint, block, use_reentrant=False) if unit.requires_grad else block
+    run: Callable[[int, int], Tensor] = block
+    if unit.requires_grad:
+        # The blocks are computed again on the way back instead of being kept. Imported here: it
+        # imports SymPy, which takes longer than all of mixwell.
+        from torch.utils.checkpoint import checkpoint
+
+        run = partial(checkpoint, block, use_reentrant=False)
     sums = [run(start, end) for start, end in pairwise(edges)]
     pairs = torch.tensor(size * (size - 1) / 2, dtype=unit.dtype, device=unit.device)
     return torch.stack(sums).logsumexp(0) - pairs.log()
