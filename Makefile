@@ -16,7 +16,7 @@ $(VENV)/installed: pyproject.toml
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/mixwell compare --data digits --seeds 3 --out runs/demo \
+	$(BIN)/mixwell compare --data digits --seeds 3 --workers 2 --threads 1 --out runs/demo \
 	  --methods erm,mixup,regmixup,sk_mixup,decoupled,infinite_class,am_mixup
 
 test: $(VENV)/installed
