@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
 import struct
 from pathlib import Path
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from mixwell import InputError, data
 from mixwell.data.sources import read_idx
+
+REAL = os.environ.get("MIXWELL_DATA")
 
 
 @pytest.fixture(autouse=True)
@@ -367,3 +370,29 @@ def test_available_says_what_each_set_is():
     sets = data.available()
     assert {"digits", "fashion-mnist", "cifar10", "cifar100", "airfoil", "diabetes"} <= set(sets)
     assert all(sets.values())
+
+
+# ----------------------------------------------------------------------------------- the real thing
+
+real = pytest.mark.skipif(
+    not REAL, reason="MIXWELL_DATA names no folder with Fashion-MNIST and Airfoil"
+)
+
+
+@real
+def test_the_real_fashion_mnist():
+    dataset = data.load("fashion-mnist", data_dir=REAL, train_size=6000)
+    assert (len(dataset.train), len(dataset.val), len(dataset.test)) == (6000, 6000, 10_000)
+    assert dataset.class_counts.tolist() == [600] * 10
+    assert torch.bincount(dataset.test.y).tolist() == [1000] * 10
+    x, _, _ = next(iter(dataset.train.batches(6000)))
+    assert abs(float(x.mean())) < 1e-3
+    assert abs(float(x.std()) - 1) < 1e-3
+
+
+@real
+def test_the_real_airfoil():
+    dataset = data.load("airfoil", data_dir=REAL)
+    assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 1503
+    assert 120 < dataset.target_mean < 130
+    assert abs(float(dataset.train.y.std()) - 1) < 1e-3
