@@ -191,6 +191,7 @@ def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
                 for ours, theirs in zip(found, expected):
                     dist.all_reduce(ours)
                     torch.testing.assert_close(ours / 2, theirs)
+        dist.barrier()
         dist.destroy_process_group()
         """
     run_two_processes(script, tmp_path)

@@ -526,6 +526,7 @@ def test_two_ddp_processes(tmp_path):
                 dist.all_reduce(own)
                 torch.testing.assert_close(ours, own / 2)
             assert sum(float(grad.abs().sum()) for grad in grads[0]) > 0
+        dist.barrier()
         dist.destroy_process_group()
         """
     run_two_processes(script, tmp_path)

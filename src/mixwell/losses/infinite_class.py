@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -121,12 +123,9 @@ class InfiniteClassLoss(Loss):
         if not self._parallel():
             return target
 
-        def gathered(tensor: Tensor) -> Tensor:
-            parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-            dist.all_gather(parts, tensor.contiguous())
-            return torch.cat(parts)
-
-        return MixedTarget(gathered(target.a), gathered(target.b), gathered(target.lam))
+        return MixedTarget(
+            *(_gather(part).flatten(0, 1) for part in (target.a, target.b, target.lam))
+        )
 
     def _contrast(self, similarity: Tensor, target: MixedTarget, everyone: MixedTarget) -> Tensor:
         """Return the loss from S: own samples down, everyone's classifiers across."""
@@ -149,9 +148,8 @@ class InfiniteClassLoss(Loss):
         if self.axis in ("both", "pair"):
             over_samples = similarity.logsumexp(0)
             if self._parallel():
-                from torch.distributed.nn.functional import all_gather
-
-                over_samples = torch.stack(tuple(all_gather(over_samples))).logsumexp(0)
+                everywhere: Tensor = _Gather.apply(over_samples)
+                over_samples = everywhere.logsumexp(0)
             loss = loss + over_samples[own] - positive
         return self._reduce(loss, target)
 
@@ -160,6 +158,27 @@ class InfiniteClassLoss(Loss):
             f"axis={self.axis!r}, mask_duplicates={self.mask_duplicates}, "
             f"gather={self.gather}, {super().extra_repr()}"
         )
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    """Return the tensors of all processes, stacked by rank."""
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.stack(parts)
+
+
+class _Gather(torch.autograd.Function):
+    """:func:`_gather` with gradient: what all processes' losses ask of this one's tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        return _gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
 
 
 def _duplicates(target: MixedTarget, everyone: MixedTarget, first: int) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from mixwell.errors import InputError
 
-__all__ = ["make_folder", "read_json", "write_atomically", "write_json"]
+__all__ = ["clear_leftovers", "make_folder", "read_json", "write_atomically", "write_json"]
 
 
 def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
@@ -21,7 +21,7 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
         path: the file.
         content: what it holds, or a function that writes it.
     """
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if isinstance(content, bytes):
@@ -35,6 +35,12 @@ def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) 
     except BaseException:
         os.unlink(name)
         raise
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove the unfinished files that a process left in a folder when it was killed."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -26,7 +26,13 @@ from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.training.config import RunConfig
 from mixwell.training.evaluate import measure, predict, quick_measure
-from mixwell.training.files import make_folder, read_json, write_atomically, write_json
+from mixwell.training.files import (
+    clear_leftovers,
+    make_folder,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 try:
     import fcntl
@@ -96,6 +102,7 @@ def train(
     if is_finished(folder):
         return read_result(folder)
     with _locked(folder):
+        clear_leftovers(folder)
         return _launch(config, dataset, folder, report, command)
 
 
