@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+import mixwell
 from mixwell import InputError
 from mixwell.heads import capture_features, find_head, inference, logits_of, stages, tapped, unwrap
 
@@ -60,6 +61,14 @@ def test_a_named_head_and_its_errors():
         find_head(model, x, "top.clasifier")
     with pytest.raises(InputError, match=r"no nn.Linear ran"):
         find_head(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), torch.randn(2, 3, 1, 1))
+
+
+def test_exported_and_traced_models_are_refused_where_a_layer_is_needed(make_net, images):
+    net, (x, y) = make_net().eval(), images
+    for model in (torch.export.export(net, (x,)).module(), torch.jit.trace(net, x)):
+        with pytest.raises(InputError, match="exported and traced models"):
+            mixwell.create("am_mixup", num_classes=5)(model, x, y)
+        assert mixwell.create("mixup", num_classes=5)(model, x, y).isfinite()
 
 
 @pytest.mark.parametrize("mode", ["eval", "train"])

@@ -57,7 +57,8 @@ def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
     buffers = [] if mode == "eval" else [(b, b.clone()) for b in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     if mode == "eval":
-        model.eval()
+        for module, _ in modes:
+            module.training = False  # not eval(), which exported modules refuse
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
@@ -109,7 +110,7 @@ def find_head(model: nn.Module, x: Any, head: str | None = None) -> tuple[str, n
     """Return the name and module of the classifier head.
 
     timm's ``get_classifier()`` is asked first; else the head is the last ``nn.Linear`` that runs
-    in a forward pass of the first samples of ``x``, in evaluation mode, of which nothing remains.
+    in a forward pass of ``x`` in evaluation mode, of which nothing remains.
 
     Args:
         model: any module; wrappers (DDP, torch.compile) are looked through.
@@ -158,21 +159,25 @@ def check_one_head(model: nn.Module) -> None:
         )
 
 
-def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, Any]]:
-    """Return name, module and output of each layer that runs for two samples, as they end."""
+def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, bool]]:
+    """Return what runs in a forward pass: name, module, and whether its output is batch-first.
+
+    The whole batch is used: models may be made for its size.
+    """
     names = {module: name for name, module in unwrap(model).named_modules()}
-    ran: list[tuple[str, nn.Module, Any]] = []
-    handles = [
-        module.register_forward_hook(
-            lambda module, _, output: ran.append((names[module], module, output))
-        )
-        for module in names
-    ]
-    first = pytree.tree_map_only(Tensor, lambda leaf: leaf[:2], x)
+    size = next(len(leaf) for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor))
+    ran: list[tuple[str, nn.Module, bool]] = []
+
+    def note(module: nn.Module, _: Any, output: Any) -> None:
+        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        batch_first = all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
+        ran.append((names[module], module, bool(leaves) and batch_first))
+
+    handles = [module.register_forward_hook(note) for module in names]
     try:
         # A compiled part would not run the hooks; eagerly it does.
         with inference(model), torch.compiler.set_stance("force_eager"):
-            model(first)
+            model(x)
     finally:
         for handle in handles:
             handle.remove()
@@ -184,8 +189,8 @@ def _last_linear(model: nn.Module, x: Any) -> str:
     if not linears:
         raise InputError(
             f"{type(unwrap(model)).__name__} has no classifier head to read features from: no "
-            "nn.Linear ran in its forward pass; name the layer whose input is the feature with "
-            "head='...'"
+            "nn.Linear ran in its forward pass (in exported and traced models none does: give the "
+            "model itself); name the layer whose input is the feature with head='...'"
         )
     return linears[-1]
 
@@ -301,7 +306,7 @@ def stages(model: nn.Module, x: Any) -> list[str]:
 
     Args:
         model: any module.
-        x: a batch of inputs, for one forward pass of two samples; its answer is remembered.
+        x: a batch of inputs, for one forward pass; its answer is remembered.
     """
     inner = unwrap(model)
     if inner not in _STAGES:
@@ -314,9 +319,8 @@ def _stages(model: nn.Module, x: Any) -> list[str]:
     names = [name for name, _, _ in ran]
     linears = [name for name, module, _ in ran if isinstance(module, nn.Linear)]
     head = linears[-1] if linears else ""
-    size = min(2, next(len(leaf) for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)))
 
-    def usable(name: str, module: nn.Module, output: Any) -> bool:
+    def usable(name: str, module: nn.Module, batch_first: bool) -> bool:
         parent, _, _ = name.rpartition(".")
         stage = "." not in name and not isinstance(module, nn.Sequential)
         stage = stage or (
@@ -324,18 +328,16 @@ def _stages(model: nn.Module, x: Any) -> list[str]:
             and bool(parent)
             and isinstance(unwrap(model).get_submodule(parent), nn.Sequential)
         )
-        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         return (
             bool(name)
             and stage
             and names.count(name) == 1
             and not (head == name or head.startswith(name + "."))
             and next(module.parameters(), None) is not None
-            and bool(leaves)
-            and all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
+            and batch_first
         )
 
-    candidates = [(name, module) for name, module, output in ran if usable(name, module, output)]
+    candidates = [(name, module) for name, module, first in ran if usable(name, module, first)]
     blocks = [name for name, module in candidates if next(module.children(), None) is not None]
     found = blocks if len(blocks) > 1 else [name for name, _ in candidates]
     return found[: (len(found) + 1) // 2]
