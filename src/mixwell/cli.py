@@ -240,7 +240,7 @@ def _train(options: argparse.Namespace) -> int:
     default = f"{config.data.split('/')[-1]}-{config.method}-seed{config.seed}"
     out = Path(options.out or Path("runs") / _slug(default))
     finished = is_finished(out)
-    with _progress() as show:
+    with _Progress() as show:
         result = train(
             config, out, report=lambda event: show(config.label, event), command=_command_line()
         )
@@ -266,7 +266,7 @@ def _compare(options: argparse.Namespace) -> int:
     if baseline is not None and baseline not in methods:
         raise InputError(f"baseline={baseline!r} is not among the methods {', '.join(methods)}")
     cells = plan(base, methods, _seeds(options.seeds), out, _settings("--set", options.set))
-    with _progress(len(cells)) as show:
+    with _Progress(len(cells)) as show:
 
         def report(cell: Cell, event: dict[str, Any]) -> None:
             show(cell.name, event)
@@ -417,10 +417,6 @@ def _row(event: dict[str, Any]) -> str:
     if "val_rmse" in event:
         parts.append(f"validation RMSE {event['val_rmse']:.4g}")
     return ", ".join(parts)
-
-
-def _progress(runs: int | None = None) -> _Progress:
-    return _Progress(runs)
 
 
 # -------------------------------------------------------------------------------------------- main

@@ -249,7 +249,7 @@ class Method(nn.Module):
             recipe = term.recipe if self.training else None
             stream = next(stream for stream in streams if stream.recipe is recipe)
             assert stream.target is not None
-            value = self._clean_loss(term) if recipe is None and term.recipe else term.loss
+            value = self._clean_loss() if recipe is None and term.recipe else term.loss
             losses[term.name] = value(logits[stream.rows], stream.target)
             loss = loss + term.weight * losses[term.name]
             if not self.training:
@@ -300,7 +300,7 @@ class Method(nn.Module):
     def _terms(self) -> list[Term]:
         return [term for term in self.terms if isinstance(term, Term)]
 
-    def _clean_loss(self, term: Term) -> nn.Module:
+    def _clean_loss(self) -> nn.Module:
         """Return the loss of clean samples that stands for a mixing term in evaluation mode."""
         return MixedMSE() if self.task == "regression" else MixedCrossEntropy()
 
