@@ -8,7 +8,12 @@ from torch import Tensor
 from mixwell.errors import InputError
 from mixwell.metrics._checks import wide
 
-__all__ = ["mean_absolute_error", "r2_score", "root_mean_squared_error"]
+__all__ = [
+    "mean_absolute_error",
+    "mean_absolute_percentage_error",
+    "r2_score",
+    "root_mean_squared_error",
+]
 
 
 def root_mean_squared_error(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -32,6 +37,15 @@ def mean_absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
     """
     predictions, targets = _pair(predictions, targets)
     return (predictions - targets).abs().mean()
+
+
+def mean_absolute_percentage_error(predictions: Tensor, targets: Tensor) -> Tensor:
+    """Return ``mean |ŷ - y| / |y|``, 1 for 100 %: a scalar; infinite where a target is 0.
+
+    Arguments and errors as of :func:`root_mean_squared_error`.
+    """
+    predictions, targets = _pair(predictions, targets)
+    return ((predictions - targets) / targets).abs().mean()
 
 
 def r2_score(predictions: Tensor, targets: Tensor) -> Tensor:
