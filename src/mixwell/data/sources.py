@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import pickle
 import struct
@@ -14,12 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mixwell.errors import InputError
+from mixwell.errors import InputError, suggest
 
-__all__ = ["read_airfoil", "read_cifar", "read_folder", "read_idx", "read_idx_pair"]
+__all__ = [
+    "find",
+    "read_airfoil",
+    "read_cifar",
+    "read_csv",
+    "read_folder",
+    "read_idx",
+    "read_idx_pair",
+    "read_series",
+]
 
 
-def _find(argument: str, root: Path, folders: Sequence[str], names: Sequence[str]) -> Path:
+def find(argument: str, root: Path, folders: Sequence[str], names: Sequence[str]) -> Path:
     """Return the first existing file of ``names``, looked for in ``folders`` of ``root``."""
     if not root.is_dir():
         raise InputError(f"{argument}={str(root)!r} is no folder")
@@ -78,7 +88,7 @@ def read_idx_pair(root: Path, folders: Sequence[str], prefix: str) -> tuple[Tens
     parts = []
     for kind, dimensions in (("images", 3), ("labels", 1)):
         stem = f"{prefix}-{kind}-idx{dimensions}-ubyte"
-        path = _find("data_dir", root, folders, [stem, f"{stem}.gz"])
+        path = find("data_dir", root, folders, [stem, f"{stem}.gz"])
         tensor = read_idx(path)
         if tensor.ndim != dimensions:
             raise InputError(f"{path} must have {dimensions} dimensions, it has {tensor.ndim}")
@@ -130,7 +140,7 @@ def read_cifar(
     train = ["train"] if hundred else [f"data_batch_{part}" for part in range(1, 6)]
 
     def read(name: str) -> tuple[Path, dict[str, Any]]:
-        path = _find("data_dir", root, [folder, "."], [name])
+        path = find("data_dir", root, [folder, "."], [name])
         return path, _unpickle(path)
 
     splits = []
@@ -198,7 +208,7 @@ def read_folder(root: Path) -> tuple[list[Path], Tensor, list[str]]:
 
 def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:
     """Return the Airfoil self-noise table: (1503, 5) inputs and (1503,) decibels."""
-    path = _find("data_dir", root, [".", "airfoil"], ["airfoil_self_noise.dat"])
+    path = find("data_dir", root, [".", "airfoil"], ["airfoil_self_noise.dat"])
     try:
         table = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except ValueError as error:
@@ -208,3 +218,98 @@ def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:
             f"{path} must hold 6 finite columns (5 inputs and the target), got {table.shape[1]}"
         )
     return torch.from_numpy(table[:, :5]), torch.from_numpy(table[:, 5])
+
+
+def _read_table(path: Path, header: bool) -> Any:
+    """Return a text table as pandas reads it, or an InputError that says what is wrong."""
+    import pandas as pd
+
+    try:
+        # The delimiter is guessed: comma, semicolon, tab and space are all in use.
+        table = pd.read_csv(path, sep=None, engine="python", header=0 if header else None)
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{path} is no table that can be read: {error}") from error
+    if not len(table):
+        raise InputError(f"{path} holds no rows")
+    missing = table.isna()
+    if bool(missing.to_numpy().any()):
+        column = missing.columns[missing.any().to_numpy().argmax()]
+        row = int(missing[column].to_numpy().argmax())
+        raise InputError(
+            f"{path}: column {str(column)!r} has no value in row {row + 1} of "
+            f"{len(table)}: fill it in or leave the row out"
+        )
+    return table
+
+
+def _column(path: Path, table: Any, target: str) -> Any:
+    """Return the column called ``target``, or numbered so where there are no names."""
+    names = {str(column): column for column in table.columns}
+    if target not in names:
+        raise InputError(
+            f"target={target!r}: {path} has no such column{suggest(target, names)}; "
+            f"it has {', '.join(names)}"
+        )
+    return names[target]
+
+
+def _finite(path: Path, values: Any) -> Tensor:
+    array = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(array).all():
+        raise InputError(f"{path} holds infinite numbers")
+    return torch.from_numpy(array)
+
+
+def read_csv(path: Path, target: str | None) -> tuple[Tensor, Tensor]:
+    """Return a table's inputs (N, F) and its target (N,).
+
+    Columns of text become one column for each of their values (one-hot).
+
+    Args:
+        path: with a header line; the delimiter is found out.
+        target: the column that is predicted; the last without one.
+    """
+    import pandas as pd
+
+    table = _read_table(path, header=True)
+    column = table.columns[-1] if target is None else _column(path, table, target)
+    y, x = table[column], table.drop(columns=column)
+    if not pd.api.types.is_numeric_dtype(y) or pd.api.types.is_bool_dtype(y):
+        raise InputError(
+            f"{path}: the target {str(column)!r} must hold numbers, it holds {y.iloc[0]!r}; "
+            "name another with target (--target COLUMN)"
+        )
+    wide = pd.get_dummies(x, dtype=float)
+    if wide.shape[1] > 10 * x.shape[1] + 1000:
+        raise InputError(
+            f"{path}: columns of text have {wide.shape[1]} different values; leave out those that "
+            "name each row"
+        )
+    if not wide.shape[1]:
+        raise InputError(f"{path} has no column beside the target {str(column)!r}")
+    return _finite(path, wide), _finite(path, y)
+
+
+def read_series(path: Path, target: str | None) -> tuple[Tensor, list[int]]:
+    """Return a multivariate time series (T, V) float32 and the columns that are predicted.
+
+    Args:
+        path: a row for each time, with or without a header; columns that hold no numbers (dates)
+            are left out.
+        target: one column, by its name or number from 0; all without one.
+    """
+    import pandas as pd
+
+    table = _read_table(path, header=False)
+    if all(isinstance(value, str) for value in table.iloc[0]):
+        table = _read_table(path, header=True)
+    numeric = [c for c in table.columns if pd.api.types.is_numeric_dtype(table[c])]
+    if not numeric:
+        raise InputError(f"{path} has no column of numbers")
+    table = table[numeric]
+    values = _finite(path, table).float()
+    if target is None:
+        return values, list(range(values.shape[1]))
+    return values, [list(table.columns).index(_column(path, table, target))]

@@ -19,7 +19,7 @@ from mixwell.errors import InputError
 __all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "seeded"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
-"""A batch: inputs (B, ...) float32 normalised, targets (B,), positions in the split (B,)."""
+"""A batch: normalised inputs (B, ...), targets (B,) or (B, K), positions in the split (B,)."""
 
 AnySplit = TypeVar("AnySplit", bound="Split")
 
@@ -37,7 +37,7 @@ class Split(ABC):
     """The samples of one part of a dataset.
 
     Attributes:
-        y: (N,), class indices int64 or real targets float32.
+        y: (N,), class indices int64 or real targets float32; (N, K) of K targets.
     """
 
     y: Tensor
@@ -126,7 +126,7 @@ class TensorSplit(Split):
 
     Args:
         x: (N, ...), floating, or uint8 images (N, C, H, W), which are scaled to [0, 1].
-        y: (N,), class indices or real targets.
+        y: (N,), class indices or real targets; (N, K) of K targets.
         mean: of each channel, subtracted; none without ``std``.
         std: of each channel.
         crop: augmentation: crops at random places of the image padded by so many black pixels.
@@ -147,9 +147,9 @@ class TensorSplit(Split):
     )
 
     def __post_init__(self) -> None:
-        if self.y.shape != (len(self.x),):
+        if self.y.ndim not in (1, 2) or len(self.y) != len(self.x):
             raise InputError(
-                f"y must have one entry per sample, shape ({len(self.x)},), "
+                f"y must have one entry per sample, shape ({len(self.x)},) or ({len(self.x)}, K), "
                 f"got shape {tuple(self.y.shape)}"
             )
         if (self.crop or self.flip) and self.x.ndim != 4:

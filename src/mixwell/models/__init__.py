@@ -12,14 +12,24 @@ import torch
 from torch import nn
 
 from mixwell.errors import InputError, suggest
-from mixwell.models.small import MLP, SmallCNN
+from mixwell.models.small import MLP, Forecaster, SmallCNN
 from mixwell.models.wide import ResNet, WideResNet
 
-__all__ = ["MLP", "ResNet", "SmallCNN", "WideResNet", "available", "build", "default_for"]
+__all__ = [
+    "MLP",
+    "Forecaster",
+    "ResNet",
+    "SmallCNN",
+    "WideResNet",
+    "available",
+    "build",
+    "default_for",
+]
 
 _NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "mlp": ("multilayer perceptron on the flattened input", MLP),
     "cnn": ("three convolutions and a hidden layer, for 8 to 32 pixels", SmallCNN),
+    "gru": ("recurrent network on a series, with an autoregressive part", Forecaster),
     "resnet18": ("ResNet-18 with a 3x3 stem and no max-pooling (CIFAR)", partial(ResNet, depth=18)),
     "resnet34": ("ResNet-34, likewise", partial(ResNet, depth=34)),
     "resnet50": ("ResNet-50, likewise", partial(ResNet, depth=50)),
@@ -37,6 +47,8 @@ def available() -> dict[str, str]:
 
 def default_for(task: str, input_shape: tuple[int, ...]) -> str:
     """Return the name of the model that is trained where none is asked for."""
+    if len(input_shape) == 2:
+        return "gru"
     if task == "regression" or len(input_shape) != 3:
         return "mlp"
     return "cnn" if max(input_shape[1:]) <= 32 else "timm:resnet18"
@@ -51,7 +63,7 @@ def build(
 
     Args:
         name: one of :func:`available`.
-        input_shape: of one sample: (C, H, W) of images, (F,) of tables.
+        input_shape: of one sample: (C, H, W) of images, (F,) of tables, (V, W) of series.
         num_outputs: classes, or targets in regression.
         options: of the model (``dropout=0.3``, ``width=64``).
 
@@ -96,10 +108,11 @@ def _maker(
         raise InputError(
             f"model={name!r} is unknown{suggest(name, _NAMES)}; known: {', '.join(available())}"
         )
-    if len(input_shape) != 3 and name != "mlp":
+    wanted = {"mlp": len(input_shape), "gru": 2}.get(name, 3)
+    if len(input_shape) != wanted:
+        takes = "series (variables, steps)" if name == "gru" else "images (C, H, W)"
         raise InputError(
-            f"model={name!r} takes images (C, H, W), but a sample has shape {input_shape}; "
-            "use model='mlp'"
+            f"model={name!r} takes {takes}, but a sample has shape {input_shape}; use model='mlp'"
         )
     fixed = {"input_shape", "num_outputs", *(getattr(maker, "keywords", None) or {})}
     known = set(inspect.signature(maker).parameters) - fixed

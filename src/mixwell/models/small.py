@@ -5,9 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from math import prod
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "SmallCNN"]
+__all__ = ["MLP", "Forecaster", "SmallCNN"]
 
 
 class MLP(nn.Module):
@@ -92,3 +93,48 @@ class SmallCNN(nn.Module):
         """Return (B, num_outputs)."""
         features = self.hidden(self.stage3(self.stage2(self.stage1(x))))
         return self.head(self.dropout(features))
+
+
+class Forecaster(nn.Module):
+    """A GRU over a multivariate series, beside the last steps themselves.
+
+    The head sees the GRU's last state and the last ``linear`` steps of every variable: with these
+    it can go on from the present level, as LSTNet's autoregressive part does (arXiv:1703.07015).
+
+    Args:
+        input_shape: (V, W), variables and steps.
+        num_outputs: what is predicted.
+        width: units of the GRU.
+        linear: steps that the head sees as they are.
+        dropout: on the GRU's state.
+    """
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_outputs: int,
+        width: int = 50,
+        linear: int = 24,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        variables, steps = input_shape
+        linear = min(linear, steps)
+        self.recurrent = _Recurrent(variables, width, linear, dropout)
+        self.head = nn.Linear(width + variables * linear, num_outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, num_outputs)."""
+        return self.head(self.recurrent(x))
+
+
+class _Recurrent(nn.Module):
+    def __init__(self, variables: int, width: int, linear: int, dropout: float) -> None:
+        super().__init__()
+        self.gru = nn.GRU(variables, width, batch_first=True)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        _, state = self.gru(x.transpose(1, 2))
+        return torch.cat([self.dropout(state[-1]), x[..., -self.linear :].flatten(1)], 1)

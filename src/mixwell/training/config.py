@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from mixwell.data import Dataset
+    from mixwell.training.semi_supervised import SemiSupervised
 
 __all__ = ["RunConfig"]
 
@@ -47,12 +48,20 @@ _USUAL: dict[str, dict[str, Any]] = {
     },
     "airfoil": {"epochs": 100, "batch_size": 16, "lr": 1e-2, "weight_decay": 0.0},
     "diabetes": {"epochs": 50, "batch_size": 16, "lr": 1e-3},
+    "csv": {"epochs": 50, "batch_size": 32, "lr": 1e-3},
+    "exchange-rate": {"epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0},
+    "series": {"epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0},
+    "moons": {"epochs": 100, "batch_size": 64, "lr": 3e-3, "weight_decay": 1e-4},
+    "circles": {"epochs": 100, "batch_size": 64, "lr": 3e-3, "weight_decay": 1e-4},
 }  # fmt: skip
 _OTHERWISE = {
     "epochs": 15, "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2,
     "augment": False, "warmup_epochs": 0.0,
 }  # fmt: skip
 
+_OPTIONAL = (
+    "train_size", "epochs", "batch_size", "threads", "largest_class", "shots", "labels",
+)  # fmt: skip
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
 
 
@@ -69,6 +78,22 @@ class RunConfig:
         None, "data", "train on so many samples, of each class its share"
     )
     val_fraction: float = _option(0.1, "data", "share of the training data held out for validation")
+    imbalance: float | None = _option(
+        None, "data", "long-tailed: how many times the smallest class the largest is"
+    )
+    largest_class: int | None = _option(
+        None, "data", "long-tailed: training samples of the largest class (default: all can have)"
+    )
+    shots: int | None = _option(None, "data", "few-shot: training samples of each class")
+    labels: int | None = _option(
+        None, "data", "semi-supervised: labelled samples; the others are unlabelled"
+    )
+    coarse: bool = _option(
+        False, "data", "train on superclasses, then probe the features for the classes"
+    )
+    target: str | None = _option(None, "data", "the column that is predicted, of csv and series")
+    window: int = _option(24, "data", "of a series, the steps that are seen")
+    horizon: int = _option(12, "data", "of a series, how far ahead the predicted step lies")
     augment: bool | None = _option(None, "data", "random crops and mirror images")
     image_size: int = _option(224, "data", "height and width of folder:PATH's images")
     loader_workers: int = _option(2, "data", "processes that decode folder:PATH's images")
@@ -77,7 +102,7 @@ class RunConfig:
         default_factory=dict, metadata={"group": "method", "help": "", "choices": ()}
     )
     model: str | None = _option(
-        None, "network", "mlp, cnn, resnet18, resnet34, resnet50, wideresnet-28-K or timm:NAME"
+        None, "network", "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K or timm:NAME"
     )
     model_options: dict[str, Any] = field(  # of the network
         default_factory=dict, metadata={"group": "network", "help": "", "choices": ()}
@@ -98,6 +123,24 @@ class RunConfig:
     accumulate: int = _option(1, "optimisation", "batches whose gradients make one step")
     ema: float | None = _option(
         None, "optimisation", "decay of an average of the weights, which is then the result (0.999)"
+    )
+    unlabelled_ratio: int = _option(
+        3, "semi-supervised", "unlabelled samples for each labelled one of a batch"
+    )
+    unlabelled_weight: float = _option(
+        1.0, "semi-supervised", "of the loss on pseudo-labels, of plain and of mixed samples"
+    )
+    threshold: float = _option(
+        0.95, "semi-supervised", "the teacher's confidence from which on it is believed"
+    )
+    ood: str | None = _option(
+        None, "evaluation", "a data set of images that the model should not be confident on"
+    )
+    shift: bool = _option(
+        False, "evaluation", "measure accuracy and ECE on corrupted images of five severities"
+    )
+    mc_samples: int = _option(
+        50, "evaluation", "passes of MC-dropout, where a regression's network has dropout"
     )
     accelerator: str = _option(
         "auto", "machine", "what to train on", ("auto", "cpu", "cuda", "gpu", "mps")
@@ -121,16 +164,19 @@ class RunConfig:
         for name, least in (
             ("train_size", 1), ("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("devices", 1),
             ("threads", 1), ("image_size", 8), ("loader_workers", 0), ("seed", 0),
+            ("largest_class", 1), ("shots", 1), ("labels", 1), ("window", 1), ("horizon", 1),
+            ("unlabelled_ratio", 1), ("mc_samples", 2),
         ):  # fmt: skip
             value = getattr(self, name)
-            optional = value is None and name in ("train_size", "epochs", "batch_size", "threads")
+            optional = value is None and name in _OPTIONAL
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not optional and not (whole and value >= least):
                 raise InputError(f"{name} must be a whole number from {least} on, got {value!r}")
         for name, high, is_open in (
             ("lr", float("inf"), True), ("weight_decay", float("inf"), False),
             ("warmup_epochs", float("inf"), False), ("grad_clip", float("inf"), True),
-            ("momentum", 1.0, False), ("checkpoint_minutes", float("inf"), False),
+            ("momentum", 1.0, False), ("threshold", 1.0, False), ("imbalance", float("inf"), True),
+            ("unlabelled_weight", float("inf"), False), ("checkpoint_minutes", float("inf"), False),
         ):  # fmt: skip
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 0, high, open=is_open)
@@ -151,6 +197,8 @@ class RunConfig:
             **_OTHERWISE,
             **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
         }
+        if self.labels is not None:
+            usual["ema"] = 0.99  # the teacher
         chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
         return replace(self, **chosen)
 
@@ -162,7 +210,10 @@ class RunConfig:
 
         options: dict[str, Any] = {
             "data_dir": self.data_dir, "train_size": self.train_size, "download": self.download,
-            "val_fraction": self.val_fraction, "seed": self.seed,
+            "val_fraction": self.val_fraction, "seed": self.seed, "imbalance": self.imbalance,
+            "largest_class": self.largest_class, "shots": self.shots, "labels": self.labels,
+            "coarse": self.coarse, "target": self.target, "window": self.window,
+            "horizon": self.horizon,
         }  # fmt: skip
         if self.data.startswith("folder:"):
             options.update(image_size=self.image_size, workers=self.loader_workers)
@@ -187,6 +238,23 @@ class RunConfig:
             self.method, num_classes=dataset.num_classes, task=dataset.task, **options
         )
 
+    def build_step(self, dataset: Dataset) -> Method | SemiSupervised:
+        """Return what computes a step's loss: the method, or pseudo-labels around it."""
+        from mixwell.training.semi_supervised import SemiSupervised
+
+        method = self.build_method(dataset)
+        return method if self.labels is None else SemiSupervised(method, dataset, self)
+
+    def check(self, dataset: Dataset) -> None:
+        """Raise an InputError if what is measured at the end could not be; nothing is trained."""
+        from mixwell.training import probes
+
+        self.build_step(dataset)
+        if self.ood is not None:
+            probes.load_outliers(dataset, self)
+        if self.shift and len(dataset.input_shape) != 3:
+            raise InputError(f"shift needs images, but data={self.data!r} has none")
+
     # --------------------------------------------------------------------------------- as a value
 
     def to_dict(self) -> dict[str, Any]:
@@ -205,7 +273,10 @@ class RunConfig:
     @property
     def fingerprint(self) -> str:
         """A short hash of all that changes the result."""
-        values = {k: v for k, v in self.to_dict().items() if k not in _NO_MATTER}
+        # What is as by default is left out: an option that is new tomorrow orphans no result.
+        default = RunConfig().to_dict()
+        given = self.to_dict().items()
+        values = {k: v for k, v in given if k not in _NO_MATTER and v != default[k]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

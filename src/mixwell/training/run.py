@@ -25,7 +25,7 @@ from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.training.config import RunConfig
-from mixwell.training.evaluate import measure, predict, quick_measure
+from mixwell.training.evaluate import measure, quick_measure
 from mixwell.training.files import (
     clear_leftovers,
     make_folder,
@@ -33,6 +33,7 @@ from mixwell.training.files import (
     write_atomically,
     write_json,
 )
+from mixwell.training.semi_supervised import SemiSupervised
 
 try:
     import fcntl
@@ -89,7 +90,7 @@ def train(
     folder = Path(out)
     dataset = config.load_data()
     config = config.resolved(dataset)
-    config.build_method(dataset)
+    config.check(dataset)
     make_folder("out", folder)
     known = folder / "config.json"
     if known.exists():
@@ -180,7 +181,7 @@ def _work(
     np.random.seed(config.seed)  # noqa: NPY002  (what others' code draws from)
     torch.manual_seed(config.seed)
     model = config.build_model(dataset)
-    method = config.build_method(dataset).to(fabric.device)
+    method = config.build_step(dataset).to(fabric.device)
     state = _State(fabric, config, dataset, model, method)
     state.load(folder / "checkpoint.pt")
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
@@ -199,20 +200,27 @@ class _State:
     _PROGRESS = ("epoch", "batch", "step", "sums", "epoch_seconds", "history", "seconds")
 
     def __init__(
-        self, fabric: Any, config: RunConfig, dataset: Dataset, model: nn.Module, method: Method
+        self,
+        fabric: Any,
+        config: RunConfig,
+        dataset: Dataset,
+        model: nn.Module,
+        method: Method | SemiSupervised,
     ) -> None:
         assert config.epochs is not None
         assert config.batch_size is not None
         self.fabric, self.method = fabric, method
         self.epochs = config.epochs
         world = fabric.world_size
-        share = math.ceil(len(dataset.train) / world)
+        # What an epoch goes over.
+        self.split = dataset.train if dataset.unlabelled is None else dataset.unlabelled
+        share = math.ceil(len(self.split) / world)
         # A last batch of a few samples is dropped, unless it is the only one.
         self.loading: dict[str, Any] = {
             "drop_last": share >= config.batch_size,
             "world_size": world,
         }
-        self.batches = dataset.train.num_batches(config.batch_size, **self.loading)
+        self.batches = self.split.num_batches(config.batch_size, **self.loading)
         self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
         self.total_steps = self.steps_per_epoch * config.epochs
         optimizer = _optimizer(config, model)
@@ -223,6 +231,9 @@ class _State:
         if config.ema is not None:
             average = get_ema_multi_avg_fn(config.ema)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
+        if isinstance(method, SemiSupervised):
+            assert self.ema is not None
+            method.learn_from(self.ema.module)
         # Each process mixes by its own draws; the weights were drawn alike.
         torch.manual_seed(config.seed + 100_003 * (1 + fabric.global_rank))
         self.epoch = 0
@@ -313,7 +324,7 @@ def _epoch(
     before = state.epoch_seconds
     state.raw.train()
     state.method.train()
-    batches = dataset.train.batches(
+    batches = state.split.batches(
         config.batch_size,  # type: ignore[arg-type]
         shuffle=True,
         seed=config.seed,
@@ -363,8 +374,7 @@ def _epoch(
     seconds = before + time.perf_counter() - started
     row: dict[str, float] = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
     row.update(mean)
-    outputs, targets, _ = predict(state.evaluated, dataset.val, fabric.device)
-    measures = quick_measure(dataset, outputs, targets)
+    measures = quick_measure(state.evaluated, dataset, fabric.device)
     row.update({f"val_{name}": value for name, value in measures.items()})
     row["seconds"] = seconds
     state.history.append(row)
@@ -389,7 +399,8 @@ def _finish(
     result: dict[str, Any] = {}
     if fabric.global_rank == 0:
         peak = _peak_memory(fabric.device)
-        measures, predictions = measure(state.evaluated, dataset, fabric.device)
+        method = state.method if isinstance(state.method, Method) else None
+        found = measure(state.evaluated, dataset, fabric.device, config, method)
         per_step = [row["seconds"] / state.steps_per_epoch for row in state.history]
         result = {
             "format": FORMAT,
@@ -397,7 +408,8 @@ def _finish(
             "label": config.label,
             "task": dataset.task,
             "classes": list(dataset.classes),
-            "metrics": measures,
+            "metrics": found.measures,
+            "details": found.details,
             "history": state.history,
             "seconds_per_step": statistics.median(per_step) if per_step else 0.0,
             "seconds": state.seconds,
@@ -414,7 +426,8 @@ def _finish(
             "command": command,
         }
         write_atomically(
-            folder / "predictions.npz", lambda file: np.savez_compressed(file, **predictions)
+            folder / "predictions.npz",
+            lambda file: np.savez_compressed(file, allow_pickle=False, **found.arrays),
         )
         weights = state.evaluated.state_dict()
         write_atomically(folder / "model.pt", lambda file: torch.save(weights, file))
