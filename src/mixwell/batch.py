@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,7 +13,7 @@ from torch.utils import _pytree as pytree
 from mixwell.errors import InputError, suggest
 from mixwell.functional import pair_distance, pairwise_distance
 
-__all__ = ["Batch", "Distance", "check_choice", "check_range"]
+__all__ = ["Batch", "Distance", "Range", "check_choice", "check_range"]
 
 Distance = Literal["features", "input", "label"]
 
@@ -36,6 +37,26 @@ def check_range(
         right = f"{high:g}]" if high != float("inf") else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
     return float(value)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Where a setting is searched when it is tuned; parts declare theirs as ``ranges``.
+
+    Attributes:
+        low: the least value.
+        high: the greatest.
+        log: whether factors count, not differences.
+        default: the usual value, where it is known.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    default: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}" + (", in factors" if self.log else "")
 
 
 class Batch:

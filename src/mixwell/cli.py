@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -11,10 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mixwell.errors import InputError
+from mixwell.errors import InputError, suggest
 
 if TYPE_CHECKING:
-    from mixwell.studies import Cell
+    from mixwell.studies import Cell, Engine, Study
     from mixwell.training import RunConfig
 
 __all__ = ["main"]
@@ -47,6 +46,38 @@ examples:
   mixwell compare --data airfoil --data-dir DIR --methods erm,mixup,c_mixup --seeds 0,1,7
   mixwell compare --methods mixup,sk_mixup --set alpha=0.5 sk_mixup:tau_std=0.5
 """
+_STUDY = """\
+Run one of the papers' protocols, or a study that a YAML file declares: methods x seeds x whatever
+varies, with statistics and a report. An option that is given a list varies (--imbalance 10,100).
+
+Results go into DIR/study.db as each run ends. Killed at any moment, the same command goes on
+where it was; with more methods, seeds or values it adds what is missing. Several processes, on
+machines that share the folder, may work on one study at a time.
+
+protocols:
+"""
+_STUDY_EXAMPLES = """\
+examples:
+  mixwell study long-tailed
+  mixwell study coarse-to-fine --data fashion-mnist --data-dir DIR --train-size 6000 --seeds 3
+  mixwell study long-tailed --data fashion-mnist --data-dir DIR --imbalance 10,100 \\
+      --largest-class 3000 --methods "erm,mixup,infinite_class,am_mixup(k=3)"
+  mixwell study regression --preset paper --data-dir DIR
+  mixwell study balanced --data digits --ood fashion-mnist --data-dir DIR --shift
+  mixwell study my_study.yaml --engine ray
+"""
+_TUNE = """\
+Search a method's settings on validation data, with Optuna, in the ranges that its parts declare
+('mixwell describe' lists them). The test split is not looked at. The best settings are written to
+DIR/tuned.yaml, which a study takes: mixwell study ... --settings DIR/tuned.yaml
+
+Trials that were finished are kept: the same command goes on, and with more --trials adds some."""
+_TUNE_EXAMPLES = """\
+examples:
+  mixwell tune --data digits --method sk_mixup --trials 20
+  mixwell tune --data fashion-mnist --data-dir DIR --train-size 2000 --method mixup+decoupled \\
+      --measure accuracy --seeds 2 --search alpha eta
+"""
 _PREVIEW = """\
 Draw mixed samples with their labels, and the histogram of λ, as a PNG.
 
@@ -69,32 +100,23 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
-def _value(text: str) -> Any:
-    """Return a setting's value: a number, true, false, none, a JSON list, or the text itself."""
-    words = {"true": True, "false": False, "none": None, "null": None}
-    if text.lower() in words:
-        return words[text.lower()]
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
-
-
 def _settings(argument: str, pairs: Sequence[str]) -> dict[str, Any]:
+    from mixwell.studies.study import value_of
+
     settings = {}
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise InputError(f"{argument} takes key=value (alpha=0.2), got {pair!r}")
-        settings[key] = _value(text)
+        settings[key] = value_of(text)
     return settings
 
 
 def _seeds(text: str) -> list[int]:
-    """Return the seeds that "3" (0, 1 and 2) or "0,5,7" stand for."""
-    parts = text.split(",")
+    """Return the seeds that "3" (0, 1 and 2), "0,5,7" or "5," stand for."""
+    parts = text.removesuffix(",").split(",")
     if not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"seeds must be a count (3) or a list (0,5,7), got {text!r}")
+        raise InputError(f"seeds must be a count (3) or a list (0,5,7 or 5,), got {text!r}")
     numbers = [int(part) for part in parts]
     if len(numbers) == 1 and "," not in text:
         if numbers[0] < 1:
@@ -103,8 +125,27 @@ def _seeds(text: str) -> list[int]:
     return numbers
 
 
-def _add_run_options(parser: argparse.ArgumentParser, without: tuple[str, ...] = ()) -> None:
-    """Add an option for each field of a run's configuration, in its groups."""
+def _listed(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Return a parser of one value, or of several that are separated by commas."""
+
+    def parse(text: str) -> Any:
+        values = [kind(part.strip()) for part in text.split(",")]
+        return values if len(values) > 1 else values[0]
+
+    parse.__name__ = kind.__name__  # what argparse calls it in its messages
+    return parse
+
+
+def _add_run_options(
+    parser: argparse.ArgumentParser, without: tuple[str, ...] = (), lists: bool = False
+) -> None:
+    """Add an option for each field of a run's configuration, in its groups.
+
+    Args:
+        parser: that gets them.
+        without: the fields that get none.
+        lists: whether several values may be given, and how the options are then parsed.
+    """
     from dataclasses import fields
 
     from mixwell.data import available
@@ -120,7 +161,8 @@ def _add_run_options(parser: argparse.ArgumentParser, without: tuple[str, ...] =
             continue
         text = spec.metadata["help"].replace("%", "%%")
         if spec.name == "data":
-            text = f"{', '.join(available())} (folder:PATH); default: {spec.default}"
+            text = f"{', '.join(available())} (folder:PATH, csv:PATH, series:PATH)"
+            text += "" if lists else f"; default: {spec.default}"
         elif spec.default is not None and kind is not bool:
             text += f" (default: {spec.default})"
         flag = "--" + spec.name.replace("_", "-")
@@ -129,8 +171,9 @@ def _add_run_options(parser: argparse.ArgumentParser, without: tuple[str, ...] =
         else:
             choices = spec.metadata["choices"] or None
             shown = None if choices else {int: "N", float: "X", str: "NAME"}[kind]
+            parse = _listed(kind) if lists and not choices else kind
             group.add_argument(
-                flag, type=kind, choices=choices, metavar=shown, default=None, help=text
+                flag, type=parse, choices=choices, metavar=shown, default=None, help=text
             )
     groups["method"].add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
@@ -167,21 +210,63 @@ def _parser(arguments: Sequence[str]) -> _Parser:
     )
     compare = command("compare", "compare methods over seeds", _COMPARE, _COMPARE_EXAMPLES)
     compare.add_argument(
-        "--methods", required=True, metavar="A,B,C", help="methods, or compositions with '+'"
-    )
+        "--methods", required=True, metavar="A,B,C",
+        help="methods, compositions with '+', either with settings: 'erm,mixup(alpha=0.2)'",
+    )  # fmt: skip
     compare.add_argument(
         "--seeds", default="3", metavar="N", help="how many, or which: 0,5,7 (default: 3)"
     )
-    compare.add_argument(
-        "--baseline", metavar="M", help="what the others are tested against (default: erm)"
+    about = _STUDY + (_protocols() if asked == "study" else "")
+    study = command("study", "run a protocol of the papers", about, _STUDY_EXAMPLES)
+    study.add_argument("protocol", metavar="PROTOCOL", help="a protocol, or a study's YAML file")
+    study.add_argument("--preset", metavar="NAME", help="paper: the published settings")
+    study.add_argument("--methods", metavar="A,B,C", help="as of compare (default: the protocol's)")
+    study.add_argument("--seeds", metavar="N", help="how many, or which: 0,5,7")
+    study.add_argument(
+        "--settings", metavar="FILE", help="settings of methods: what 'mixwell tune' wrote"
     )
-    compare.add_argument(
-        "--workers", type=int, default=1, metavar="N",
-        help="runs at a time; give each its --threads (default: 1)",
-    )  # fmt: skip
+    for parser_ in (compare, study):
+        parser_.add_argument(
+            "--baseline", metavar="M", help="what the others are tested against (default: erm)"
+        )
+        parser_.add_argument(
+            "--workers", type=int, metavar="N",
+            help="runs at a time, each with its share of the processor (default: one a core, or "
+            "one in all where there is a GPU)",
+        )  # fmt: skip
+        parser_.add_argument(
+            "--engine", choices=("local", "ray"), default="local",
+            help="where they run: this machine, or a Ray cluster (default: local)",
+        )  # fmt: skip
+        parser_.add_argument(
+            "--ray-address", metavar="HOST:PORT", help="of a running cluster (default: RAY_ADDRESS)"
+        )
+        parser_.add_argument(
+            "--gpus-per-run", type=float, default=0.0, metavar="X",
+            help="with ray: GPUs, or the share of one, that each run takes (default: 0)",
+        )  # fmt: skip
     compare.add_argument(
         "--out", metavar="DIR", help="the comparison's folder (default: runs/DATA)"
     )
+    study.add_argument(
+        "--out", metavar="DIR", help="the study's folder (default: runs/PROTOCOL-DATA)"
+    )
+    tune = command("tune", "search a method's settings on validation data", _TUNE, _TUNE_EXAMPLES)
+    tune.add_argument(
+        "--trials", type=int, default=20, metavar="N", help="how many in all (default: 20)"
+    )
+    tune.add_argument(
+        "--measure", metavar="NAME",
+        help="of validation: nll, accuracy, ece; rmse in regression (default: nll, or rmse)",
+    )  # fmt: skip
+    tune.add_argument(
+        "--search", nargs="+", metavar="SETTING", help="search these alone (default: all it has)"
+    )
+    tune.add_argument(
+        "--seeds", default="1", metavar="N", help="runs of each trial, averaged (default: 1)"
+    )
+    tune.add_argument("--workers", type=int, metavar="N", help="runs at a time, as of compare")
+    tune.add_argument("--out", metavar="DIR", help="folder (default: runs/tune-DATA-METHOD)")
     preview = command(
         "preview", "draw mixed samples and the histogram of λ", _PREVIEW, _PREVIEW_EXAMPLES
     )
@@ -194,8 +279,11 @@ def _parser(arguments: Sequence[str]) -> _Parser:
     )
     if asked in ("train", "preview"):
         _add_run_options(train if asked == "train" else preview)
-    elif asked == "compare":
-        _add_run_options(compare, without=("method", "seed"))
+    elif asked == "tune":
+        _add_run_options(tune, without=("seed",))
+    elif asked in ("compare", "study"):
+        chosen = compare if asked == "compare" else study
+        _add_run_options(chosen, without=("method", "seed"), lists=True)
 
     command("methods", "list the methods", "List the methods, each with a line on what it does.")
     describe = command(
@@ -203,9 +291,9 @@ def _parser(arguments: Sequence[str]) -> _Parser:
     )
     describe.add_argument("name", help="a method, or a composition: sk_mixup+decoupled")
     report = command(
-        "report", "write a comparison's report again", "Write the report of finished runs again."
+        "report", "write a study's report again", "Write the report of finished runs again."
     )
-    report.add_argument("folder", help="what 'mixwell compare' wrote")
+    report.add_argument("folder", help="what 'mixwell study' or 'mixwell compare' wrote")
     report.add_argument("--baseline", metavar="M", help="what the others are tested against")
     return parser
 
@@ -213,7 +301,21 @@ def _parser(arguments: Sequence[str]) -> _Parser:
 # ---------------------------------------------------------------------------------------- commands
 
 
-def _config(options: argparse.Namespace, **fixed: Any) -> RunConfig:
+def _protocols() -> str:
+    import textwrap
+
+    from mixwell.studies import PROTOCOLS
+
+    shown = []
+    for protocol in PROTOCOLS.values():
+        lines = textwrap.wrap(protocol.about, 78)
+        presets = f"  [{', '.join(protocol.presets)}]" if protocol.presets else ""
+        shown += [f"  {protocol.name}{presets}", *("      " + line for line in lines)]
+    return "\n".join(shown)
+
+
+def _run_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a run's configuration that were given."""
     from mixwell.training import RunConfig
 
     values = {
@@ -221,8 +323,15 @@ def _config(options: argparse.Namespace, **fixed: Any) -> RunConfig:
         for name, value in vars(options).items()
         if name in RunConfig.__dataclass_fields__ and value is not None
     }
-    values["model_options"] = _settings("--model-set", options.model_set)
-    return RunConfig(**{**values, **fixed})
+    if options.model_set:
+        values["model_options"] = _settings("--model-set", options.model_set)
+    return values
+
+
+def _config(options: argparse.Namespace, **fixed: Any) -> RunConfig:
+    from mixwell.training import RunConfig
+
+    return RunConfig(**{**_run_options(options), **fixed})
 
 
 def _command_line() -> str:
@@ -254,28 +363,149 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
-    from mixwell.studies import compare, plan
+    from mixwell.studies.protocols import PROTOCOLS
+    from mixwell.studies.study import build, parse_methods
 
-    if options.workers < 1:
+    study: Study = build(
+        PROTOCOLS["balanced"],
+        _run_options(options),
+        methods=parse_methods(options.methods),
+        seeds=_seeds(options.seeds),
+        settings=_settings("--set", options.set),
+    )
+    return _run_study(study, options, options.out or Path("runs") / _slug(_data_name(study)))
+
+
+def _study(options: argparse.Namespace) -> int:
+    from mixwell.studies.protocols import PROTOCOLS
+    from mixwell.studies.study import build, parse_methods, read_study
+
+    declared: dict[str, Any] = {}
+    name = options.protocol
+    if Path(name).suffix.lower() in (".yaml", ".yml"):
+        declared = read_study(name)
+        name = declared.get("protocol", "balanced")
+    if name not in PROTOCOLS:
+        raise InputError(
+            f"protocol {name!r} is unknown{suggest(str(name), PROTOCOLS)}; known: "
+            f"{', '.join(PROTOCOLS)}; or give a YAML file"
+        )
+    methods, seeds = options.methods or declared.get("methods"), declared.get("seeds")
+    if isinstance(methods, str):
+        methods = parse_methods(methods)
+    if options.seeds is not None or not isinstance(seeds, (list, type(None))):
+        seeds = _seeds(str(options.seeds or seeds))
+    settings = _read_settings(declared.get("settings"))
+    settings.update(_read_settings(options.settings))
+    settings.update(_settings("--set", options.set))
+    given = {k: v for k, v in declared.items() if k in _run_fields()}
+    study = build(
+        PROTOCOLS[name],
+        {**given, **_run_options(options)},
+        methods=methods,
+        seeds=seeds,
+        settings=settings,
+        preset=options.preset or declared.get("preset"),
+    )
+    options.baseline = options.baseline or declared.get("baseline")
+    default = Path("runs") / _slug(f"{name}-{_data_name(study)}")
+    return _run_study(study, options, options.out or declared.get("out") or default)
+
+
+def _run_fields() -> list[str]:
+    from mixwell.training import RunConfig
+
+    return list(RunConfig.__dataclass_fields__)
+
+
+def _read_settings(source: Any) -> dict[str, Any]:
+    """Return methods' settings from a mapping, or from the YAML file that it names."""
+    if source is None:
+        return {}
+    if isinstance(source, str):
+        import yaml
+
+        try:
+            content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
+        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+            raise InputError(f"settings={source!r} can't be read: {error}") from error
+        source = content.get("settings", content) if isinstance(content, dict) else content
+    if not isinstance(source, dict):
+        raise InputError("settings must map methods to settings: {sk_mixup: {tau_std: 0.5}}")
+    found: dict[str, Any] = {}
+    for name, value in source.items():
+        if isinstance(value, dict):
+            found.update({f"{name}:{key}": inner for key, inner in value.items()})
+        else:
+            found[str(name)] = value
+    return found
+
+
+def _data_name(study: Study) -> str:
+    names = study.vary.get("data", [study.base.data])
+    return "+".join(str(name).split("/")[-1] for name in names)
+
+
+def _workers(options: argparse.Namespace) -> int:
+    from mixwell.studies.run import default_workers
+
+    if options.workers is not None and options.workers < 1:
         raise InputError(f"workers must be 1 at least, got {options.workers}")
-    methods = [name.strip() for name in options.methods.split(",")]
-    base = _config(options)
-    out = Path(options.out or Path("runs") / _slug(base.data.split("/")[-1]))
-    baseline = options.baseline
-    if baseline is not None and baseline not in methods:
-        raise InputError(f"baseline={baseline!r} is not among the methods {', '.join(methods)}")
-    cells = plan(base, methods, _seeds(options.seeds), out, _settings("--set", options.set))
+    return options.workers or default_workers()
+
+
+def _run_study(study: Study, options: argparse.Namespace, out: str | Path) -> int:
+    from dataclasses import replace
+
+    import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
+    from mixwell.studies import RayEngine, run_cells
+    from mixwell.studies.run import fair_threads
+
+    out = Path(out)
+    workers = _workers(options)
+    if study.base.threads is None and workers > 1:
+        study = replace(study, base=replace(study.base, threads=fair_threads(workers)))
+    labels = study.labels()
+    if options.baseline is not None and options.baseline not in labels:
+        raise InputError(
+            f"baseline={options.baseline!r} is not among the methods {', '.join(labels)}"
+        )
+    cells = study.plan(out)
+    engine: Engine | None = None
+    if options.engine == "ray":
+        engine = RayEngine(options.ray_address, study.base.threads or 1, options.gpus_per_run)
     with _Progress(len(cells)) as show:
 
         def report(cell: Cell, event: dict[str, Any]) -> None:
             show(cell.name, event)
 
-        records = compare(cells, workers=options.workers, report=report, command=_command_line())
-    return _present(records, out, baseline, _command_line())
+        records = run_cells(
+            cells, out, protocol=study.protocol, workers=workers, engine=engine, report=report,
+            command=_command_line(),
+        )  # fmt: skip
+    return _present(records, out, options.baseline, _command_line(), study.protocol)
 
 
-def _present(records: list[Any], out: Path, baseline: str | None, command: str) -> int:
+def _tune(options: argparse.Namespace) -> int:
+    from mixwell.studies.tune import tune
+
+    config = _config(options, method_options=_settings("--set", options.set))
+    default = Path("runs") / _slug(f"tune-{config.data.split('/')[-1]}-{config.method}")
+    out = Path(options.out or default)
+    with _Progress() as show:
+        found = tune(
+            config, out, trials=options.trials, measure=options.measure, search=options.search,
+            seeds=_seeds(options.seeds), workers=_workers(options),
+            report=lambda name, event: show(name, event), command=_command_line(),
+        )  # fmt: skip
+    print(found)
+    print(f"Written to {out / 'tuned.yaml'}")
+    return 0
+
+
+def _present(
+    records: list[Any], out: Path, baseline: str | None, command: str, protocol: str
+) -> int:
     """Show the table, write the report, and name what failed."""
     from rich.console import Console
 
@@ -284,9 +514,9 @@ def _present(records: list[Any], out: Path, baseline: str | None, command: str) 
     console = Console()
     width = console.width if console.is_terminal else 120
     console = Console(width=width)
-    for table in report.tables(records, baseline=baseline, width=width):
+    for table in report.tables(records, baseline=baseline, width=width, protocol=protocol):
         console.print(table)
-    paths = report.write(records, out, command=command, baseline=baseline)
+    paths = report.write(records, out, command=command, baseline=baseline, protocol=protocol)
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
         last = (record.error or "").strip().splitlines()[-1:]
@@ -296,14 +526,20 @@ def _present(records: list[Any], out: Path, baseline: str | None, command: str) 
 
 
 def _report(options: argparse.Namespace) -> int:
-    from mixwell.studies import load_records
+    from mixwell.studies import Store, load_records
 
     folder = Path(options.folder)
     records = load_records(folder)
-    base = options.baseline or "erm"
-    records.sort(key=lambda record: record.label != base)  # the baseline first
-    command = next((record.command for record in records if record.command), "")
-    return _present(records, folder, options.baseline, command or _command_line())
+    command, protocol = "", "balanced"
+    if (folder / Store.FILE).is_file():
+        store = Store(folder)
+        command, protocol = store.described("command"), store.described("protocol", protocol)
+    labels = sorted({record.label for record in records})
+    if options.baseline is not None and options.baseline not in labels:
+        raise InputError(
+            f"baseline={options.baseline!r} is not among the methods {', '.join(labels)}"
+        )
+    return _present(records, folder, options.baseline, command or _command_line(), protocol)
 
 
 def _preview(options: argparse.Namespace) -> int:
@@ -339,6 +575,14 @@ def _describe(options: argparse.Namespace) -> int:
 
 
 # ---------------------------------------------------------------------------------------- progress
+
+
+_ENDS = {
+    "done": "done",
+    "kept": "was done before",
+    "elsewhere": "was done by another process",
+    "failed": "failed",
+}
 
 
 class _Progress:
@@ -389,7 +633,7 @@ class _Progress:
             self.bars.update(self.tasks[name], completed=event["done"])
         elif kind == "epoch":
             self.bars.update(self.tasks[name], note=_row(event))
-        elif kind in ("done", "kept", "failed"):
+        elif kind in _ENDS:
             if name in self.tasks and self.runs is not None:
                 self.bars.remove_task(self.tasks.pop(name))
             if self.runs is not None:
@@ -403,9 +647,9 @@ class _Progress:
             print(f"{name}: goes on at epoch {event['epoch'] + 1}", flush=True)
         elif kind == "epoch" and self.runs is None:
             print(f"{name}: {_row(event)}", flush=True)
-        elif kind in ("done", "kept", "failed") and self.runs is not None:
+        elif kind in _ENDS and self.runs is not None:
             self.ended += 1
-            word = {"done": "done", "kept": "was done before", "failed": "failed"}[kind]
+            word = _ENDS[kind]
             cause = f": {event['error'].splitlines()[-1]}" if kind == "failed" else ""
             print(f"[{self.ended}/{self.runs}] {name} {word}{cause}", flush=True)
 
@@ -424,6 +668,8 @@ def _row(event: dict[str, Any]) -> str:
 _COMMANDS = {
     "train": _train,
     "compare": _compare,
+    "study": _study,
+    "tune": _tune,
     "preview": _preview,
     "methods": _methods,
     "describe": _describe,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mixwell import functional
-from mixwell.batch import Batch, Distance, check_choice, check_range
+from mixwell.batch import Batch, Distance, Range, check_choice, check_range
 from mixwell.errors import InputError
 
 __all__ = ["Beta", "Coefficient", "Constant", "Midpoint", "SimilarityKernel", "TruncatedBeta"]
@@ -58,6 +58,8 @@ class Beta(Coefficient):
         per: "sample" or "batch".
     """
 
+    ranges: ClassVar = {"alpha": Range(0.05, 20, log=True)}
+
     def __init__(self, alpha: float = 1.0, per: Per = "sample") -> None:
         super().__init__(per)
         self.alpha = check_range("alpha", alpha, open=True)
@@ -78,6 +80,8 @@ class TruncatedBeta(Beta):
         high: the greatest λ.
         per: "sample" or "batch".
     """
+
+    ranges: ClassVar = {"alpha": Range(0.05, 20, log=True)}
 
     def __init__(
         self, alpha: float = 1.0, low: float = 0.5, high: float = 1.0, per: Per = "sample"
@@ -138,6 +142,8 @@ class SimilarityKernel(Coefficient):
         target_tau_std: τ_std of the targets' own kernel. With either, inputs and targets get
             their own λ from the same u.
     """
+
+    ranges: ClassVar = {"tau_max": Range(1e-4, 10, log=True), "tau_std": Range(0.1, 2, log=True)}
 
     def __init__(
         self,
@@ -208,6 +214,8 @@ class Midpoint(Coefficient):
         lam0: λ_0 in [1/2, 1], so that the own label stays the right one.
         k: the asymptotic schedule's rate; ≥ 0.
     """
+
+    ranges: ClassVar = {"k": Range(1, 20, log=True)}
 
     def __init__(self, schedule: str = "asymptotic", lam0: float = 1.0, k: float = 5.0) -> None:
         super().__init__()

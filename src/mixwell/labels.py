@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from mixwell import functional
-from mixwell.batch import Batch, check_range
+from mixwell.batch import Batch, Range, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MixedTarget
 
@@ -70,6 +71,8 @@ class Remix(Labels):
     """
 
     counts: Tensor
+
+    ranges: ClassVar = {"kappa": Range(1.5, 10, log=True), "t": Range(0.2, 0.8)}
 
     def __init__(
         self, class_counts: Tensor | Sequence[float], kappa: float = 3.0, t: float = 0.5

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch, Distance, check_choice, check_range
+from mixwell.batch import Batch, Distance, Range, check_choice, check_range
 
 __all__ = [
     "Flip",
@@ -135,6 +137,8 @@ class Quantile(_ByDistance):
         distance: between "features", "input" or "label".
     """
 
+    ranges: ClassVar = {"q": Range(0.1, 0.9)}
+
     def __init__(
         self, q: float = 0.5, side: str = "below", distance: Distance = "features"
     ) -> None:
@@ -169,6 +173,8 @@ class LabelKernel(Pairing):
     Args:
         bandwidth: h, in units of the (standardised) target; > 0.
     """
+
+    ranges: ClassVar = {"bandwidth": Range(0.05, 10, log=True)}
 
     def __init__(self, bandwidth: float = 1.75) -> None:
         super().__init__()

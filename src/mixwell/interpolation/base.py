@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,13 @@ __all__ = ["Interpolation"]
 
 
 class Interpolation(nn.Module):
-    """Base class of the interpolations: at the input, by a weighted mean, unless overridden."""
+    """Base class of the interpolations: at the input, by a weighted mean, unless overridden.
+
+    Attributes:
+        layers: where it may mix: "input", "head", names of layers, or ["auto"].
+    """
+
+    layers: Sequence[str] = ("input",)
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
         """Return where this step mixes.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.batch import check_choice, check_range
+from mixwell.batch import Range, check_choice, check_range
 from mixwell.losses.base import Loss, check_logits, share, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.mix import MixedTarget
@@ -38,6 +39,8 @@ class DecoupledCrossEntropy(MixedCrossEntropy):
         label_smoothing: ε in [0, 1], of the MCE.
         reduction: "mean", "sum" or "none".
     """
+
+    ranges: ClassVar = {"eta": Range(0.01, 1, log=True)}
 
     def __init__(
         self,
@@ -101,6 +104,8 @@ class DecoupledBCE(Loss):
         k: the exponent; ≥ 0. k = 0 with t = 1 is plain two-hot.
         reduction: "mean" and "sum" over samples and classes; "none" gives (B, C).
     """
+
+    ranges: ClassVar = {"t": Range(0.5, 1), "k": Range(0, 2)}
 
     def __init__(self, t: float = 0.8, k: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)

@@ -23,6 +23,7 @@ from mixwell.methods.registry import (
     create,
     describe,
     list_methods,
+    ranges,
     register,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "create",
     "describe",
     "list_methods",
+    "ranges",
     "register",
 ]

@@ -282,11 +282,11 @@ class Method(nn.Module):
             InputError: the method doesn't mix at the input.
         """
         self._check(x, y, index)
-        recipe = next((term.recipe for term in self._terms() if term.recipe), None)
+        recipe = self.recipe
         if recipe is None:
             raise InputError(f"{self.name} doesn't mix samples: there is nothing to preview")
         batch = self._batch(model or nn.Identity(), x, y, index, has_model=model is not None)
-        layers = getattr(recipe.interpolation, "layers", ["input"])
+        layers = list(recipe.interpolation.layers)
         if "input" not in layers and layers != ["auto"]:
             raise InputError(
                 f"{self.name} mixes inside the model (at {', '.join(layers)}), not at the input: "
@@ -294,6 +294,11 @@ class Method(nn.Module):
             )
         mix, target = recipe.draw(batch)
         return recipe.interpolation(x, mix), target, mix
+
+    @property
+    def recipe(self) -> Recipe | None:
+        """How the first term that mixes makes its samples; None where nothing is mixed."""
+        return next((term.recipe for term in self._terms() if term.recipe), None)
 
     # ---------------------------------------------------------------------------------- workings
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from mixwell import coefficient, interpolation, labels, losses, pairing
+from mixwell.batch import Range
 from mixwell.errors import InputError, suggest
 from mixwell.methods.base import Method, Recipe, Term
 
@@ -22,6 +23,7 @@ __all__ = [
     "create",
     "describe",
     "list_methods",
+    "ranges",
     "register",
 ]
 
@@ -151,6 +153,8 @@ class _RecipeSettings(nn.Module):
 
 class _TermSettings(nn.Module):
     """The arguments of a Term that are not parts."""
+
+    ranges: ClassVar = {"weight": Range(0.1, 3, log=True)}
 
     def __init__(self, weight: float = 1.0) -> None:
         super().__init__()
@@ -389,6 +393,29 @@ def accepts(name: str, argument: str) -> bool:
     return any(argument in slot.known for slot in slots)
 
 
+def ranges(name: str, task: str | None = None) -> dict[str, Range]:
+    """Return where the settings of a method or composition are searched when it is tuned.
+
+    Args:
+        name: as of :func:`create`.
+        task: likewise.
+
+    Returns:
+        Argument of :func:`create` to its range and default: those that the parts declare.
+
+    >>> print(ranges("mixup")["alpha"])
+    0.05 to 20, in factors
+    """
+    found: dict[str, Range] = {}
+    for slot in _Plan(name, task, {}).slots.values():
+        arguments = _arguments(slot.part)
+        for argument, bounds in getattr(slot.part, "ranges", {}).items():
+            default = slot.given.get(argument, arguments[argument].default)
+            key = f"{slot.names[-1]}__{argument}" if argument in found else argument
+            found[key] = replace(bounds, default=default)
+    return found
+
+
 @dataclass(frozen=True)
 class Description:
     """What is known about a method; ``str()`` of it is for people.
@@ -401,6 +428,7 @@ class Description:
         doc: what it is for.
         parts: the answer to each question.
         defaults: each argument that :func:`create` takes, and its default ("required" if none).
+        ranges: where settings are searched when they are tuned.
         tasks: the tasks it is defined for.
     """
 
@@ -412,6 +440,7 @@ class Description:
     parts: dict[str, str]
     defaults: dict[str, Any]
     tasks: tuple[str, ...]
+    ranges: dict[str, Range] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [self.name, "=" * len(self.name), self.title, self.paper, ""]
@@ -425,6 +454,9 @@ class Description:
             f"Arguments of create({self.name!r}, num_classes=..., ...) and their defaults",
         ]
         lines += [f"    {name:<{width}}  {value}" for name, value in self.defaults.items()]
+        if self.ranges:
+            lines += ["", "Searched by 'mixwell tune'"]
+            lines += [f"    {name:<{width}}  {bounds}" for name, bounds in self.ranges.items()]
         lines += ["", f"For {' and '.join(self.tasks)}."]
         return "\n".join(lines)
 
@@ -464,4 +496,5 @@ def describe(name: str) -> Description:
         parts=parts,
         defaults=defaults,
         tasks=common,
+        ranges=ranges(name),
     )

@@ -21,7 +21,21 @@ from matplotlib.figure import Figure
 from mixwell import metrics
 from mixwell.studies import MethodSummary, RunRecord
 
-__all__ = ["PALETTE", "curves", "differences", "features", "reliability"]
+__all__ = [
+    "PALETTE",
+    "class_accuracies",
+    "class_colours",
+    "curves",
+    "differences",
+    "features",
+    "outliers",
+    "over_values",
+    "reliability",
+    "shifted",
+    "shots",
+    "surface",
+    "uncertainty",
+]
 
 # Wong's colours (Nature Methods 2011), apart under colour blindness, on light and dark ground.
 PALETTE = (
@@ -195,12 +209,15 @@ def reliability(run: RunRecord, colour: str) -> str | None:
 
 
 def features(run: RunRecord, points: int = 1000) -> str | None:
-    """Return the first two principal components of a run's test features, on the unit sphere."""
+    """Return the first two principal components of a run's test features, on the unit sphere.
+
+    Coloured by class; by fine class where the run was trained on superclasses.
+    """
     arrays = run.predictions()
     if "test_features" not in arrays or arrays["test_features"].shape[1] < 2:
         return None
     values = torch.from_numpy(arrays["test_features"][:points]).double()
-    labels = arrays["test_labels"][: len(values)]
+    labels = arrays.get("test_fine", arrays["test_labels"])[: len(values)]
     values = torch.nn.functional.normalize(values, dim=1)
     centred = values - values.mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
@@ -220,6 +237,250 @@ def features(run: RunRecord, points: int = 1000) -> str | None:
         axes.tick_params(length=0)
         axes.set_aspect("equal")
         return _svg(figure, f"{run.label}: test features in two dimensions, coloured by class")
+
+
+def over_values(
+    by_value: dict[Any, Sequence[MethodSummary]], colours: dict[str, str], key: str, title: str,
+    axis: str, factor: float,
+) -> str | None:  # fmt: skip
+    """Return a measure over what varies: a line for each method, its bars 95 % intervals.
+
+    Args:
+        by_value: the summaries of each value, in order.
+        colours: of the methods.
+        key: the measure.
+        title: of it.
+        axis: what varies.
+        factor: that the measure is multiplied by.
+    """
+    values = list(by_value)
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    if numeric:
+        values = sorted(values)
+    place = np.array(values if numeric else range(len(values)), dtype=float)
+    with _figure(5.2, 3.1) as (figure, axes):
+        count = len(colours)
+        drawn = False
+        for number, (method, colour) in enumerate(colours.items()):
+            found = [
+                next((s.metrics.get(key) for s in by_value[v] if s.method == method), None)
+                for v in values
+            ]
+            there = [i for i, interval in enumerate(found) if interval is not None]
+            if not there:
+                continue
+            drawn = True
+            means = [factor * found[i].mean for i in there]  # type: ignore[union-attr]
+            reach = [factor * (found[i].half_width or 0) for i in there]  # type: ignore[union-attr]
+            # Side by side, so that bars of one value don't hide each other.
+            aside = (number - (count - 1) / 2) * (0.012 if numeric else 0.07)
+            x = place[there] * (10**aside) if numeric else place[there] + aside
+            axes.errorbar(
+                x, means, yerr=reach, color=colour, marker="o", markersize=4, capsize=2,
+                linewidth=1.5 if numeric else 0, elinewidth=1.0,
+            )  # fmt: skip
+        if not drawn:
+            return None
+        if numeric:
+            axes.set_xscale("log")
+        axes.set_xticks(place, [f"{v:g}" if numeric else str(v) for v in values])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(axis)
+        axes.set_ylabel(title)
+        return _svg(figure, f"{title} over {axis}, one line a method")
+
+
+def shots(summaries: Sequence[MethodSummary], colours: dict[str, str]) -> str | None:
+    """Return bars of the accuracy of classes with many, medium and few samples, and of all."""
+    groups = [
+        (key, name)
+        for key, name in (
+            ("accuracy", "all"), ("accuracy_many", "many\n(> 100)"),
+            ("accuracy_medium", "medium\n(20 to 100)"), ("accuracy_few", "few\n(< 20)"),
+        )
+        if any(key in s.metrics for s in summaries)
+    ]  # fmt: skip
+    if len(groups) < 2:
+        return None
+    with _figure(7.6, 3.1) as (figure, axes):
+        width = 0.8 / len(summaries)
+        for number, summary in enumerate(summaries):
+            for place, (key, _) in enumerate(groups):
+                found = summary.metrics.get(key)
+                if found is None:
+                    continue
+                axes.bar(
+                    place - 0.4 + (number + 0.5) * width, 100 * found.mean, 0.9 * width,
+                    yerr=100 * (found.half_width or 0), color=colours[summary.method],
+                    error_kw={"ecolor": _INK, "elinewidth": 0.8, "capsize": 1.5},
+                )  # fmt: skip
+        axes.set_xticks(range(len(groups)), [name for _, name in groups])
+        axes.set_ylim(0, 100)
+        axes.set_ylabel("accuracy, %")
+        axes.grid(axis="x", visible=False)
+        return _svg(figure, "accuracy of classes with many, medium and few training samples")
+
+
+def class_accuracies(by_method: dict[str, list[RunRecord]], colours: dict[str, str]) -> str | None:
+    """Return the accuracy of each class, from the most to the least frequent, over seeds."""
+    with _figure(7.6, 3.1) as (figure, axes):
+        names: list[str] = []
+        for method, runs in by_method.items():
+            found = [run for run in runs if "class_accuracy" in run.details]
+            if not found:
+                continue
+            counts = np.array(found[0].details["class_counts"])
+            order = np.argsort(-counts, kind="stable")
+            values = np.array([run.details["class_accuracy"] for run in found])[:, order] * 100
+            place = np.arange(len(order))
+            axes.plot(
+                place, np.nanmean(values, 0), color=colours[method], marker="o", markersize=3,
+                linewidth=1.4,
+            )  # fmt: skip
+            names = [f"{found[0].classes[i]}\n{counts[i]}" for i in order]
+        if not names or len(names) > 40:
+            return None
+        axes.set_xticks(range(len(names)), names, fontsize=7, rotation=30, ha="right")
+        axes.set_ylabel("accuracy, %")
+        axes.set_ylim(0, 103)
+        return _svg(figure, "accuracy of each class, by its number of training samples")
+
+
+def outliers(run: RunRecord, colour: str) -> str | None:
+    """Return histograms of the confidence in test samples and in outliers."""
+    arrays = run.predictions()
+    if "ood_confidence" not in arrays or "test_logits" not in arrays:
+        return None
+    known = torch.from_numpy(arrays["test_logits"]).double().softmax(1).amax(1).numpy()
+    strange = arrays["ood_confidence"]
+    with _figure(2.7, 2.2) as (figure, axes):
+        edges = np.linspace(min(known.min(), strange.min()), 1, 26).tolist()
+        for values, tone, name in ((known, colour, "test"), (strange, _INK, "outliers")):
+            weights = np.full(len(values), 100 / len(values))
+            axes.hist(
+                values, edges, weights=weights, color=tone, alpha=0.55 if tone == colour else 1.0,
+                histtype="stepfilled" if tone == colour else "step", label=name,
+            )  # fmt: skip
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share, %")
+        axes.legend(loc="upper left", fontsize=8)
+        return _svg(figure, f"{run.label}: confidence in test samples and in outliers")
+
+
+def shifted(
+    by_method: dict[str, list[RunRecord]], colours: dict[str, str], measure: str, title: str,
+    corruption: str | None = None,
+) -> str | None:  # fmt: skip
+    """Return a measure over the severity of corruptions, their mean or one of them."""
+    with _figure(5.2 if corruption is None else 2.7, 3.1 if corruption is None else 2.2) as (
+        figure, axes,
+    ):  # fmt: skip
+        drawn = False
+        for method, runs in by_method.items():
+            rows = []
+            for run in runs:
+                table = run.details.get("shift")
+                if not table:
+                    continue
+                chosen = [corruption] if corruption else list(table)
+                clean = run.metrics[measure]
+                values = np.mean([[row[measure] for row in table[c]] for c in chosen], 0)
+                rows.append([clean, *values])
+            if rows:
+                drawn = True
+                mean, spread = 100 * np.mean(rows, 0), 100 * np.std(rows, 0)
+                place = np.arange(len(mean))
+                axes.plot(place, mean, color=colours[method], marker="o", markersize=3, lw=1.4)
+                axes.fill_between(
+                    place, mean - spread, mean + spread, color=colours[method], alpha=0.15, lw=0
+                )
+        if not drawn:
+            return None
+        axes.set_xlabel("severity (0: as it is)")
+        axes.set_ylabel(title)
+        name = corruption or "all corruptions"
+        return _svg(figure, f"{title} over severity, {name}")
+
+
+def uncertainty(run: RunRecord, colour: str) -> str | None:
+    """Return a regression's calibration: error against predicted deviation, and after scaling."""
+    arrays = run.predictions()
+    if "test_std" not in arrays:
+        return None
+    mean, std, targets = (
+        torch.from_numpy(arrays[name]).double()
+        for name in ("test_mean", "test_std", "test_targets")
+    )
+    scale = run.metrics.get("variance_scale", 1.0)
+    with _figure(2.7, 2.7) as (figure, axes):
+        highest = []
+        for factor, marker, line, name in (
+            (1.0, "o", "-", "MC-dropout"), (scale, "s", ":", "after s"),
+        ):  # fmt: skip
+            expected, found, _ = metrics.calibration_curve(mean, factor * std, targets, 10)
+            axes.plot(
+                expected, found, color=colour, marker=marker, markersize=3.5, linestyle=line,
+                linewidth=1.3, label=name,
+            )  # fmt: skip
+            highest += [float(expected.max()), float(found.max())]
+        top = 1.05 * max(highest)
+        axes.plot([0, top], [0, top], color=_INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.set_xlim(0, top)
+        axes.set_ylim(0, top)
+        axes.set_xlabel("predicted deviation")
+        axes.set_ylabel("RMSE")
+        axes.legend(loc="lower right", fontsize=8)
+        return _svg(figure, f"{run.label}: root mean squared error against predicted deviation")
+
+
+_SIDES = ("#0072b2", "#d55e00")
+
+
+def surface(run: RunRecord, mixed: bool = False) -> str | None:
+    """Return a toy's decision surface with its training samples, or with its mixed ones.
+
+    Args:
+        run: on a toy.
+        mixed: show where samples were mixed to; those that intrude are marked.
+    """
+    arrays = run.predictions()
+    if "surface" not in arrays or (mixed and "mixed_points" not in arrays):
+        return None
+    shades = matplotlib.colors.LinearSegmentedColormap.from_list("sides", [_SIDES[0], "#ffffff",
+                                                                           _SIDES[1]])  # fmt: skip
+    with _figure(2.9, 2.6) as (figure, axes):
+        axes.pcolormesh(
+            arrays["surface_x"], arrays["surface_y"], arrays["surface"].T, cmap=shades, vmin=0,
+            vmax=1, alpha=0.45, shading="gouraud", rasterized=True,
+        )  # fmt: skip
+        axes.contour(
+            arrays["surface_x"], arrays["surface_y"], arrays["surface"].T, levels=[0.5],
+            colors="#333333", linewidths=1.0,
+        )  # fmt: skip
+        if mixed:
+            points, intrudes = arrays["mixed_points"], arrays["mixed_intrudes"]
+            weight = arrays["mixed_weight"]
+            rng = np.random.default_rng(0)
+            chosen = rng.permutation(len(points))[:700]
+            points, intrudes, weight = points[chosen], intrudes[chosen], weight[chosen]
+            axes.scatter(
+                points[:, 0], points[:, 1], c=shades(weight), s=5, linewidths=0.2,
+                edgecolors="#555555", rasterized=True,
+            )  # fmt: skip
+            axes.scatter(
+                points[intrudes, 0], points[intrudes, 1], marker="x", s=12, c="#111111",
+                linewidths=0.8, rasterized=True,
+            )  # fmt: skip
+        else:
+            points, labels = arrays["train_points"], arrays["train_labels"]
+            tones = np.array(_SIDES)[labels]
+            axes.scatter(points[:, 0], points[:, 1], c=tones, s=5, linewidths=0, rasterized=True)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        axes.grid(visible=False)
+        axes.set_aspect("equal")
+        what = "mixed samples" if mixed else "decision surface"
+        return _svg(figure, f"{run.label}: {what} on {run.config['data']}")
 
 
 def class_colours(count: int) -> list[str]:

@@ -1,17 +1,29 @@
-"""Many runs: a comparison of methods over seeds, its records and its statistics."""
+"""Many runs: protocols, the store of results, engines that run them, and statistics."""
 
-from mixwell.studies.compare import Cell, compare, plan
+from mixwell.studies.engines import Engine, LocalEngine, RayEngine
+from mixwell.studies.protocols import PROTOCOLS, Protocol
 from mixwell.studies.records import RunRecord, load_records
+from mixwell.studies.run import run_cells, run_study
 from mixwell.studies.statistics import Interval, MethodSummary, Test, summarise
+from mixwell.studies.store import Cell, Store
+from mixwell.studies.study import Study, read_study
 
 __all__ = [
+    "PROTOCOLS",
     "Cell",
+    "Engine",
     "Interval",
+    "LocalEngine",
     "MethodSummary",
+    "Protocol",
+    "RayEngine",
     "RunRecord",
+    "Store",
+    "Study",
     "Test",
-    "compare",
     "load_records",
-    "plan",
+    "read_study",
+    "run_cells",
+    "run_study",
     "summarise",
 ]

@@ -1,8 +1,7 @@
-"""What finished and failed runs left in their folders."""
+"""What finished and failed runs left."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,22 @@ from typing import Any
 import numpy as np
 
 from mixwell.errors import InputError
-from mixwell.training.files import read_json
+from mixwell.training.config import RunConfig
 from mixwell.training.run import is_finished, read_result
 
-__all__ = ["RunRecord", "load_records", "read_record"]
+__all__ = ["RunRecord", "load_records"]
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run as it was left in its folder.
+    """One run.
 
     Attributes:
-        path: the folder.
+        path: its folder.
         config: all that the run was made of.
         metrics: name to value; empty for a failed run.
         history: a row for each epoch.
+        details: measures that take more than a number: by class, by corruption.
         seconds_per_step: median over epochs.
         seconds: of training.
         peak_memory_mb: of the GPU, or of the process.
@@ -35,12 +35,16 @@ class RunRecord:
         error: why it failed.
         task: "classification" or "regression".
         classes: the classes' names.
+        train_samples: how many it was trained on.
+        vary: what differs between the parts of its study, and its value here.
+        label: the method, with the settings that it was asked for with.
     """
 
     path: Path
     config: dict[str, Any]
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
     seconds_per_step: float = 0.0
     seconds: float = 0.0
     peak_memory_mb: float = 0.0
@@ -52,13 +56,37 @@ class RunRecord:
     task: str = "classification"
     classes: tuple[str, ...] = ()
     train_samples: int = 0
+    vary: dict[str, Any] = field(default_factory=dict)
+    label: str = ""
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        result: dict[str, Any] | None,
+        config: dict[str, Any],
+        error: str | None = None,
+        vary: dict[str, Any] | None = None,
+        label: str | None = None,
+    ) -> RunRecord:
+        """Return the record of a result, or of a failure where there is none."""
+        own: dict[str, Any] = {
+            "vary": vary or {}, "label": label or RunConfig.from_dict(config).label
+        }  # fmt: skip
+        if result is None:
+            return cls(path, config, status="failed", error=error, **own)
+        known = {name: result[name] for name in cls.__dataclass_fields__ if name in result}
+        known["classes"] = tuple(known.get("classes", ()))
+        return cls(**{**known, "path": path, **own})
 
     @property
-    def label(self) -> str:
-        """The method with its settings."""
-        options = self.config.get("method_options") or {}
-        settings = ", ".join(f"{key}={value}" for key, value in options.items())
-        return f"{self.config['method']}({settings})" if settings else str(self.config["method"])
+    def group(self) -> str:
+        """What part of its study it belongs to, in words; empty where there are no parts."""
+        words = []
+        for name, value in self.vary.items():
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(shown if name == "data" else f"{name.replace('_', ' ')} {shown}")
+        return ", ".join(words)
 
     @property
     def seed(self) -> int:
@@ -66,7 +94,7 @@ class RunRecord:
         return int(self.config["seed"])
 
     def predictions(self) -> dict[str, np.ndarray]:
-        """Return val_logits, val_labels, test_logits, test_labels and test_features.
+        """Return the arrays that the run left: logits and labels, features, and protocols' own.
 
         The features are of the first 2,000 test samples at most. Empty where there are none.
         """
@@ -80,32 +108,24 @@ class RunRecord:
             raise InputError(f"{path} can't be read: {error}") from error
 
 
-def read_record(folder: Path) -> RunRecord | None:
-    """Return a folder's record; None where a run has neither ended nor failed."""
-    if is_finished(folder):
-        result = read_result(folder)
-        known = {name: result[name] for name in RunRecord.__dataclass_fields__ if name in result}
-        known["classes"] = tuple(known.get("classes", ()))
-        return RunRecord(path=folder, **known)
-    if (folder / "error.json").is_file():
-        failure = read_json(folder / "error.json")
-        return RunRecord(folder, failure["config"], status="failed", error=failure["error"])
-    return None
-
-
-def load_records(folders: str | Path | Iterable[Path]) -> list[RunRecord]:
-    """Return the records of run folders, or of all that lie in one folder.
+def load_records(folder: str | Path) -> list[RunRecord]:
+    """Return the records of a study's folder, or of one run's.
 
     Raises:
         InputError: there are none.
     """
-    if isinstance(folders, (str, Path)):
-        root = Path(folders)
-        if not root.is_dir():
-            raise InputError(f"{str(root)!r} is no folder")
-        folders = [root, *sorted(path for path in root.iterdir() if path.is_dir())]
-        found = [record for folder in folders if (record := read_record(folder))]
-        if not found:
-            raise InputError(f"{str(root)!r} holds no finished run")
-        return found
-    return [record for folder in folders if (record := read_record(folder))]
+    from mixwell.studies.store import Store
+
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{str(root)!r} is no folder")
+    if (root / Store.FILE).is_file():
+        found = Store(root).records()
+    elif is_finished(root):
+        result = read_result(root)
+        found = [RunRecord.of(root, result, result["config"])]
+    else:
+        found = []
+    if not found:
+        raise InputError(f"{str(root)!r} holds no finished run")
+    return found

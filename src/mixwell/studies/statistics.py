@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from mixwell.studies.records import RunRecord
 
-__all__ = ["HIGHER_IS_BETTER", "Interval", "MethodSummary", "Test", "interval", "summarise"]
+__all__ = [
+    "Interval",
+    "MethodSummary",
+    "Test",
+    "average_ranks",
+    "choose_baseline",
+    "detectable_difference",
+    "higher_is_better",
+    "holm",
+    "interval",
+    "measures",
+    "paired_test",
+    "seeds_needed",
+    "summarise",
+]
 
-HIGHER_IS_BETTER = {"accuracy", "val_accuracy", "r2"}
-"""Measures of which more is better; of all others, but temperature, less is."""
+_HIGHER = ("accuracy", "r2", "ood_auroc", "margin", "fine_margin")
+
+
+def higher_is_better(measure: str) -> bool:
+    """Whether more of a measure is better; of all others, but temperature, less is."""
+    return measure in _HIGHER or "accuracy" in measure
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,9 @@ class Test:
         half_width: of its 95 % interval.
         p_value: two-sided.
         pairs: how many seeds.
+        deviation: the standard deviation of the differences.
+        adjusted: the p-value after Holm's correction for the tests of this measure that
+            :func:`summarise` made.
     """
 
     __test__ = False  # no test of pytest's
@@ -46,11 +68,13 @@ class Test:
     half_width: float
     p_value: float
     pairs: int
+    deviation: float = 0.0
+    adjusted: float = math.nan
 
     @property
     def significant(self) -> bool:
-        """Whether p < 0.05."""
-        return self.p_value < 0.05
+        """Whether the adjusted p < 0.05, or the plain one where none was adjusted."""
+        return (self.p_value if math.isnan(self.adjusted) else self.adjusted) < 0.05
 
 
 @dataclass(frozen=True)
@@ -65,6 +89,8 @@ class MethodSummary:
             than two seeds are paired.
         seeds: of the runs that are done.
         failed: how many runs failed.
+        group: the part of the study, in words; empty where there are no parts.
+        vary: the part's values, by field.
     """
 
     method: str
@@ -73,6 +99,8 @@ class MethodSummary:
     tests: dict[str, Test | None]
     seeds: tuple[int, ...]
     failed: int = 0
+    group: str = ""
+    vary: dict[str, Any] = field(default_factory=dict)
 
 
 def interval(values: Sequence[float]) -> Interval:
@@ -105,7 +133,90 @@ def paired_test(values: Sequence[float], baseline: Sequence[float]) -> Test | No
         return Test(gap.mean, gap.half_width, 1.0, len(values)) if same else None
     error = gap.half_width / float(stats.t.ppf(0.975, len(values) - 1))
     p_value = 2 * float(stats.t.sf(abs(gap.mean / error), len(values) - 1))
-    return Test(gap.mean, gap.half_width, p_value, len(values))
+    deviation = error * math.sqrt(len(values))
+    return Test(gap.mean, gap.half_width, p_value, len(values), deviation)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p-values adjusted by Holm's step-down method, in their order.
+
+    Rejecting where the adjusted p is below α keeps the chance of any false rejection among all
+    these tests below α, whatever their dependence.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, i in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * p_values[i]))
+        adjusted[i] = highest
+    return adjusted
+
+
+def _power(deviation: float, difference: float, pairs: int, level: float) -> float:
+    """Return the chance that a two-sided paired t-test sees a true difference."""
+    from scipy import stats
+
+    freedom = pairs - 1
+    shift = abs(difference) / deviation * math.sqrt(pairs)
+    bound = float(stats.t.ppf(1 - level / 2, freedom))
+    found = stats.nct.sf(bound, freedom, shift) + stats.nct.cdf(-bound, freedom, shift)
+    # With one degree of freedom and a large shift SciPy gives up: there the chance is one.
+    return 1.0 if math.isnan(found) else float(found)
+
+
+def seeds_needed(
+    deviation: float, difference: float, power: float = 0.8, level: float = 0.05
+) -> int | None:
+    """Return how many paired seeds show a true difference with this power; None above 10,000.
+
+    Args:
+        deviation: the standard deviation of the paired differences; > 0.
+        difference: the true one, in the same unit; not 0.
+        power: the chance to see it.
+        level: of the test, two-sided.
+    """
+    if power >= 1 or difference == 0:
+        return None
+    low, high = 1, 2
+    while _power(deviation, difference, high, level) < power:
+        low, high = high, 2 * high
+        if low > 10_000:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _power(deviation, difference, middle, level) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def detectable_difference(
+    deviation: float, pairs: int, power: float = 0.8, level: float = 0.05
+) -> float:
+    """Return the least true difference that so many paired seeds show with this power.
+
+    Args:
+        deviation: the standard deviation of the paired differences.
+        pairs: seeds, 2 at least.
+        power: the chance to see it.
+        level: of the test, two-sided.
+    """
+    from scipy import optimize
+
+    if deviation <= 0:
+        return 0.0
+    high = 1.0
+    while _power(1.0, high, pairs, level) < power:
+        high *= 2
+    return deviation * float(
+        optimize.brentq(lambda size: _power(1.0, size, pairs, level) - power, 1e-9, high)
+    )
 
 
 def measures(record: RunRecord) -> dict[str, float]:
@@ -118,46 +229,84 @@ def measures(record: RunRecord) -> dict[str, float]:
 
 
 def summarise(records: Iterable[RunRecord], baseline: str | None = None) -> list[MethodSummary]:
-    """Return a summary of each method, in the order of first appearance.
+    """Return a summary of each method in each part of a study, in the order of first appearance.
+
+    Each method is tested against the baseline of its part, paired by seed. For each measure the
+    p-values of all methods and parts are adjusted together (:func:`holm`).
 
     Args:
-        records: runs of one comparison.
+        records: runs of one study.
         baseline: the label of the method to test against; "erm" without one, if it is there, else
             the first method.
     """
-    by_method: dict[str, list[RunRecord]] = {}
+    parts: dict[str, dict[str, list[RunRecord]]] = {}
     for record in records:
-        by_method.setdefault(record.label, []).append(record)
-    for runs in by_method.values():
-        runs.sort(key=lambda run: run.seed)
-    baseline = choose_baseline(list(by_method), baseline)
-    base = {run.seed: measures(run) for run in by_method.get(baseline, []) if run.status == "done"}
-
-    summaries = []
-    for method, runs in by_method.items():
-        done = [run for run in runs if run.status == "done"]
-        values = {run.seed: measures(run) for run in done}
-        names = list(next(iter(values.values()), {}))
-        paired = [seed for seed in values if seed in base]
-        tests: dict[str, Test | None] = {}
-        for name in names:
-            shared = [seed for seed in paired if name in base[seed]]
-            tests[name] = None
-            if method != baseline:
-                tests[name] = paired_test(
-                    [values[seed][name] for seed in shared], [base[seed][name] for seed in shared]
-                )
-        summaries.append(
-            MethodSummary(
-                method,
-                len(done),
-                {name: interval([values[seed][name] for seed in values]) for name in names},
-                tests,
-                tuple(values),
-                len(runs) - len(done),
-            )
-        )
+        parts.setdefault(record.group, {}).setdefault(record.label, []).append(record)
+    summaries = [
+        _summary(label, runs, methods.get(choose_baseline(list(methods), baseline), []))
+        for methods in parts.values()
+        for label, runs in methods.items()
+    ]
+    names = dict.fromkeys(name for summary in summaries for name in summary.tests)
+    for name in names:
+        tested = [(s, test) for s in summaries if (test := s.tests.get(name)) is not None]
+        adjusted = holm([test.p_value for _, test in tested])
+        for (summary, test), value in zip(tested, adjusted, strict=True):
+            summary.tests[name] = replace(test, adjusted=value)
     return summaries
+
+
+def _summary(label: str, runs: list[RunRecord], baseline: list[RunRecord]) -> MethodSummary:
+    runs = sorted(runs, key=lambda run: run.seed)
+    values = {run.seed: measures(run) for run in runs if run.status == "done"}
+    base = {run.seed: measures(run) for run in baseline if run.status == "done"}
+    names = dict.fromkeys(name for found in values.values() for name in found)
+    tests: dict[str, Test | None] = {}
+    for name in names:
+        shared = [seed for seed in values if name in values[seed] and name in base.get(seed, {})]
+        tests[name] = None
+        if not any(run in baseline for run in runs):
+            tests[name] = paired_test(
+                [values[seed][name] for seed in shared], [base[seed][name] for seed in shared]
+            )
+    spread = {
+        name: interval([found[name] for found in values.values() if name in found])
+        for name in names
+    }
+    return MethodSummary(
+        label, len(values), spread, tests, tuple(values), len(runs) - len(values),
+        runs[0].group, runs[0].vary,
+    )  # fmt: skip
+
+
+def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str, float]:
+    """Return each method's mean rank over the parts of a study, 1 for the best; ties share.
+
+    Parts in which a method has no result are left out.
+
+    Args:
+        summaries: from :func:`summarise`.
+        measure: whose means are ranked.
+    """
+    from scipy import stats
+
+    methods = list(dict.fromkeys(summary.method for summary in summaries))
+    groups = list(dict.fromkeys(summary.group for summary in summaries))
+    means = {
+        (s.group, s.method): s.metrics[measure].mean for s in summaries if measure in s.metrics
+    }
+    sign = -1 if higher_is_better(measure) else 1
+    ranks = [
+        stats.rankdata([sign * means[group, method] for method in methods])
+        for group in groups
+        if all((group, method) in means for method in methods)
+    ]
+    if not ranks:
+        return {}
+    return {
+        method: float(sum(rank[place] for rank in ranks) / len(ranks))
+        for place, method in enumerate(methods)
+    }
 
 
 def choose_baseline(methods: Sequence[str], baseline: str | None = None) -> str:

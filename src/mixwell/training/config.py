@@ -279,6 +279,16 @@ class RunConfig:
         values = {k: v for k, v in given if k not in _NO_MATTER and v != default[k]}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
+    def difference(self, other: RunConfig) -> str:
+        """Return in words the first fields that differ in what changes the result."""
+        old, new = self.to_dict(), other.to_dict()
+        changed = [
+            f"{k}={old[k]!r}, not {new[k]!r}"
+            for k in new
+            if old[k] != new[k] and k not in _NO_MATTER
+        ]
+        return "; ".join(changed[:3])
+
     @property
     def label(self) -> str:
         """The method with its settings: ``sk_mixup(tau_std=0.5)``."""

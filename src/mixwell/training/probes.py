@@ -61,6 +61,10 @@ def fine_classes(
     logits = torch.full((len(wanted), len(fine.classes)), -1e9, dtype=torch.float64)
     logits[:, torch.from_numpy(probe.classes_)] = torch.from_numpy(scores)
     found.measures["fine_accuracy"] = float(metrics.accuracy(logits, wanted))
+    _, _, held_out = predict(model, dataset.val, device, features=True)
+    assert held_out is not None
+    guesses = probe.predict(((held_out - mean) / std).double().numpy())
+    found.measures["val_fine_accuracy"] = float((guesses == fine.val.y.numpy()).mean())
     found.measures["fine_alignment"] = float(metrics.alignment(test_features, wanted))
     found.measures["fine_uniformity"] = float(metrics.uniformity(test_features))
     if len(probe.coef_) == len(fine.classes):
@@ -266,8 +270,9 @@ def surface(
         train_points=next(iter(split.batches(len(split))))[0].numpy(),
         train_labels=split.y.numpy(),
     )  # fmt: skip
-    if method is None:
-        return
+    recipe = None if method is None else method.recipe
+    if method is None or recipe is None or list(recipe.interpolation.layers) != ["input"]:
+        return  # no inputs are mixed, or not always: there is nothing to look at
     mixed, weights = [], []
     was_training = method.training
     method.train()
@@ -281,8 +286,6 @@ def surface(
                     made, target, _ = method.preview(x, y, model=model, index=index)
                     mixed.append(made.cpu())
                     weights.append(target.dense(len(dataset.classes)).cpu())
-    except InputError:  # it mixes no inputs: there is nothing to look at
-        return
     finally:
         method.train(was_training)
     samples, weight = torch.cat(mixed), torch.cat(weights)

@@ -69,7 +69,12 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def train(
-    config: RunConfig, out: str | Path, *, report: Report = _silent, command: str = ""
+    config: RunConfig,
+    out: str | Path,
+    *,
+    report: Report = _silent,
+    command: str = "",
+    wait: float = 0.0,
 ) -> dict[str, Any]:
     """Train, evaluate and write one run; return its result.
 
@@ -83,6 +88,7 @@ def train(
         out: the run's folder.
         report: told of the run's events as they happen.
         command: the command line, to be kept in the result.
+        wait: seconds to wait for another process to leave the folder: one that is being killed.
 
     Raises:
         InputError: the configuration, the data or the folder can't work; the loss is not finite.
@@ -97,12 +103,14 @@ def train(
         before = RunConfig.from_dict(read_json(known))
         if before.fingerprint != config.fingerprint:
             raise InputError(
-                f"out={str(folder)!r} holds another run ({_difference(before, config)}); "
+                f"out={str(folder)!r} holds another run ({before.difference(config)}); "
                 "choose another folder or delete it"
             )
     if is_finished(folder):
         return read_result(folder)
-    with _locked(folder):
+    with _locked(folder, wait):
+        if is_finished(folder):  # by the process that was waited for
+            return read_result(folder)
         clear_leftovers(folder)
         return _launch(config, dataset, folder, report, command)
 
@@ -140,23 +148,21 @@ def _launch(
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, wait: float) -> Iterator[None]:
     """Keep a second process out of a run folder; the system drops the lock if this one dies."""
+    until = time.monotonic() + wait
     with (folder / ".lock").open("w") as file:
-        if fcntl is not None:
+        while fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
             except OSError as error:
-                raise InputError(
-                    f"out={str(folder)!r}: another process is training in this folder"
-                ) from error
+                if time.monotonic() >= until:
+                    raise InputError(
+                        f"out={str(folder)!r}: another process is training in this folder"
+                    ) from error
+            time.sleep(0.1)
         yield
-
-
-def _difference(before: RunConfig, now: RunConfig) -> str:
-    old, new = before.to_dict(), now.to_dict()
-    changed = [f"{k}={old[k]!r}, not {new[k]!r}" for k in new if old[k] != new[k]]
-    return "; ".join(changed[:3])
 
 
 # -------------------------------------------------------------------------------------- the loop

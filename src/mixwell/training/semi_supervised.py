@@ -59,13 +59,13 @@ class SemiSupervised(nn.Module):
             raise InputError("labels must be given: without it no sample is unlabelled")
         if len(dataset.input_shape) != 3:
             raise InputError(f"labels needs images, but data={dataset.name!r} has none")
-        recipes = [term for term in method._terms() if term.recipe is not None]
+        mixing = [term for term in method._terms() if term.recipe is not None]
         self.method = method
-        self.recipe = recipes[0].recipe if recipes else None
-        self.loss = copy.deepcopy(recipes[0].loss) if recipes else None
+        self.recipe = method.recipe
+        self.loss = copy.deepcopy(mixing[0].loss) if mixing else None
         if self.recipe is not None:
-            layers = getattr(self.recipe.interpolation, "layers", ["input"])
-            if layers != ["input"] or self.recipe.needs_features or len(recipes) > 1:
+            inside = list(self.recipe.interpolation.layers) != ["input"]
+            if inside or self.recipe.needs_features or len(mixing) > 1:
                 raise InputError(
                     f"method={method.name!r} mixes inside the model or looks at its features; "
                     "semi-supervised training takes methods that mix at the input: mixup, "

@@ -1,0 +1,324 @@
+"""Where the cells of a study run: processes of this machine, or tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from mixwell.errors import InputError
+from mixwell.studies.store import Cell
+from mixwell.training.config import RunConfig
+from mixwell.training.files import make_folder, write_atomically
+from mixwell.training.run import train
+
+__all__ = ["Engine", "LocalEngine", "RayEngine"]
+
+Event = tuple[Cell, dict[str, Any]]
+
+
+class Engine(ABC):
+    """What runs cells, and tells of them.
+
+    Its events are those of :func:`train <mixwell.training.train>`, and "result" with the cell's
+    result, or "failed" with its error; then "ended".
+
+    Attributes:
+        slots: how many cells run at a time.
+    """
+
+    slots: int
+
+    @abstractmethod
+    def start(self, cell: Cell, command: str) -> None:
+        """Start a cell; ``command`` is kept in its result."""
+
+    @abstractmethod
+    def events(self, timeout: float) -> Iterator[Event]:
+        """Return what has happened since the last call, after waiting for it ``timeout`` s."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End all that still runs."""
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+# ------------------------------------------------------------------------------- this machine
+
+
+class LocalEngine(Engine):
+    """A process for each cell, so that its memory is its own and its failure harms no other.
+
+    Args:
+        workers: processes at a time.
+    """
+
+    def __init__(self, workers: int = 1) -> None:
+        self.slots = workers
+        self._queue: queue.Queue[Event] = queue.Queue()
+        self._running: dict[str, tuple[BaseProcess, Connection]] = {}
+        self._context = multiprocessing.get_context("forkserver")
+        # Imported once, in a server that each run is forked from: a run starts in no time.
+        self._context.set_forkserver_preload(
+            ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
+        )
+
+    def start(self, cell: Cell, command: str) -> None:
+        ours, theirs = self._context.Pipe(duplex=False)
+        # The run holds one end of this and waits for the other to close: then we are gone.
+        their_life, our_life = self._context.Pipe(duplex=False)
+        arguments = (theirs, their_life, cell.config, cell.folder, command)
+        process: BaseProcess = self._context.Process(target=_run, args=arguments)
+        process.start()
+        theirs.close()
+        their_life.close()
+        self._running[cell.name] = (process, our_life)
+        threading.Thread(target=self._listen, args=(ours, process, cell), daemon=True).start()
+
+    def _listen(self, pipe: Connection, process: BaseProcess, cell: Cell) -> None:
+        """Pass on what a run tells, and how it ended."""
+        told = False
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                event = pipe.recv()
+                told = told or event["kind"] in ("failed", "result")
+                self._queue.put((cell, event))
+        process.join()
+        if not told:
+            code = process.exitcode or 0
+            cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+            error = f"its process ended by {cause}; see {cell.folder / 'log.txt'}"
+            self._queue.put((cell, {"kind": "failed", "error": error}))
+        self._queue.put((cell, {"kind": "ended"}))
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        try:
+            event = self._queue.get(timeout=timeout)
+            while True:
+                if event[1]["kind"] == "ended":
+                    self._running.pop(event[0].name)[1].close()
+                yield event
+                event = self._queue.get_nowait()
+        except queue.Empty:
+            return
+
+    def stop(self) -> None:
+        for process, life in self._running.values():
+            process.terminate()
+            process.join()
+            life.close()
+        self._running.clear()
+
+
+def _run(
+    pipe: Connection, parent: Connection, config: RunConfig, folder: Path, command: str
+) -> None:
+    """Train one cell, telling the parent; end when the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    last = 0.0
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if event["kind"] == "step" and now - last < 0.2:
+            return
+        last = now
+        try:
+            pipe.send(event)
+        except OSError:
+            raise SystemExit(1) from None
+
+    try:
+        make_folder("out", folder)
+        _log_to(folder / "log.txt")
+        result = train(config, folder, report=report, command=command, wait=30.0)
+        report({"kind": "result", "result": result})
+    except InputError as error:
+        report({"kind": "failed", "error": str(error)})
+    except Exception:
+        report({"kind": "failed", "error": traceback.format_exc()})
+
+
+def _end_with(parent: Connection) -> None:
+    """End this process as soon as its parent is gone, however that came about."""
+    with contextlib.suppress(EOFError, OSError):
+        parent.recv()
+    os._exit(1)
+
+
+def _log_to(path: Path) -> None:
+    """Let all that this process and its libraries write go to a file, after what is there."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    os.close(file)
+    print(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} process {os.getpid()}", flush=True)
+
+
+# --------------------------------------------------------------------------------------- Ray
+
+
+class RayEngine(Engine):
+    """A task of a Ray cluster for each cell.
+
+    A running cluster is joined (``address``, or RAY_ADDRESS); without one a cluster of this
+    machine alone is started. A cell whose node is lost goes to another node. Where the study's
+    folder is shared between the nodes, it goes on from its checkpoint there, else from the start;
+    the files that it leaves come back to the study's folder either way.
+
+    Args:
+        address: of the cluster: "auto" for the one that this machine belongs to.
+        threads: processors that each cell takes.
+        gpus: GPUs that each cell takes, or shares of one.
+
+    Raises:
+        InputError: Ray is not installed, or there is no cluster at the address.
+    """
+
+    def __init__(self, address: str | None = None, threads: int = 1, gpus: float = 0.0) -> None:
+        try:
+            import ray
+        except ImportError as error:
+            raise InputError("engine='ray' needs Ray: pip install 'mixwell[ray]'") from error
+        self._ray = ray
+        self._began = not ray.is_initialized()
+        if self._began:
+            try:
+                ray.init(
+                    address=address or os.environ.get("RAY_ADDRESS"), log_to_driver=False,
+                    configure_logging=False,
+                )  # fmt: skip
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise InputError(f"engine='ray': no cluster at {address!r}: {error}") from error
+        self._threads, self._gpus = threads, gpus
+        self._task = ray.remote(_run_remotely).options(
+            num_cpus=threads, num_gpus=gpus, max_retries=-1, retry_exceptions=False
+        )
+        self._events: Any = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1).remote()
+        self._running: dict[Any, Cell] = {}
+
+    @property
+    def slots(self) -> int:  # type: ignore[override]
+        """As many as the cluster has room for, and one that waits for a node to come."""
+        resources = self._ray.cluster_resources()
+        room = int(resources.get("CPU", 0) // self._threads)
+        if self._gpus:
+            room = min(room, int(resources.get("GPU", 0) // self._gpus))
+        return room + 1
+
+    def start(self, cell: Cell, command: str) -> None:
+        task = self._task.remote(
+            cell.config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name
+        )
+        self._running[task] = cell
+
+    def events(self, timeout: float) -> Iterator[Event]:
+        ray = self._ray
+        ready, _ = ray.wait(list(self._running), timeout=timeout, num_returns=1, fetch_local=False)
+        by_name = {cell.name: cell for cell in self._running.values()}
+        with contextlib.suppress(ray.exceptions.RayError):
+            for name, event in ray.get(self._events.take.remote(), timeout=10):
+                if name in by_name:
+                    yield by_name[name], event
+        for task in ready:
+            cell = self._running.pop(task)
+            try:
+                outcome = ray.get(task)
+            except ray.exceptions.RayError as error:
+                outcome = {"error": f"Ray lost it: {error}"}
+            if "error" in outcome:
+                yield cell, {"kind": "failed", "error": outcome["error"]}
+            else:
+                _bring_home(cell.folder, outcome["files"])
+                yield cell, {"kind": "result", "result": outcome["result"]}
+            yield cell, {"kind": "ended"}
+
+    def stop(self) -> None:
+        for task in self._running:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(task, force=True)
+        self._running.clear()
+        with contextlib.suppress(Exception):
+            self._ray.kill(self._events)
+        if self._began:
+            self._ray.shutdown()
+
+
+class _Mailbox:
+    """Where remote runs leave what they tell."""
+
+    def __init__(self) -> None:
+        self._events: list[tuple[str, dict[str, Any]]] = []
+
+    def put(self, name: str, event: dict[str, Any]) -> None:
+        self._events.append((name, event))
+
+    def take(self) -> list[tuple[str, dict[str, Any]]]:
+        events, self._events = self._events, []
+        return events
+
+
+_FILES = ("predictions.npz", "model.pt", "config.json", "log.txt", "result.json")  # the last last
+
+
+def _run_remotely(
+    config: dict[str, Any], folder: str, command: str, mailbox: Any, name: str
+) -> dict[str, Any]:
+    """Train one cell on a node; return its result and files, or its error."""
+    last = 0.0
+
+    def report(event: dict[str, Any]) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if event["kind"] != "step" or now - last > 1.0:
+            last = now
+            mailbox.put.remote(name, event)
+
+    shared = Path(folder)
+    # The study's folder is shared where its database can be seen from here.
+    is_shared = (shared.parent / "study.db").is_file()
+    with contextlib.ExitStack() as stack:
+        own = shared if is_shared else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+            result = train(
+                RunConfig.from_dict(config), own, report=report, command=command, wait=60.0
+            )
+        except InputError as error:
+            return {"error": str(error)}
+        except Exception:
+            return {"error": traceback.format_exc()}
+        files = {} if is_shared else {
+            entry: (own / entry).read_bytes() for entry in _FILES if (own / entry).is_file()
+        }  # fmt: skip
+        return {"result": result, "files": files}
+
+
+def _bring_home(folder: Path, files: dict[str, bytes]) -> None:
+    """Write a remote run's files where a local one's would lie."""
+    if files:
+        make_folder("out", folder)
+    for name in _FILES:
+        if name in files and not (name == "result.json" and (folder / name).exists()):
+            write_atomically(folder / name, files[name])

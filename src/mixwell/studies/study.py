@@ -1,0 +1,235 @@
+"""A study as it is declared: a grid of data, settings, methods and seeds."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from mixwell.errors import InputError, suggest
+from mixwell.methods import accepts
+from mixwell.studies.protocols import Protocol
+from mixwell.studies.store import Cell
+from mixwell.training.config import RunConfig
+from mixwell.training.files import make_folder
+
+__all__ = ["Study", "parse_methods", "read_study"]
+
+_OWN = ("protocol", "preset", "methods", "seeds", "settings", "out", "baseline")
+
+
+@dataclass(frozen=True)
+class Study:
+    """Methods x seeds, for every combination of what varies.
+
+    Attributes:
+        base: what all runs share.
+        methods: names, compositions, or either with settings: "sk_mixup(tau_std=0.5)".
+        seeds: one run of each method for each.
+        vary: fields of :class:`RunConfig <mixwell.training.RunConfig>` and the values they take.
+        settings: of the methods; each goes to the methods that know it, ``METHOD:setting`` to one.
+        usual: settings by method that the protocol has anyway; those above go before them.
+        protocol: the name of the protocol that it follows.
+    """
+
+    base: RunConfig
+    methods: Sequence[str]
+    seeds: Sequence[int]
+    vary: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    usual: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    protocol: str = "balanced"
+
+    def plan(self, out: str | Path) -> list[Cell]:
+        """Return the study's cells, seed by seed, after checking all that can be checked.
+
+        Args:
+            out: the folder that gets a sub-folder for each run.
+
+        Raises:
+            InputError: a method, a setting, the data or a folder can't work.
+        """
+        chosen = self._options()
+        for name, values in (("seeds", self.seeds), *self.vary.items()):
+            if not values:
+                raise InputError(f"{name} must name one at least")
+            if len(set(map(str, values))) < len(values):
+                raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
+        root = Path(out)
+        make_folder("out", root)
+        parts = []
+        for values in itertools.product(*self.vary.values()):
+            vary = dict(zip(self.vary, values, strict=True))
+            config = replace(self.base, **vary)
+            # Everything is tried once in every part, before anything is trained.
+            dataset = replace(config, seed=self.seeds[0]).load_data()
+            config = config.resolved(dataset)
+            config.build_model(dataset)
+            for _, method, options in chosen:
+                replace(config, method=method, method_options=options).check(dataset)
+            parts.append((vary, config))
+        cells = []
+        for seed, (vary, config), (label, method, options) in itertools.product(
+            self.seeds, parts, chosen
+        ):
+            own = replace(config, method=method, seed=seed, method_options=options)
+            words = [label, *(f"{name}={value}" for name, value in vary.items())]
+            name = "-".join([slug(word) for word in words] + [f"seed{seed}"])
+            cells.append(Cell(own, root / name, vary, label))
+        return cells
+
+    def labels(self) -> list[str]:
+        """Return the methods with their settings, as tables call them."""
+        return [label for label, _, _ in self._options()]
+
+    def _options(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Return each method's label, name and settings.
+
+        The label tells the settings that were asked for, not those that the protocol has anyway.
+        """
+        if not self.methods:
+            raise InputError("methods must name one at least")
+        chosen = [_parse(text) for text in self.methods]
+        names = [name for name, _ in chosen]
+        for key, value in self.settings.items():
+            owner, _, setting = key.rpartition(":")
+            if owner and owner not in names:
+                raise InputError(
+                    f"set {key}: {owner!r} is not among the methods {', '.join(names)}"
+                )
+            bare = setting.rpartition("__")[2]
+            takers = [owner] if owner else [name for name in names if accepts(name, bare)]
+            if not takers:
+                raise InputError(f"set {key}: none of {', '.join(names)} has this setting")
+            for name, options in chosen:
+                if name in takers:
+                    options.setdefault(setting, value)  # its own settings go first
+        labels = [RunConfig(method=name, method_options=options).label for name, options in chosen]
+        if len(set(labels)) < len(labels):
+            raise InputError(f"methods names one twice: {', '.join(labels)}")
+        return [
+            (label, name, {**self.usual.get(name, {}), **options})
+            for label, (name, options) in zip(labels, chosen, strict=True)
+        ]
+
+
+def slug(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "_+.=" else "-" for c in text).strip("-")
+
+
+# --------------------------------------------------------------------------------------- parsing
+
+
+def value_of(text: str) -> Any:
+    """Return a setting's value: a number, true, false, none, a JSON list, or the text itself."""
+    words = {"true": True, "false": False, "none": None, "null": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def parse_methods(text: str) -> list[str]:
+    """Return the methods that "erm,sk_mixup(tau_std=0.5,tau_max=1)" names.
+
+    >>> parse_methods("erm, sk_mixup(tau_std=0.5, tau_max=1)")
+    ['erm', 'sk_mixup(tau_std=0.5, tau_max=1)']
+    """
+    return [part.strip() for part in re.split(r",(?![^(]*\))", text) if part.strip()]
+
+
+def _parse(text: str) -> tuple[str, dict[str, Any]]:
+    """Return name and settings of "sk_mixup(tau_std=0.5)"."""
+    found = re.fullmatch(r"\s*([\w+ ]+?)\s*(?:\((.*)\))?\s*", text)
+    if found is None:
+        raise InputError(f"methods: {text!r} is no method; write NAME or NAME(setting=value, ...)")
+    options = {}
+    for pair in filter(None, (part.strip() for part in (found[2] or "").split(","))):
+        key, separator, value = pair.partition("=")
+        if not separator:
+            raise InputError(f"methods: {text!r} must be NAME(setting=value, ...), got {pair!r}")
+        options[key.strip()] = value_of(value.strip())
+    return found[1], options
+
+
+def read_study(path: str | Path) -> dict[str, Any]:
+    """Return what a YAML file declares of a study.
+
+    It may name ``protocol``, ``preset``, ``methods``, ``seeds``, ``settings`` (of methods),
+    ``out``, ``baseline`` and any option of a run (``epochs: 20``); an option that is given a list
+    varies (``imbalance: [10, 100]``).
+
+    Raises:
+        InputError: it can't be read, or names something that is no part of a study.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is no YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold a mapping (protocol: long-tailed, ...)")
+    known = [*_OWN, *(spec.name for spec in fields(RunConfig))]
+    content = {str(name).replace("-", "_"): value for name, value in content.items()}
+    for name in content:
+        if name not in known or name in ("method", "method_options", "seed"):
+            raise InputError(f"{path}: {name!r} is no part of a study{suggest(name, known)}")
+    return content
+
+
+def build(
+    protocol: Protocol,
+    given: Mapping[str, Any],
+    *,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    preset: str | None = None,
+) -> Study:
+    """Return a protocol's study, with what is given in place of its defaults.
+
+    Args:
+        protocol: one of ``PROTOCOLS``.
+        given: options of the runs; where one is a list, it varies.
+        methods: the protocol's own without.
+        seeds: likewise.
+        settings: of the methods.
+        preset: of the protocol: the papers' settings, say.
+
+    Raises:
+        InputError: the preset or an option is unknown.
+    """
+    start = protocol.preset(preset)
+    options = {**start.defaults, **given}
+    # What says how much data there is goes together: one that is given replaces the others.
+    scarce = ("train_size", "imbalance", "shots")
+    if any(name in given for name in scarce):
+        for name in scarce:
+            if name not in given:
+                options.pop(name, None)
+    vary = {name: list(value) for name, value in options.items() if isinstance(value, list)}
+    single = {name: values[0] for name, values in vary.items() if len(values) == 1}
+    vary = {name: values for name, values in vary.items() if len(values) > 1}
+    fixed = {name: value for name, value in options.items() if not isinstance(value, list)}
+    try:
+        base = RunConfig(**{**fixed, **single})
+    except TypeError as error:
+        raise InputError(str(error)) from error
+    return Study(
+        base,
+        list(methods if methods is not None else start.methods),
+        list(seeds if seeds is not None else range(start.seeds)),
+        vary,
+        dict(settings or {}),
+        start.settings,
+        protocol.name,
+    )
