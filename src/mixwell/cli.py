@@ -480,7 +480,7 @@ def _run_study(study: Study, options: argparse.Namespace, out: str | Path) -> in
             show(cell.name, event)
 
         records = run_cells(
-            cells, out, protocol=study.protocol, workers=workers, engine=engine, report=report,
+            cells, out, study=study, workers=workers, engine=engine, report=report,
             command=_command_line(),
         )  # fmt: skip
     return _present(records, out, options.baseline, _command_line(), study.protocol)

@@ -53,3 +53,31 @@ def test_r2_of_constant_targets_and_of_the_mean():
 def test_shapes_that_do_not_fit_are_refused(measure, predictions, targets):
     with pytest.raises(InputError, match="same shape"):
         measure(torch.ones(predictions), torch.ones(targets))
+
+
+@given(st.integers(1, 30), st.sampled_from([(), (1,), (3,)]), st.floats(0.1, 100))
+def test_percentage_error_by_its_definition_and_without_unit(size, tail, scale):
+    predictions = torch.randn(size, *tail, dtype=torch.float64)
+    targets = torch.randn(size, *tail, dtype=torch.float64)
+    pairs = zip(predictions.flatten().tolist(), targets.flatten().tolist(), strict=True)
+    expected = sum(abs(p - y) / abs(y) for p, y in pairs) / targets.numel()
+    for factor in (1, scale, -scale):
+        value = metrics.mean_absolute_percentage_error(factor * predictions, factor * targets)
+        assert float(value) == pytest.approx(expected)
+
+
+def test_percentage_error_of_extremes():
+    measure, targets = metrics.mean_absolute_percentage_error, torch.tensor([2.0, -4.0])
+    assert measure(targets, targets) == 0
+    assert measure(0 * targets, targets) == 1
+    assert measure(targets, 0 * targets) == torch.inf
+    assert measure(targets[:, None], 2 * targets) == 0.5
+    # The difference, 1e5, is beyond half precision.
+    large = torch.tensor([5e4]).half()
+    assert measure(large, -large) == 2
+
+
+@pytest.mark.parametrize(("predictions", "targets"), [((3,), (2,)), ((3, 2), (3,)), ((0,), (0,))])
+def test_percentage_error_refuses_shapes_that_do_not_fit(predictions, targets):
+    with pytest.raises(InputError, match="predictions and targets must have the same shape"):
+        metrics.mean_absolute_percentage_error(torch.ones(predictions), torch.ones(targets))

@@ -116,8 +116,9 @@ def test_what_is_available_can_be_built():
     for name in models.available():
         if not name.startswith("timm:"):
             concrete = name.replace("-K", "-1")
+            shape = (3, 32) if name == "gru" else (3, 32, 32)
             with torch.device("meta"):
-                assert models.build(concrete, input_shape=(3, 32, 32), num_outputs=2)
+                assert models.build(concrete, input_shape=shape, num_outputs=2)
 
 
 @pytest.mark.parametrize(
@@ -142,3 +143,62 @@ def test_bad_input_is_refused(name, shape, options, message):
         pytest.importorskip("timm")
     with pytest.raises(InputError, match=message):
         models.build(name, input_shape=shape, num_outputs=3, **options)
+
+
+# -------------------------------------------------------------------------------------- series
+
+
+@pytest.mark.parametrize(("shape", "linear"), [((1, 5), 24), ((8, 24), 24), ((3, 40), 10)])
+def test_forecaster_heads_a_state_and_the_last_steps(shape, linear):
+    model = models.build("gru", input_shape=shape, num_outputs=4, width=6, linear=linear)
+    assert isinstance(model, models.Forecaster)
+    x = torch.randn(3, *shape)
+    name, head = find_head(model, x)
+    assert name == "head"
+    assert head is model.head
+    logits, features = capture_features(model, x)
+    seen = min(linear, shape[1])
+    assert (logits.shape, features.shape) == ((3, 4), (3, 6 + shape[0] * seen))
+    torch.testing.assert_close(head(features), logits)
+    assert torch.equal(features[:, 6:], x[..., -seen:].flatten(1))
+
+
+def test_forecaster_reads_every_step_of_each_sample_alone():
+    model = models.build("gru", input_shape=(2, 9), num_outputs=1, linear=1).eval()
+    x = torch.randn(4, 2, 9, requires_grad=True)
+    model(x)[1].sum().backward()
+    assert (x.grad[1].abs().sum(0) > 0).all()
+    assert not x.grad[[0, 2, 3]].any()
+
+
+def test_forecaster_is_the_default_for_series():
+    for task in ("regression", "classification"):
+        assert models.default_for(task, (8, 24)) == "gru"
+
+
+def test_forecaster_dropout_acts_on_the_state_in_training_only():
+    model = models.build("gru", input_shape=(2, 6), num_outputs=1, dropout=0.5)
+    x = torch.randn(4, 2, 6)
+    assert not torch.equal(model(x), model(x))
+    assert torch.equal(model.recurrent(x)[:, 50:], x.flatten(1))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+
+
+def test_forecaster_learns_to_go_on_from_the_present_level():
+    model = models.build("gru", input_shape=(1, 6), num_outputs=1, width=4)
+    x = torch.randn(64, 1, 6)
+    y = 2 * x[:, :, -1]
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+    for _ in range(80):
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(model(x), y)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 32, 32)])
+def test_forecaster_refuses_what_is_no_series(shape):
+    with pytest.raises(InputError, match=r"'gru' takes series .*shape \("):
+        models.build("gru", input_shape=shape, num_outputs=3)

@@ -58,6 +58,7 @@ class SmallCNN(nn.Module):
         width: channels of the first convolution; each next has twice as many.
         features: units of the hidden layer.
         dropout: before the head.
+        norm: batch normalisation of the convolutions.
     """
 
     def __init__(
@@ -67,15 +68,16 @@ class SmallCNN(nn.Module):
         width: int = 16,
         features: int = 128,
         dropout: float = 0.0,
+        norm: bool = True,
     ) -> None:
         super().__init__()
         channels = [input_shape[0], width, 2 * width, 4 * width]
 
         def stage(before: int, after: int) -> nn.Sequential:
             return nn.Sequential(
-                nn.Conv2d(before, after, 3, padding=1, bias=False),
+                nn.Conv2d(before, after, 3, padding=1, bias=not norm),
                 nn.MaxPool2d(2),
-                nn.BatchNorm2d(after),
+                nn.BatchNorm2d(after) if norm else nn.Identity(),
                 nn.ReLU(inplace=True),
             )
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -201,6 +202,12 @@ class RayEngine(Engine):
             import ray
         except ImportError as error:
             raise InputError("engine='ray' needs Ray: pip install 'mixwell[ray]'") from error
+        host, _, port = (address or os.environ.get("RAY_ADDRESS") or "").rpartition(":")
+        if port.isdigit():
+            try:  # Ray itself would try for minutes
+                socket.create_connection((host, int(port)), timeout=10).close()
+            except OSError as error:
+                raise InputError(f"engine='ray': no cluster at {address!r}: {error}") from error
         self._ray = ray
         self._began = not ray.is_initialized()
         if self._began:

@@ -77,15 +77,15 @@ class RunRecord:
             return cls(path, config, status="failed", error=error, **own)
         known = {name: result[name] for name in cls.__dataclass_fields__ if name in result}
         known["classes"] = tuple(known.get("classes", ()))
-        return cls(**{**known, "path": path, **own})
+        return cls(**{"config": config, **known, "path": path, **own})
 
     @property
     def group(self) -> str:
         """What part of its study it belongs to, in words; empty where there are no parts."""
         words = []
         for name, value in self.vary.items():
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            words.append(shown if name == "data" else f"{name.replace('_', ' ')} {shown}")
+            text = f"{value:g}" if isinstance(value, float) else str(value)
+            words.append(text if name == "data" else f"{name.replace('_', ' ')} {text}")
         return ", ".join(words)
 
     @property

@@ -68,16 +68,15 @@ def run_study(
         raise InputError(f"workers must be 1 at least, got {workers!r}")
     cells = study.plan(out)
     return run_cells(
-        cells, out, protocol=study.protocol, workers=workers, engine=engine, report=report,
-        command=command,
-    )  # fmt: skip
+        cells, out, study=study, workers=workers, engine=engine, report=report, command=command
+    )
 
 
 def run_cells(
     cells: Sequence[Cell],
     out: str | Path,
     *,
-    protocol: str = "balanced",
+    study: Study | None = None,
     workers: int = 1,
     engine: Engine | None = None,
     report: Report = lambda cell, event: None,
@@ -85,8 +84,10 @@ def run_cells(
 ) -> list[RunRecord]:
     """Run the cells of :meth:`Study.plan`; see :func:`run_study`."""
     store = Store(out, create=True)
+    if study is not None:
+        store.check("shared", study.shared)
     store.add(cells)
-    store.describe(protocol=protocol, command=command)
+    store.describe(command=command, protocol="balanced" if study is None else study.protocol)
     by_name = {cell.name: cell for cell in cells}
     status = store.status()
     for cell in cells:

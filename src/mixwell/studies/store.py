@@ -123,6 +123,25 @@ class Store:
                 row = {"name": name, "value": text}
                 connection.execute(sql.insert(_META).prefix_with("OR REPLACE"), row)
 
+    def check(self, name: str, value: dict[str, Any]) -> None:
+        """Keep what all runs share, or see that it is as it was kept.
+
+        Raises:
+            InputError: it is not.
+        """
+        before = json.loads(self.described(name, "null"))
+        if before is None:
+            self.describe(**{name: value})
+        elif before != json.loads(json.dumps(value)):
+            keys = [key for key in {**before, **value} if before.get(key) != value.get(key)]
+            changed = "; ".join(
+                f"{key}={before.get(key)!r}, not {value.get(key)!r}" for key in keys[:3]
+            )
+            raise InputError(
+                f"out={str(self.folder)!r} holds a study of other settings ({changed}); choose "
+                "another folder or delete it"
+            )
+
     def described(self, name: str, otherwise: str = "") -> str:
         """Return a fact that :meth:`describe` kept."""
         with self._engine.connect() as connection:

@@ -77,10 +77,17 @@ class Study:
             self.seeds, parts, chosen
         ):
             own = replace(config, method=method, seed=seed, method_options=options)
-            words = [label, *(f"{name}={value}" for name, value in vary.items())]
+            words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
             name = "-".join([slug(word) for word in words] + [f"seed{seed}"])
             cells.append(Cell(own, root / name, vary, label))
         return cells
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        """What all its runs have in common: a study's folder holds one such study."""
+        own = ("method", "method_options", "seed", "data_dir", *self.vary)
+        changes = self.base.changes()
+        return {name: value for name, value in changes.items() if name not in own}
 
     def labels(self) -> list[str]:
         """Return the methods with their settings, as tables call them."""
@@ -117,11 +124,25 @@ class Study:
         ]
 
 
+def shown(value: Any) -> str:
+    """Return a value as names of parts have it: 100, not 100.0."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _typed(name: str, value: Any) -> Any:
+    """Return whole numbers as floats where a run's option is one, in lists too."""
+    if isinstance(value, list):
+        return [_typed(name, single) for single in value]
+    spec = RunConfig.__dataclass_fields__.get(name)
+    wants_float = spec is not None and str(spec.type).startswith("float")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if wants_float and whole else value
+
+
 def slug(text: str) -> str:
     return "".join(c if c.isalnum() or c in "_+.=" else "-" for c in text).strip("-")
 
-
-# --------------------------------------------------------------------------------------- parsing
+    # ------------------------------------------------------------------------------- parsing
 
 
 def value_of(text: str) -> Any:
@@ -209,7 +230,7 @@ def build(
         InputError: the preset or an option is unknown.
     """
     start = protocol.preset(preset)
-    options = {**start.defaults, **given}
+    options = {name: _typed(name, value) for name, value in {**start.defaults, **given}.items()}
     # What says how much data there is goes together: one that is given replaces the others.
     scarce = ("train_size", "imbalance", "shots")
     if any(name in given for name in scarce):

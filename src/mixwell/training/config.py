@@ -273,11 +273,17 @@ class RunConfig:
     @property
     def fingerprint(self) -> str:
         """A short hash of all that changes the result."""
-        # What is as by default is left out: an option that is new tomorrow orphans no result.
+        text = json.dumps(self.changes(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def changes(self) -> dict[str, Any]:
+        """Return the fields that change the result and are not as by default.
+
+        Without the defaults, an option that is new tomorrow orphans no result of today.
+        """
         default = RunConfig().to_dict()
         given = self.to_dict().items()
-        values = {k: v for k, v in given if k not in _NO_MATTER and v != default[k]}
-        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
+        return {k: v for k, v in given if k not in _NO_MATTER and v != default[k]}
 
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""

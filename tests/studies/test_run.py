@@ -1,0 +1,225 @@
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from mixwell import InputError
+from mixwell.studies import Cell, LocalEngine, Store, Study, load_records, run_study
+from mixwell.studies.engines import Engine
+from mixwell.training import RunConfig
+
+TINY = RunConfig(train_size=100, epochs=1, threads=1)
+
+
+class Pretended(Engine):
+    """An engine that makes results up, and fails where it is told to."""
+
+    def __init__(self, slots=2, failing=()):
+        self.slots, self.failing, self.started, self.waiting = slots, failing, [], []
+
+    def start(self, cell, command):
+        self.started.append(cell.name)
+        self.waiting.append((cell, command))
+
+    def events(self, timeout):
+        waiting, self.waiting = self.waiting, []
+        for cell, command in waiting:
+            if cell.name in self.failing:
+                yield cell, {"kind": "failed", "error": "it broke"}
+            else:
+                result = {"metrics": {"accuracy": 0.5}, "command": command, "classes": ["a"]}
+                yield cell, {"kind": "result", "result": result}
+            yield cell, {"kind": "ended"}
+
+    def stop(self):
+        pass
+
+
+def test_methods_times_seeds_and_only_what_is_missing(tmp_path):
+    events = []
+
+    def report(cell, event):
+        events.append((cell.config.method, cell.config.seed, event["kind"]))
+
+    study = Study(TINY, ["erm", "mixup"], [0])
+    records = run_study(study, tmp_path, workers=2, report=report, command="study it")
+    assert {(r.label, r.seed, r.status) for r in records} == {
+        ("erm", 0, "done"), ("mixup", 0, "done"),
+    }  # fmt: skip
+    assert all(record.command == "study it" for record in records)
+    assert ("erm", 0, "done") in events
+    assert records[0].predictions()["test_logits"].shape[1] == 10
+    assert "process" in (tmp_path / "erm-seed0" / "log.txt").read_text()
+
+    events.clear()
+    more = run_study(replace(study, seeds=[0, 1]), tmp_path, report=report)
+    assert len(more) == 4
+    assert {event[:2] for event in events if event[2] == "kept"} == {("erm", 0), ("mixup", 0)}
+    assert {event[:2] for event in events if event[2] == "done"} == {("erm", 1), ("mixup", 1)}
+    assert [r.label for r in load_records(tmp_path)] == ["erm", "mixup"] * 2
+    assert load_records(tmp_path / "erm-seed0")[0].metrics == records[0].metrics
+
+
+def test_a_failing_run_is_recorded_and_does_not_stop_the_others(tmp_path):
+    study = Study(TINY, ["erm", "mixup"], [0])
+    engine = Pretended(failing=["erm-seed0"])
+    records = run_study(study, tmp_path, engine=engine)
+    assert [(r.status, r.error) for r in records] == [("failed", "it broke"), ("done", None)]
+    engine = Pretended()
+    records = run_study(study, tmp_path, engine=engine)
+    assert engine.started == ["erm-seed0"]
+    assert [record.status for record in records] == ["done", "done"]
+
+
+def test_a_real_process_that_fails_or_is_killed_says_so(tmp_path):
+    study = Study(TINY, ["erm", "mixup"], [0])
+    cells = study.plan(tmp_path)
+    cells[0].folder.mkdir()
+    (cells[0].folder / "checkpoint.pt").write_bytes(b"damaged")
+    with LocalEngine(1) as engine:
+        engine.start(cells[0], "")
+        seen = []
+        while not seen or seen[-1]["kind"] != "ended":
+            seen += [event for _, event in engine.events(1.0)]
+        assert "checkpoint.pt can't be read" in seen[-2]["error"]
+        engine.start(Cell(replace(cells[1].config, epochs=10_000), cells[1].folder, {}, ""), "")
+        seen = []
+        while not any(event["kind"] == "epoch" for event in seen):
+            seen += [event for _, event in engine.events(1.0)]
+        process, _ = engine._running[cells[1].name]
+        os.kill(process.pid, signal.SIGKILL)
+        while seen[-1]["kind"] != "ended":
+            seen += [event for _, event in engine.events(1.0)]
+        assert "ended by signal SIGKILL" in seen[-2]["error"]
+
+
+def test_a_study_of_other_settings_is_refused(tmp_path):
+    study = Study(TINY, ["erm"], [0])
+    run_study(study, tmp_path, engine=Pretended())
+    with pytest.raises(InputError, match=r"epochs=1, not 2.*choose another folder"):
+        run_study(replace(study, base=replace(TINY, epochs=2)), tmp_path, engine=Pretended())
+    # Where files lie and how many threads there are makes no other study.
+    run_study(replace(study, base=replace(TINY, threads=2)), tmp_path, engine=Pretended())
+
+
+def test_what_ended_but_was_not_entered_is_not_repeated(tmp_path):
+    study = Study(TINY, ["erm"], [0])
+    run_study(study, tmp_path)
+    with sqlite3.connect(tmp_path / Store.FILE) as database:
+        database.execute("update cells set status = 'running', result = null, owner = 'x:1:0', heard = 0")
+    database.close()
+    engine = Pretended()
+    # Of another machine, and heard of long ago.
+    records = run_study(study, tmp_path, engine=engine)
+    assert engine.started == []
+    assert records[0].metrics["accuracy"] > 0
+
+
+def test_a_claim_holds_while_its_owner_lives(tmp_path):
+    cells = Study(TINY, ["erm", "mixup"], [0]).plan(tmp_path)
+    first, second = Store(tmp_path, create=True), Store(tmp_path, create=True)
+    first.add(cells)
+    second.add(cells)
+    names = [cell.name for cell in cells]
+    assert first.claim(names) == names[0]
+    assert second.claim(names) == names[1]
+    assert second.claim(names) is None
+    first.give_back(names[:1])
+    assert second.claim(names) == names[0]
+    second.finish(names[0], {"metrics": {"accuracy": 0.5}})
+    second.finish(names[0], {"metrics": {"accuracy": 0.1}})
+    second.fail(names[0], "too late")
+    assert [r.metrics["accuracy"] for r in first.records()] == [0.5]
+
+
+def test_a_dead_owners_claim_is_taken(tmp_path):
+    cells = Study(TINY, ["erm"], [0]).plan(tmp_path)
+    store = Store(tmp_path, create=True)
+    store.add(cells)
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    store.owner = f"{os.uname().nodename}:{other.pid}:{psutil.Process(other.pid).create_time()}"
+    assert store.claim([cells[0].name])
+    mine = Store(tmp_path)
+    assert mine.claim([cells[0].name]) is None
+    other.kill()
+    other.wait()
+    assert mine.claim([cells[0].name]) == cells[0].name
+
+
+def test_no_study_and_damaged_ones_are_named(tmp_path):
+    with pytest.raises(InputError, match="holds no finished run"):
+        load_records(tmp_path)
+    with pytest.raises(InputError, match="is no folder"):
+        load_records(tmp_path / "none")
+    with pytest.raises(InputError, match="holds no study"):
+        Store(tmp_path)
+    (tmp_path / Store.FILE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(InputError, match="is no study's database"):
+        Store(tmp_path)
+
+
+# -------------------------------------------------------------------------------- killed, shared
+
+_STUDY = ["study", "balanced", "--methods", "erm,mixup,decoupled", "--seeds", "2", "--train-size",
+          "200", "--epochs", "6", "--threads", "1", "--workers", "2", "--lr", "0.05"]  # fmt: skip
+
+
+def _start(out):
+    command = [sys.executable, "-m", "mixwell", *_STUDY, "--out", str(out)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _measures(out):
+    # The time and memory that a run took are its own; all else must not depend on interruptions.
+    return {(r.label, r.seed): r.metrics for r in load_records(out)}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_killed_at_ten_random_moments_nothing_is_lost_or_repeated(tmp_path):
+    undisturbed = _start(tmp_path / "a")
+    assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
+    rng = random.Random(5)
+    kills = entered = 0
+    while kills < 10:
+        process = _start(tmp_path / "b")
+        try:
+            process.wait(rng.uniform(3.0, 7.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+        else:
+            break
+        if (tmp_path / "b" / Store.FILE).exists():
+            done = sum(status == "done" for status in Store(tmp_path / "b").status().values())
+            assert done >= entered
+            entered = done
+    assert kills >= 3
+    last = _start(tmp_path / "b")
+    assert last.wait(300) == 0, last.stdout.read()
+    assert _measures(tmp_path / "b") == _measures(tmp_path / "a")
+    assert len(load_records(tmp_path / "b")) == 6
+    time.sleep(0.5)  # a killed study takes its runs with it
+    assert not [
+        p for p in psutil.process_iter(["cmdline"])
+        if str(tmp_path) in " ".join(p.info["cmdline"] or [])
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_study(tmp_path):
+    both = [_start(tmp_path) for _ in range(2)]
+    outputs = [process.communicate(timeout=280)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    lines = "\n".join(outputs).splitlines()
+    own = [line.split()[1] for line in lines if line.startswith("[") and line.endswith(" done")]
+    assert len(own) == len(set(own)) == 6
+    assert all(len(_measures(tmp_path)) == 6 for _ in both)

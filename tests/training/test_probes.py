@@ -1,0 +1,210 @@
+import math
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+import mixwell
+from mixwell import InputError, data, metrics, models
+from mixwell.coefficient import Constant
+from mixwell.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
+from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from mixwell.training import RunConfig, probes
+from mixwell.training.evaluate import Findings, predict
+
+CPU = torch.device("cpu")
+
+
+def linear(*input_shape, num_outputs):
+    return models.build("mlp", input_shape=input_shape, num_outputs=num_outputs, depth=0)
+
+
+def state_of(model):
+    weights = [value.tolist() for value in model.state_dict().values()]
+    return weights, [module.training for module in model.modules()]
+
+
+@pytest.fixture
+def painted(tmp_path):
+    for colour in ("red", "white"):
+        (tmp_path / colour).mkdir()
+        for i in range(10):
+            Image.new("RGB", (20, 16), colour).save(tmp_path / colour / f"{i}.png")
+    return f"folder:{tmp_path}"
+
+
+def against(ood, name="digits"):
+    return RunConfig(data=name, ood=ood, image_size=16, loader_workers=0)
+
+
+def test_the_probe_finds_the_fine_classes_in_informative_features_alone():
+    dataset = data.load("digits", coarse=True, train_size=300)
+    pixels = linear(1, 8, 8, num_outputs=3)
+    blind = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.Linear(4, 3))
+    nn.init.zeros_(blind[1].weight)
+    results = []
+    for model in (pixels, blind):
+        before, found = state_of(model), Findings()
+        _, _, features = predict(model, dataset.test, CPU, features=True)
+        probes.fine_classes(found, model, dataset, CPU, features, predict)
+        assert state_of(model) == before
+        results.append(found)
+    seeing = results[0]
+    assert seeing.measures["fine_accuracy"] > 0.85
+    assert seeing.measures["val_fine_accuracy"] > 0.85
+    for name in ("alignment", "uniformity", "margin", "margin_balance"):
+        assert math.isfinite(seeing.measures[f"fine_{name}"])
+    assert seeing.details["fine_classes"] == list("0123456789")
+    assert seeing.arrays["test_fine"].tolist() == dataset.fine.test.y.tolist()
+    assert results[1].measures["fine_accuracy"] < 0.2
+
+
+def test_outliers_take_the_shape_and_normalisation_of_the_data(painted):
+    digits = data.load("digits")
+    split = probes.load_outliers(digits, against(painted))
+    assert split.x.shape == (4, 1, 8, 8)
+    assert split.mean == pytest.approx(digits.test.mean)
+    assert split.std == pytest.approx(digits.test.std)
+    assert sorted(split.x.unique().tolist()) == [85, 255]  # red is a third of white
+
+    coloured = data.load(painted, image_size=16, workers=0)
+    split = probes.load_outliers(coloured, against("digits", painted))
+    assert split.x.shape == (len(digits.test), 3, 16, 16)
+    assert torch.equal(split.x[:, 0], split.x[:, 2])
+    assert split.mean == pytest.approx(IMAGENET_MEAN)
+    assert split.std == pytest.approx(IMAGENET_STD)
+
+
+def test_what_can_be_no_outliers_is_named():
+    for name, ood, message in (
+        ("digits", "digits", "ood='digits' must be another data set"),
+        ("digits", "moons", "ood='moons' has no images"),
+        ("diabetes", "digits", "ood='digits' needs images, but data='diabetes' has none"),
+    ):
+        with pytest.raises(InputError, match=message):
+            probes.load_outliers(data.load(name), against(ood, name))
+
+
+class Contrast(nn.Module):
+    def forward(self, x):
+        return torch.cat([x.flatten(1).std(1, keepdim=True), torch.zeros(len(x), 9)], 1)
+
+
+def test_outliers_are_told_by_confidence(painted):
+    digits, model, found = data.load("digits"), Contrast(), Findings()
+    logits, _, _ = predict(model, digits.test, CPU)
+    probes.outliers(found, model, digits, CPU, against(painted), logits, predict)
+    assert found.measures == {"ood_auroc": 1.0, "ood_fpr95": 0.0}
+
+
+def test_shift_measures_every_corruption_at_every_severity():
+    dataset, model = data.load("digits"), linear(1, 8, 8, num_outputs=10)
+    before = state_of(model)
+
+    def shifted(seed):
+        found = Findings()
+        probes.shift(found, model, dataset, CPU, seed, predict)
+        return found
+
+    found = shifted(0)
+    assert state_of(model) == before
+    table = found.details["shift"]
+    assert list(table) == list(CORRUPTIONS)
+    for rows in table.values():
+        assert [row["severity"] for row in rows] == list(SEVERITIES)
+    for name in ("accuracy", "ece"):
+        values = [row[name] for rows in table.values() for row in rows]
+        assert found.measures[f"shift_{name}"] == pytest.approx(sum(values) / 45)
+
+    test = dataset.test
+    images = corrupt(test.x / 255, "brightness", 5, torch.Generator())
+    logits = model((images - test.mean[0]) / test.std[0])
+    right = float(metrics.accuracy(logits, test.y))
+    assert table["brightness"][4]["accuracy"] == pytest.approx(right)
+    assert right != pytest.approx(found.measures["shift_accuracy"])
+
+    assert shifted(0).details == found.details
+    other = shifted(1).details["shift"]
+    assert other["rotation"] != table["rotation"]
+    assert other["contrast"] == table["contrast"]
+
+    with pytest.raises(InputError, match="shift needs images, but data='moons' has none"):
+        probes.shift(found, model, data.load("moons"), CPU, 0, predict)
+
+
+def test_uncertainty_is_scaled_by_what_fits_the_validation_split():
+    dataset, found = data.load("diabetes"), Findings()
+    model = models.build("mlp", input_shape=(10,), num_outputs=1)
+    probes.uncertainty(found, model, dataset, CPU, 5)
+    assert found == Findings()  # there is no dropout
+
+    model = models.build("mlp", input_shape=(10,), num_outputs=1, width=16, dropout=0.3)
+    model.layers[1].eval()
+    before, random = state_of(model), torch.get_rng_state()
+    probes.uncertainty(found, model, dataset, CPU, 20)
+    assert state_of(model) == before
+    assert torch.equal(torch.get_rng_state(), random)
+
+    parts = {}
+    model.train()
+    for name, split in (("val", dataset.val), ("test", dataset.test)):
+        torch.manual_seed(0)
+        x, y, _ = next(split.batches(len(split)))
+        with torch.no_grad():
+            passes = torch.stack([dataset.in_units(model(x).double()) for _ in range(20)])
+        parts[name] = passes.mean(0), passes.std(0), dataset.in_units(y.double())
+    scale = metrics.fit_variance_scale(*parts["val"])
+    assert found.measures["variance_scale"] == pytest.approx(scale)
+    mean, std, wanted = parts["test"]
+    for suffix, spread in (("", std), ("_scaled", scale * std)):
+        nll = float(metrics.gaussian_nll(mean, spread, wanted))
+        assert found.measures[f"nll{suffix}"] == pytest.approx(nll)
+    assert {"uce", "ence", "pinball_scaled", "uce_scaled", "ence_scaled"} < set(found.measures)
+    assert found.arrays["test_std"] == pytest.approx(std.numpy())
+
+
+SURFACE = {"surface", "surface_x", "surface_y", "train_points", "train_labels"}
+
+
+def mapped(method):
+    model, found = linear(2, num_outputs=2), Findings()
+    random = torch.get_rng_state()
+    probes.surface(found, model, data.load("circles"), CPU, method, 0)
+    assert torch.equal(torch.get_rng_state(), random)
+    return found, model
+
+
+def test_the_surface_holds_the_probability_of_the_second_class_around_the_data():
+    found, model = mapped(None)
+    x, y, surface = (torch.from_numpy(found.arrays[f"surface{k}"]) for k in ("_x", "_y", ""))
+    probs = model(torch.stack([x[7], y[80]])[None]).softmax(1)[0]
+    torch.testing.assert_close(surface[7, 80], probs[1].detach())
+    for values, seen in zip((x, y), found.arrays["train_points"].T, strict=True):
+        assert values[0] < seen.min() < seen.max() < values[-1]
+
+
+def test_samples_that_are_not_mixed_do_not_intrude():
+    found, _ = mapped(mixwell.create("mixup", num_classes=2, coefficient=Constant(1.0)))
+    assert found.measures["intrusion"] == 0
+    mixed, points = (found.arrays[f"{kind}_points"].tolist() for kind in ("mixed", "train"))
+    assert sorted(mixed) == sorted(4 * points)
+
+
+def test_mixed_samples_intrude_and_leave_the_manifold():
+    method = mixwell.create("mixup", num_classes=2).eval()
+    found, _ = mapped(method)
+    assert not method.training
+    assert set(found.arrays) == SURFACE | {"mixed_points", "mixed_weight", "mixed_intrudes"}
+    assert found.measures["intrusion"] == pytest.approx(found.arrays["mixed_intrudes"].mean())
+    assert found.measures["intrusion"] > 0.05
+    assert found.measures["off_manifold"] > 0.05
+    again, _ = mapped(method)
+    assert (again.arrays["mixed_points"] == found.arrays["mixed_points"]).all()
+
+
+@pytest.mark.parametrize("name", ["am_mixup", "manifold_mixup", "erm"])
+def test_methods_that_do_not_always_mix_inputs_show_no_mixed_points(name):
+    found, _ = mapped(mixwell.create(name, num_classes=2))
+    assert set(found.arrays) == SURFACE
+    assert found.measures == {}
