@@ -19,7 +19,9 @@ def test_methods_and_describe(capsys):
         assert word in about
 
 
-@pytest.mark.parametrize("command", [[], ["train"], ["compare"], ["preview"], ["report"]])
+@pytest.mark.parametrize(
+    "command", [[], ["train"], ["compare"], ["study"], ["tune"], ["preview"], ["report"]]
+)
 def test_help_explains(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])
@@ -57,6 +59,25 @@ def test_compare_report_and_exit_status_of_a_failure(tmp_path, capsys):
     assert (out / "report.html").is_file()
 
 
+def test_a_study_with_lists_from_flags_and_a_file(tmp_path, capsys):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "protocol: few-shot\nmethods: [erm, mixup]\nseeds: 1\nshots: [3, 5]\nepochs: 1\n"
+        f"out: {tmp_path / 'out'}\nsettings: {{mixup: {{alpha: 0.4}}}}\n"
+    )
+    assert main(["study", str(path), "--shots", "4,6", "--threads", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "shots 4" in text
+    assert "shots 6" in text
+    assert "mixup(alpha=0.4)" in text
+    assert "average rank" in text
+    assert (tmp_path / "out" / "mixup-alpha=0.4-shots=6-seed0" / "model.pt").is_file()
+    rows = (tmp_path / "out" / "results.csv").read_text().splitlines()
+    assert len(rows) == 5
+    assert main(["report", str(tmp_path / "out"), "--baseline", "nobody"]) == 2
+    assert "baseline='nobody'" in capsys.readouterr().err
+
+
 def test_preview(tmp_path):
     out = tmp_path / "p.png"
     assert main(["preview", "--method", "cutmix", "--train-size", "64", "--out", str(out)]) == 0
@@ -84,6 +105,16 @@ def test_preview(tmp_path):
         (["preview", "--method", "am_mixup", "--out", "p.png"], "inside the model"),
         (["describe", "nonsense"], "'nonsense' is unknown"),
         (["report", "nowhere"], "is no folder"),
+        (["study", "long-tail"], "did you mean 'long-tailed'"),
+        (["study", "none.yaml"], "can't be read"),
+        (["study", "toy", "--preset", "papr"], "did you mean 'paper'"),
+        (["study", "balanced", "--ood", "digits"], "must be another data set"),
+        (["study", "regression", "--imbalance", "10"], "imbalance: data='diabetes'"),
+        (["study", "balanced", "--methods", "mixup(alpha)"], "must be NAME(setting=value"),
+        (["study", "balanced", "--settings", "none.yaml"], "settings='none.yaml'"),
+        (["study", "balanced", "--ray-address", "127.0.0.1:1", "--engine", "ray"], "no cluster at"),
+        (["tune", "--method", "erm"], "erm has nothing to search"),
+        (["tune", "--method", "mixup", "--workers", "0"], "workers must be"),
     ],
 )
 def test_what_cannot_work_ends_with_one_message_and_status_2(

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from mixwell import InputError, data
 
-BUG = pytest.mark.xfail(strict=True, reason="known defect; take the mark off with its repair")
 STEPS, SERIES = 60, np.random.default_rng(0).normal(5, 1, (60, 3)).round(3)
 SERIES[:, 0] = np.arange(STEPS) + 0.25
 
@@ -78,7 +77,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", [*list(FORMS)[:-1], pytest.param([*FORMS][-1], marks=BUG)])
+@pytest.mark.parametrize("form", list(FORMS))
 @pytest.mark.parametrize(("window", "horizon"), [(5, 3), (1, 1), (24, 12)])
 def test_targets_follow_their_windows(tmp_path, form, window, horizon):
     dataset = read(tmp_path, "series", FORMS[form], window=window, horizon=horizon)
@@ -108,7 +107,6 @@ def test_one_column_is_predicted_from_all(tmp_path, form, target):
     assert near(parts(dataset)[1][:, 0], torch.from_numpy(SERIES[7:, 1]))
 
 
-@BUG
 @pytest.mark.parametrize("header", ["", "value\n"])
 def test_a_series_of_one_variable(tmp_path, header):
     x, y = parts(read(tmp_path, "series", header + lines(SERIES[:, 1:2])))
@@ -137,9 +135,9 @@ PLAIN, HEADED, MANY = FORMS["plain"], FORMS["header"], lines((f"n{i}", i) for i 
         ("series", "a,b\nx,y\nz,w\n", {}, "no column of numbers"),
         ("series", PLAIN + "1,,2\n", {}, "column '1' has no value in row 61 of 61"),
         ("series", HEADED + "1,2,inf\n", {}, "infinite"),
-        pytest.param("series", HEADED + "1,,2\n", {}, "'b' has no value in row 61", marks=BUG),
+        pytest.param("series", HEADED + "1,,2\n", {}, "'b' has no value in row 61"),
         *(
-            pytest.param("series", PLAIN, {key: value}, f"{key}={value}", marks=BUG)
+            pytest.param("series", PLAIN, {key: value}, f"{key}={value}")
             for key, value in product(("window", "horizon"), (0, -3))
         ),
     ],

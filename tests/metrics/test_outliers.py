@@ -72,10 +72,12 @@ def test_by_hand(inliers, outliers, area, rate):
     assert metrics.false_positive_rate(*scores) == rate
 
 
-def test_default_recall_lets_one_of_twenty_inliers_go():
+def test_recall_is_of_whole_inliers():
     inliers = torch.arange(1.0, 21)
     assert metrics.false_positive_rate(inliers, torch.tensor([1.0, 1.5])) == 0
     assert metrics.false_positive_rate(inliers, torch.tensor([1.0, 2.0])) == 0.5
+    # In floats, 0.28 · 25 is above 7.
+    assert metrics.false_positive_rate(torch.arange(25.0), torch.tensor([17.5, 18]), 0.28) == 0.5
     # With 19, 95 % is all of them.
     assert metrics.false_positive_rate(inliers[:19], torch.tensor([1.0, 0.5])) == 0.5
 

@@ -54,8 +54,8 @@ def test_the_page_is_whole_self_contained_and_tells_the_numbers(make_records, tm
     assert "torch 9.9" in text
     assert "λ_t" in text  # am_mixup's equation
     html = paths.html.read_text(encoding="utf-8")
-    # Two learning curves, two differences, and two figures of each method.
-    assert html.count("<svg") == 2 + 2 + 2 * 3
+    # Two learning curves, three differences, and two figures of each method.
+    assert html.count("<svg") == html.count('class="save"') == 2 + 3 + 2 * 3
     assert "#010203" not in html
     assert len(re.findall(r'class="best"', html)) >= 3
 
@@ -96,9 +96,49 @@ def test_missing_predictions_leave_out_their_figures(make_records, tmp_path):
     for record in records:
         (record.path / "predictions.npz").unlink()
     html = write(records, tmp_path, command="").html.read_text(encoding="utf-8")
-    assert html.count("<svg") == 4
+    assert html.count("<svg") == 2 + 3
 
 
 def test_no_runs():
     with pytest.raises(InputError, match="one run at least"):
         write([], ".", command="")
+
+
+def test_parts_have_an_overview_ranks_and_sections_of_their_own(make_records, tmp_path):
+    parts = ({"imbalance": 10.0}, {"imbalance": 100.0})
+    records = make_records(parts=parts, kind="everything", changes={"ood": "letters"}.items())
+    paths = write(records, tmp_path, command="", protocol="long-tailed")
+    page = read(paths.html)
+    assert {"#part1", "#part2"} <= set(page.links)
+    text = " ".join(" ".join(page.text).split())
+    for words in (
+        "Over imbalance", "Average rank over the 2 parts", "imbalance 100", "The long tail",
+        "Outliers: letters", "Shift by corruption", "classes that it was not trained on",
+        "and parts",
+    ):  # fmt: skip
+        assert words in text
+    rows = list(csv.DictReader(paths.csv.open(encoding="utf-8")))
+    assert [row["imbalance"] for row in rows[:4]] == ["10.0", "10.0", "100.0", "100.0"]
+    summary = json.loads(paths.json.read_text(encoding="utf-8"))
+    assert [entry["part"] for entry in summary] == [parts[0], parts[0], parts[1], parts[1]]
+
+
+def test_toys_and_regressions_have_figures_of_their_own(make_records, tmp_path):
+    toys = make_records(kind="toy", changes={"data": "moons"}.items())
+    text = " ".join(read(write(toys, tmp_path, command="", protocol="toy").html).text)
+    for words in ("Decision surfaces", "Where samples are mixed to", "Margins over training"):
+        assert words in text
+    assert "Features in two dimensions" not in text
+
+
+def test_a_regression_shows_its_deviations_calibration(make_records, tmp_path):
+    records = make_records(("erm", "c_mixup"), task="regression")
+    html = write(records, tmp_path, command="", protocol="regression").html
+    assert "Calibration of the predicted deviations" in " ".join(read(html).text)
+    assert "ENCE 0.50, after s 0.10" in html.read_text(encoding="utf-8")
+
+
+def test_what_seeds_can_show_is_told(make_records, tmp_path):
+    text = " ".join(" ".join(read(write(make_records(), tmp_path, command="").html).text).split())
+    assert "What 3 seeds can and can’t show" in text
+    assert "least difference that 3 seeds show" in text

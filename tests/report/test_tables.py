@@ -1,7 +1,7 @@
 from rich.console import Console
 
 from mixwell.report import COLUMNS, markdown_table, tables
-from mixwell.report.tables import cells
+from mixwell.report.tables import cells, columns_for, latex_table
 from mixwell.studies import summarise
 
 
@@ -58,3 +58,23 @@ def test_markdown(make_records):
     assert lines[2].startswith("| erm |")
     assert "**" in text
     assert "MiB" not in text
+
+
+def test_a_protocols_measures_come_first(make_records):
+    summaries = summarise(make_records())
+    keys = [column.key for column in columns_for(summaries, "toy")]
+    assert keys[:3] == ["accuracy", "nll", "ece"]
+
+
+def test_parts_are_told_apart(make_records):
+    parts = ({"data": "digits"}, {"data": "letters"})
+    records = make_records(parts=parts)
+    text = rendered(records, 120)
+    assert "digits" in text
+    assert "letters" in text
+    assert "average rank" in text
+    assert "| digits | erm |" in markdown_table(records, measures=["accuracy"])
+    latex = latex_table(records)
+    assert latex.count("midrule") == 2
+    assert latex.count(" & ") == 5 * 3
+    assert "_" not in latex.replace("\\_", "")

@@ -23,7 +23,6 @@ def cluster():
     made.shutdown()
 
 
-
 @pytest.mark.slow
 @pytest.mark.timeout(280)
 def test_a_lost_nodes_cells_are_finished_elsewhere(cluster, tmp_path):

@@ -113,10 +113,10 @@ def test_what_ended_but_was_not_entered_is_not_repeated(tmp_path):
     study = Study(TINY, ["erm"], [0])
     run_study(study, tmp_path)
     with sqlite3.connect(tmp_path / Store.FILE) as database:
-        database.execute("update cells set status = 'running', result = null, owner = 'x:1:0', heard = 0")
+        database.execute("update cells set status = 'running', result = null")
+        database.execute("update cells set owner = 'elsewhere:1:0', heard = 0")
     database.close()
     engine = Pretended()
-    # Of another machine, and heard of long ago.
     records = run_study(study, tmp_path, engine=engine)
     assert engine.started == []
     assert records[0].metrics["accuracy"] > 0

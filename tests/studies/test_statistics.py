@@ -1,16 +1,24 @@
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
 from mixwell.studies import RunRecord, summarise
-from mixwell.studies.statistics import interval
+from mixwell.studies.statistics import (
+    average_ranks,
+    detectable_difference,
+    holm,
+    interval,
+    seeds_needed,
+)
 
 
 def record(method, seed, accuracy, status="done", **options):
     config = {"method": method, "seed": seed, "method_options": options, "data": "digits"}
-    metrics = {"accuracy": accuracy} if status == "done" else {}
-    return RunRecord(Path(f"{method}-{seed}"), config, metrics, status=status)
+    result = {"metrics": {"accuracy": accuracy}} if status == "done" else None
+    return RunRecord.of(Path(f"{method}-{seed}"), result, config)
 
 
 def test_the_interval_is_scipys():
@@ -62,3 +70,63 @@ def test_settings_tell_methods_apart_and_the_baseline_can_be_chosen():
     assert (first.method, second.method) == ("mixup(alpha=1)", "mixup(alpha=2)")
     assert first.tests["accuracy"] is not None
     assert second.tests["accuracy"] is None
+
+
+def test_holm_is_the_textbooks():
+    # Holm (1979) by hand: 4 x 0.005, 3 x 0.01, 2 x 0.03, then 0.04, never falling.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_holm_keeps_the_chance_of_any_false_rejection():
+    # Ten true null hypotheses, 2,000 times: at a level of 5 % the count of families with any
+    # rejection is above 0.05 + 3.3 standard errors with probability below 0.001.
+    rng = np.random.default_rng(0)
+    families = [min(holm(list(rng.uniform(size=10)))) < 0.05 for _ in range(2000)]
+    assert np.mean(families) < 0.05 + 3.3 * (0.05 * 0.95 / 2000) ** 0.5
+
+
+def test_all_methods_and_parts_of_a_measure_are_corrected_together():
+    rng = np.random.default_rng(1)
+    records = [
+        dataclasses.replace(
+            record(method, seed, 0.5 + shift + rng.normal(0, 0.01)), vary={"shots": shots}
+        )
+        for shots in (5, 10)
+        for shift, method in enumerate(("erm", "mixup", "remix"))
+        for seed in range(3)
+    ]
+    tests = [s.tests["accuracy"] for s in summarise(records) if s.tests["accuracy"]]
+    assert len(tests) == 4
+    assert [t.adjusted for t in tests] == holm([t.p_value for t in tests])
+
+
+def test_power_agrees_with_simulation():
+    # 4,000 experiments of 6 seeds; the share that shows the difference is off by more than
+    # 3.3 standard errors with probability below 0.001.
+    rng = np.random.default_rng(2)
+    difference = detectable_difference(1.0, 6)
+    samples = rng.normal(difference, 1.0, (4000, 6))
+    shown = np.mean(stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05)
+    assert shown == pytest.approx(0.8, abs=3.3 * (0.8 * 0.2 / 4000) ** 0.5)
+    assert seeds_needed(1.0, difference * 1.001) == 6
+    assert seeds_needed(1.0, difference * 0.999) == 7
+    assert seeds_needed(1.0, 1e-6) is None
+    assert detectable_difference(1.0, 2) > detectable_difference(1.0, 3)
+
+
+def test_ranks_are_averaged_over_parts_and_ties_share():
+    values = {
+        5: {"erm": 0.5, "mixup": 0.6, "remix": 0.6},
+        10: {"erm": 0.9, "mixup": 0.8, "remix": 0.7},
+    }
+    records = [
+        dataclasses.replace(record(method, 0, value), vary={"shots": shots})
+        for shots, found in values.items()
+        for method, value in found.items()
+    ]
+    ranks = average_ranks(summarise(records), "accuracy")
+    assert ranks == {"erm": 2.0, "mixup": 1.75, "remix": 2.25}
+    without = [r for r in records if not (r.label == "remix" and r.vary["shots"] == 5)]
+    assert average_ranks(summarise(without), "accuracy") == {"erm": 1.0, "mixup": 2.0, "remix": 3.0}

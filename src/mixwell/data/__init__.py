@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mixwell.data import sources
-from mixwell.data.splits import FolderSplit, Split, TensorSplit, seeded
+from mixwell.data.splits import FolderSplit, Split, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
 __all__ = [
@@ -341,6 +341,8 @@ def toy(name: str, size: int, seed: int, noise: float = 0.15) -> tuple[Tensor, T
     """Return points (N, 2) and classes (N,) of "moons" or "circles", by scikit-learn."""
     from sklearn import datasets
 
+    if name not in ("moons", "circles"):
+        raise InputError(f"name={name!r} must be moons or circles")
     if name == "moons":
         x, y = datasets.make_moons(size, noise=noise, random_state=seed)
     else:
@@ -417,9 +419,15 @@ def _coarsened(dataset: Dataset) -> Dataset:
         return replace(split, y=parent[split.y])
 
     return replace(
-        dataset, train=lift(dataset.train), val=lift(dataset.val), test=lift(dataset.test),
-        classes=tuple(dataset.superclasses), superclasses=None, fine=dataset,
-    )  # fmt: skip
+        dataset,
+        train=lift(dataset.train),
+        val=lift(dataset.val),
+        test=lift(dataset.test),
+        unlabelled=dataset.unlabelled and lift(dataset.unlabelled),
+        classes=tuple(dataset.superclasses),
+        superclasses=None,
+        fine=dataset,
+    )
 
 
 def load(
@@ -480,6 +488,14 @@ def load(
         )
     if not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must be in (0, 1), got {val_fraction!r}")
+    for argument, value in (
+        ("train_size", train_size), ("largest_class", largest_class), ("shots", shots),
+        ("labels", labels), ("window", window), ("horizon", horizon),
+    ):  # fmt: skip
+        if value is not None:
+            check_at_least(argument, value, 1)
+    if target is not None and kind not in ("csv", "series", "exchange-rate"):
+        raise InputError(f"target={target!r}: data={name!r} has no columns to choose from")
     given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")
     request = _Request(
         Path(given) if given else None, download, image_size, workers, rest, target, window, horizon

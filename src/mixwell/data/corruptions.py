@@ -40,7 +40,7 @@ def _impulse_noise(x: Tensor, severity: int, generator: torch.Generator) -> Tens
 def _blur(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     from torchvision.transforms.v2 import functional as tv
 
-    sigma = (0.6, 0.9, 1.05, 1.2, 1.5)[severity - 1] * min(x.shape[-2:]) / 32
+    sigma = (0.6, 0.9, 1.05, 1.2, 1.5)[severity - 1] * max(min(x.shape[-2:]), 16) / 32
     reach = max(1, min(math.ceil(3 * sigma), min(x.shape[-2:]) // 2 - 1))
     return tv.gaussian_blur(x, [2 * reach + 1] * 2, [sigma, sigma])
 
@@ -56,9 +56,17 @@ def _brightness(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def _pixelate(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    share = (0.95, 0.9, 0.85, 0.75, 0.65)[severity - 1]
-    size = [max(1, round(side * share)) for side in x.shape[-2:]]
-    return F.interpolate(F.interpolate(x, size, mode="area"), x.shape[-2:], mode="nearest")
+    share = (0.875, 0.75, 0.625, 0.5, 0.375)[severity - 1]
+    for dim in (2, 3):  # the mean of the rows, then of the columns, of each block
+        side = x.shape[dim]
+        count = max(1, round(side * share))
+        block = torch.arange(side, device=x.device) * count // side
+        shape = list(x.shape)
+        shape[dim] = count
+        total = x.new_zeros(shape).index_add(dim, block, x)
+        sizes = torch.bincount(block, minlength=count).to(x)
+        x = (total / sizes.view([-1 if d == dim else 1 for d in range(4)])).index_select(dim, block)
+    return x
 
 
 def _rotate(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
@@ -66,7 +74,10 @@ def _rotate(x: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     sign = torch.randint(2, (len(x),), generator=generator).to(x) * 2 - 1
     cosine, sine = torch.full_like(sign, math.cos(angle)), sign * math.sin(angle)
     zero = torch.zeros_like(sign)
-    matrix = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).view(-1, 2, 3)
+    # The grid's coordinates go from -1 to 1 on both sides, however long these are.
+    ratio = x.shape[2] / x.shape[3]
+    matrix = torch.stack([cosine, -sine * ratio, zero, sine / ratio, cosine, zero], 1)
+    matrix = matrix.view(-1, 2, 3)
     grid = F.affine_grid(matrix, list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)
 
@@ -114,7 +125,7 @@ def corrupt(x: Tensor, name: str, severity: int, generator: torch.Generator) -> 
             f"name={name!r} is no corruption{suggest(name, CORRUPTIONS)}; known: "
             f"{', '.join(CORRUPTIONS)}"
         )
-    if severity not in SEVERITIES:
+    if isinstance(severity, bool) or not isinstance(severity, int) or severity not in SEVERITIES:
         raise InputError(f"severity must be a whole number from 1 to 5, got {severity!r}")
     if x.ndim != 4 or not x.is_floating_point():
         raise InputError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import itertools
 import pickle
 import struct
 import zlib
@@ -220,28 +221,65 @@ def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(table[:, :5]), torch.from_numpy(table[:, 5])
 
 
-def _read_table(path: Path, header: bool) -> Any:
-    """Return a text table as pandas reads it, or an InputError that says what is wrong."""
+def _read_table(path: Path, header: bool | None) -> Any:
+    """Return a text table, all its cells as text, or an InputError that says what is wrong.
+
+    Args:
+        path: the file; the delimiter is found out.
+        header: whether its first line names the columns; None finds that out, too.
+    """
     import pandas as pd
 
     try:
-        # The delimiter is guessed: comma, semicolon, tab and space are all in use.
-        table = pd.read_csv(path, sep=None, engine="python", header=0 if header else None)
+        with path.open(encoding="utf-8-sig") as file:
+            start = [line for line in itertools.islice(file, 20) if line.strip()]
+        # A sniffer would find delimiters in the numbers of a single column.
+        single = not any(mark in line for line in start for mark in ",;\t| ")
+        found = None if single else csv.Sniffer().sniff("".join(start), ",;\t| ").delimiter
+        table = pd.read_csv(
+            path, sep=found or ",", header=None, dtype=str, skipinitialspace=True,
+            index_col=False, encoding="utf-8-sig", engine="python",
+        )  # fmt: skip
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         raise InputError(f"{path} is no table that can be read: {error}") from error
+    if header is None:
+        # Names stand above numbers; where there are none, the first line is data.
+        first, later = (pd.to_numeric(table.iloc[row], errors="coerce") for row in (0, -1))
+        header = len(table) > 1 and bool((first.isna() & later.notna()).any())
+    if header:
+        names = [str(name) if isinstance(name, str) else "" for name in table.iloc[0]]
+        table = table.iloc[1:].reset_index(drop=True)
+        table.columns = pd.Index(names)
+        if names[0] == "" and list(table.iloc[:, 0]) == [str(row) for row in range(len(table))]:
+            table = table.iloc[:, 1:]  # a running number that some programs write
     if not len(table):
         raise InputError(f"{path} holds no rows")
-    missing = table.isna()
-    if bool(missing.to_numpy().any()):
-        column = missing.columns[missing.any().to_numpy().argmax()]
-        row = int(missing[column].to_numpy().argmax())
+    missing = table.isna().to_numpy()
+    if missing.any():
+        row, column = (int(place[0]) for place in missing.nonzero())
         raise InputError(
-            f"{path}: column {str(column)!r} has no value in row {row + 1} of "
+            f"{path}: column {str(table.columns[column])!r} has no value in row {row + 1} of "
             f"{len(table)}: fill it in or leave the row out"
         )
     return table
+
+
+def _numbers(path: Path, column: Any) -> Any:
+    """Return a column as numbers; None where it holds text throughout, as dates do."""
+    import pandas as pd
+
+    values = pd.to_numeric(column, errors="coerce")
+    if not values.notna().any():
+        return None
+    if values.isna().any():
+        row = int(values.isna().to_numpy().argmax())
+        raise InputError(
+            f"{path}: column {str(column.name)!r} holds numbers, but {column.iloc[row]!r} in row "
+            f"{row + 1} of {len(column)}"
+        )
+    return values
 
 
 def _column(path: Path, table: Any, target: str) -> Any:
@@ -256,7 +294,7 @@ def _column(path: Path, table: Any, target: str) -> Any:
 
 
 def _finite(path: Path, values: Any) -> Tensor:
-    array = np.asarray(values, dtype=np.float64)
+    array = np.array(values, dtype=np.float64, copy=True)
     if not np.isfinite(array).all():
         raise InputError(f"{path} holds infinite numbers")
     return torch.from_numpy(array)
@@ -275,20 +313,25 @@ def read_csv(path: Path, target: str | None) -> tuple[Tensor, Tensor]:
 
     table = _read_table(path, header=True)
     column = table.columns[-1] if target is None else _column(path, table, target)
-    y, x = table[column], table.drop(columns=column)
-    if not pd.api.types.is_numeric_dtype(y) or pd.api.types.is_bool_dtype(y):
+    y = _numbers(path, table[column])
+    if y is None:
         raise InputError(
-            f"{path}: the target {str(column)!r} must hold numbers, it holds {y.iloc[0]!r}; "
-            "name another with target (--target COLUMN)"
+            f"{path}: the target {str(column)!r} must hold numbers, it holds "
+            f"{table[column].iloc[0]!r}; name another with target (--target COLUMN)"
         )
+    x = table.drop(columns=column)
+    if not x.shape[1]:
+        raise InputError(f"{path} has no column beside the target {str(column)!r}")
+    for name in x.columns:
+        numeric = pd.to_numeric(x[name], errors="coerce").notna()
+        if numeric.mean() > 0.5:  # else its values are categories
+            x[name] = _numbers(path, x[name])
     wide = pd.get_dummies(x, dtype=float)
     if wide.shape[1] > 10 * x.shape[1] + 1000:
         raise InputError(
             f"{path}: columns of text have {wide.shape[1]} different values; leave out those that "
             "name each row"
         )
-    if not wide.shape[1]:
-        raise InputError(f"{path} has no column beside the target {str(column)!r}")
     return _finite(path, wide), _finite(path, y)
 
 
@@ -302,13 +345,11 @@ def read_series(path: Path, target: str | None) -> tuple[Tensor, list[int]]:
     """
     import pandas as pd
 
-    table = _read_table(path, header=False)
-    if all(isinstance(value, str) for value in table.iloc[0]):
-        table = _read_table(path, header=True)
-    numeric = [c for c in table.columns if pd.api.types.is_numeric_dtype(table[c])]
-    if not numeric:
+    table = _read_table(path, header=None)
+    columns = {name: _numbers(path, table[name]) for name in table.columns}
+    table = pd.DataFrame({name: values for name, values in columns.items() if values is not None})
+    if not table.shape[1]:
         raise InputError(f"{path} has no column of numbers")
-    table = table[numeric]
     values = _finite(path, table).float()
     if target is None:
         return values, list(range(values.shape[1]))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mixwell.errors import InputError
 
-__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "seeded"]
+__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "check_at_least", "seeded"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """A batch: normalised inputs (B, ...), targets (B,) or (B, K), positions in the split (B,)."""
@@ -61,8 +61,8 @@ class Split(ABC):
         Raises:
             InputError: ``drop_last`` would drop everything.
         """
-        _check_at_least("batch_size", batch_size, 1)
-        _check_at_least("world_size", world_size, 1)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("world_size", world_size, 1)
         share = -(-len(self) // world_size)
         if drop_last and batch_size > share:
             raise InputError(
@@ -236,8 +236,8 @@ class FolderSplit(Split):
     workers: int = 2
 
     def __post_init__(self) -> None:
-        _check_at_least("image_size", self.image_size, 1)
-        _check_at_least("workers", self.workers, 0)
+        check_at_least("image_size", self.image_size, 1)
+        check_at_least("workers", self.workers, 0)
 
     def subset(self, indices: Tensor) -> FolderSplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
@@ -306,6 +306,7 @@ def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:
     return broken or torch.stack([image for image in images if isinstance(image, Tensor)])
 
 
-def _check_at_least(name: str, value: int, least: int) -> None:
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise an InputError that names the argument unless it is a whole number from ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise InputError(f"{name}={value!r} must be a whole number from {least}")

@@ -58,6 +58,7 @@ def shot_accuracies(
 
     Source: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", arXiv:1904.05160.
     """
+    values = class_accuracies(probs, labels)
     if class_counts.shape != probs.shape[1:2]:
         raise InputError(
             f"class_counts must have shape ({probs.shape[1]},), one entry a class, got "
@@ -65,7 +66,6 @@ def shot_accuracies(
         )
     if few > many + 1:
         raise InputError(f"few={few} must be at most many + 1 = {many + 1}")
-    values = class_accuracies(probs, labels)
     counts = class_counts.to(values.device)
     groups = {
         "many": counts > many, "medium": (counts <= many) & (counts >= few), "few": counts < few

@@ -28,10 +28,10 @@ def auroc(inliers: Tensor, outliers: Tensor) -> Tensor:
     >>> auroc(torch.tensor([0.9, 0.8, 0.5]), torch.tensor([0.5, 0.4]))
     tensor(0.9167, dtype=torch.float64)
     """
-    _check(inliers, outliers)
+    inliers, outliers = _checked(inliers, outliers)
     ordered = outliers.sort().values
-    below = torch.searchsorted(ordered, inliers.to(ordered.dtype))
-    up_to = torch.searchsorted(ordered, inliers.to(ordered.dtype), right=True)
+    below = torch.searchsorted(ordered, inliers)
+    up_to = torch.searchsorted(ordered, inliers, right=True)
     return (below + up_to).double().mean() / (2 * len(outliers))
 
 
@@ -49,15 +49,16 @@ def false_positive_rate(inliers: Tensor, outliers: Tensor, recall: float = 0.95)
     Returns:
         A scalar in [0, 1], float64: less is better.
     """
-    _check(inliers, outliers)
+    inliers, outliers = _checked(inliers, outliers)
     if not 0 < recall <= 1:
         raise InputError(f"recall must be above 0 and at most 1, got {recall!r}")
-    needed = math.ceil(recall * len(inliers) - 1e-9)
+    needed = max(1, math.ceil(recall * len(inliers) - 1e-9))
     threshold = inliers.sort(descending=True).values[needed - 1]
     return (outliers >= threshold).double().mean()
 
 
-def _check(inliers: Tensor, outliers: Tensor) -> None:
+def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both in one precision, so that none is rounded before they are compared."""
     for name, scores in (("inliers", inliers), ("outliers", outliers)):
         if scores.ndim != 1 or not len(scores) or not scores.is_floating_point():
             raise InputError(
@@ -66,3 +67,5 @@ def _check(inliers: Tensor, outliers: Tensor) -> None:
             )
         if scores.device.type == "cpu" and bool(scores.isnan().any()):
             raise InputError(f"{name} holds NaN")
+    common = torch.promote_types(inliers.dtype, outliers.dtype)
+    return inliers.to(common), outliers.to(common)

@@ -40,7 +40,7 @@ def mean_absolute_error(predictions: Tensor, targets: Tensor) -> Tensor:
 
 
 def mean_absolute_percentage_error(predictions: Tensor, targets: Tensor) -> Tensor:
-    """Return ``mean |ŷ - y| / |y|``, 1 for 100 %: a scalar; infinite where a target is 0.
+    """Return ``mean |ŷ - y| / |y|``, 1 for 100 %: a scalar; not finite where a target is 0.
 
     Arguments and errors as of :func:`root_mean_squared_error`.
     """

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mixwell.errors import InputError
 from mixwell.metrics._checks import wide
@@ -60,7 +62,8 @@ def pinball_loss(
     if not quantiles or not all(0 < q < 1 for q in quantiles):
         raise InputError(f"quantiles must lie between 0 and 1, got {quantiles}")
     q = torch.tensor(quantiles, dtype=mean.dtype, device=mean.device)
-    z = math.sqrt(2) * torch.erfinv(2 * q - 1)
+    # In Python's own floats: a q near 1 would be 1 in float32, and its quantile infinite.
+    z = torch.tensor([NormalDist().inv_cdf(value) for value in quantiles]).to(q)
     error = (targets - mean)[..., None] - std[..., None] * z
     return torch.maximum(q * error, (q - 1) * error).mean()
 
@@ -87,7 +90,8 @@ def uncertainty_calibration_error(
     low, high = variance.aminmax()
     edges = low + (high - low) * torch.arange(1, bins, device=low.device, dtype=low.dtype) / bins
     place = torch.bucketize(variance.detach(), edges.detach())
-    gaps = variance.new_zeros(bins).index_add(0, place, error - variance)
+    gap = error - variance
+    gaps = gap.new_zeros(bins).index_add(0, place, gap)
     return gaps.abs().sum() / len(variance)
 
 
@@ -130,15 +134,20 @@ def calibration_curve(
     mean, std, targets = (value.flatten() for value in _triple(mean, std, targets))
     _check_bins(bins)
     bins = min(bins, len(std))
-    std, order = std.sort()
+    std, order = std.sort(stable=True)
     error = (targets - mean)[order].square()
+    # Predictions of the same deviation share their mean error: their order doesn't matter.
+    total = F.pad(error.cumsum(0), (1, 0))
+    first, end = torch.searchsorted(std, std), torch.searchsorted(std, std, right=True)
+    error = (total[end] - total[first]) / (end - first)
     place = torch.arange(len(std), device=std.device) * bins // len(std)
 
-    def total(values: Tensor) -> Tensor:
+    def per_bin(values: Tensor) -> Tensor:
         return values.new_zeros(bins).index_add(0, place, values)
 
-    count = total(torch.ones_like(std))
-    return (total(std.square()) / count).sqrt(), (total(error) / count).sqrt(), count.long()
+    count = per_bin(torch.ones_like(std))
+    rmv, rmse = (per_bin(std.square()) / count).sqrt(), (per_bin(error) / count).sqrt()
+    return rmv, rmse, count.long()
 
 
 def fit_variance_scale(mean: Tensor, std: Tensor, targets: Tensor) -> float:
@@ -154,7 +163,7 @@ def fit_variance_scale(mean: Tensor, std: Tensor, targets: Tensor) -> float:
 
     Source: Levi et al., as of :func:`expected_normalized_calibration_error`.
     """
-    mean, std, targets = _triple(mean, std, targets)
+    mean, std, targets = (value.detach() for value in _triple(mean, std, targets))
     scale = float(((targets - mean).double() / std.double()).square().mean().sqrt())
     return scale or 1.0
 

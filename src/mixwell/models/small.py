@@ -8,6 +8,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from mixwell.errors import InputError
+
 __all__ = ["MLP", "Forecaster", "SmallCNN"]
 
 
@@ -121,6 +123,8 @@ class Forecaster(nn.Module):
     ) -> None:
         super().__init__()
         variables, steps = input_shape
+        if linear < 1:
+            raise InputError(f"linear must be a whole number from 1 on, got {linear!r}")
         linear = min(linear, steps)
         self.recurrent = _Recurrent(variables, width, linear, dropout)
         self.head = nn.Linear(width + variables * linear, num_outputs)

@@ -20,6 +20,7 @@ from mixwell.report.tables import (
     columns_for,
     latex_table,
     p_text,
+    protocol_of,
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import (
@@ -68,6 +69,7 @@ def write(
     """
     if not records:
         raise InputError("records must hold one run at least")
+    protocol = protocol_of(records, protocol)
     folder = Path(out)
     paths = Paths(*(folder / name for name in (
         "report.html", "results.csv", "results.json", "results.tex",
@@ -272,15 +274,13 @@ def _sections(
             sections.append({"title": title, "note": note, "figures": shown, **more})
 
     def each(draw: Any, caption: Any = None) -> list[dict[str, Any]]:
-        """Return a figure of each method's first run."""
-        return [
-            {
-                "title": method,
-                "svg": draw(run, colours[method]),
-                "caption": caption(run.metrics) if caption else "",
-            }
-            for method, run in firsts.items()
-        ]
+        """Return a figure of each method's first run, where there is something to draw."""
+        drawn = []
+        for method, run in firsts.items():
+            svg = draw(run, colours[method])
+            text = caption(run.metrics) if svg and caption else ""
+            drawn.append({"title": method, "svg": svg, "caption": text})
+        return drawn
 
     def plain(*drawn: str | None) -> list[dict[str, Any]]:
         return [{"title": "", "svg": svg, "caption": ""} for svg in drawn]
@@ -314,7 +314,7 @@ def _sections(
         each(
             lambda run, _: figures.surface(run, mixed=True),
             lambda m: f"intrusion {100 * m['intrusion']:.1f} %, off the manifold "
-            f"{100 * m['off_manifold']:.1f} %" if "intrusion" in m else "",
+            f"{100 * m['off_manifold']:.1f} %",
         ),
         small=True,
     )  # fmt: skip
@@ -331,7 +331,9 @@ def _sections(
             legend=True,
         )
     if any(test for summary in summaries for test in summary.tests.values()):
-        leading = [c for c in _leading(COLUMNS, protocol) if c.key in summaries[0].metrics]
+        leading = [
+            c for c in _leading(COLUMNS, protocol) if any(s.tests.get(c.key) for s in summaries)
+        ]
         unit = {100.0: ", percentage points"}
         add(
             f"Difference to {base}",
@@ -379,8 +381,7 @@ def _sections(
             "above it the network is overconfident. " + seed,
             each(
                 figures.uncertainty,
-                lambda m: f"ENCE {m['ence']:.2f}, after s {m['ence_scaled']:.2f}"
-                if "ence" in m else "",
+                lambda m: f"ENCE {m['ence']:.2f}, after s {m['ence_scaled']:.2f}",
             ),
             small=True,
         )  # fmt: skip
@@ -390,9 +391,7 @@ def _sections(
         each(
             figures.outliers,
             lambda m: f"AUROC {100 * m['ood_auroc']:.1f} %, FPR95 {100 * m['ood_fpr95']:.1f} %",
-        )
-        if "ood_auroc" in first.metrics
-        else [],
+        ),
         small=True,
     )
     if first.details.get("shift"):

@@ -22,6 +22,7 @@ __all__ = [
     "columns_for",
     "latex_table",
     "markdown_table",
+    "protocol_of",
     "tables",
 ]
 
@@ -181,6 +182,12 @@ def _cell(summary: MethodSummary, column: Column, top: float | None, compared: b
     return Cell(found.mean * column.factor, text, spread, best, mark, note)
 
 
+def protocol_of(records: Sequence[RunRecord], protocol: str) -> str:
+    """Return the protocol whose measures come first: a plain comparison may be a regression."""
+    regression = protocol == "balanced" and all(record.task == "regression" for record in records)
+    return "regression" if regression else protocol
+
+
 def by_part(summaries: Sequence[MethodSummary]) -> dict[str, list[MethodSummary]]:
     """Return the summaries of each part of a study."""
     parts: dict[str, list[MethodSummary]] = {}
@@ -201,6 +208,7 @@ def tables(
     Where they don't fit into one, the measures of the test set come first, the rest after. A study
     of several parts gets a table of the protocol's leading measures for each, and one of ranks.
     """
+    protocol = protocol_of(records, protocol)
     summaries = summarise(records, baseline)
     parts = by_part(summaries)
     columns = columns_for(summaries, protocol)
@@ -335,7 +343,7 @@ def latex_table(
     records: Sequence[RunRecord], *, baseline: str | None = None, protocol: str = "balanced"
 ) -> str:
     """Return the leading measures as a LaTeX table for the booktabs package."""
-    keys = PROTOCOLS[protocol].measures
+    keys = PROTOCOLS[protocol_of(records, protocol)].measures
     parts, columns = _for_text(records, baseline, protocol, keys)
     lines = [
         "% needs \\usepackage{booktabs}; mean and half-width of the 95 % t-interval over seeds,",
@@ -373,6 +381,7 @@ def _for_text(
     protocol: str,
     measures: Sequence[str] | None,
 ) -> tuple[dict[str, list[MethodSummary]], list[Column]]:
+    protocol = protocol_of(records, protocol)
     summaries = summarise(records, baseline)
     columns = [c for c in columns_for(summaries, protocol) if c.group != "cost"]
     if measures is not None:

@@ -109,18 +109,20 @@ def tune(
     folder = Path(out)
     make_folder("out", folder)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(
-        seed=_SEED, constant_liar=workers > 1, n_startup_trials=max(5, min(10, trials // 2))
-    )
     identity = f"{config.fingerprint}-{measure}-{'-'.join(space)}-{list(seeds)}"
     search_ = optuna.create_study(
         storage=f"sqlite:///{folder / 'tune.db'}",
         study_name=identity,
-        sampler=sampler,
         direction="maximize" if measure == "accuracy" else "minimize",
         load_if_exists=True,
     )
     state = optuna.trial.TrialState
+    search_.sampler = optuna.samplers.TPESampler(
+        # Where it goes on it must not draw again what it drew at first.
+        seed=_SEED + len(search_.get_trials(deepcopy=False)),
+        constant_liar=workers > 1,
+        n_startup_trials=max(5, min(10, trials // 2)),
+    )
     usual = {name: bounds.default for name, bounds in space.items()}
     if not search_.get_trials(deepcopy=False):
         search_.enqueue_trial({k: v for k, v in usual.items() if v is not None})

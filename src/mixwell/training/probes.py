@@ -30,7 +30,7 @@ __all__ = ["fine_classes", "load_outliers", "outliers", "shift", "surface", "unc
 
 _SHIFTED = 2000  # test images that are corrupted: 45 times all would take longer than training
 _OUTLIERS = 5000
-_STRENGTHS = (0.003, 0.03, 0.3, 3.0)  # of a probe: scikit-learn's C, less is more regularised
+_STRENGTHS = (0.01, 0.1, 1.0)  # of a probe: scikit-learn's C, less is more regularised
 Predict = Callable[..., tuple[Tensor, Tensor, "Tensor | None"]]
 
 
@@ -62,7 +62,7 @@ def fine_classes(
     wanted = fine.test.y.cpu()
     tried = []
     for strength in _STRENGTHS:
-        probe = LogisticRegression(max_iter=1000, C=strength)
+        probe = LogisticRegression(max_iter=200, C=strength)
         probe.fit(train.numpy(), fine.train.y.cpu().numpy())
         tried.append((probe.score(val.numpy(), fine.val.y.cpu().numpy()), probe))
     found.measures["val_fine_accuracy"], probe = max(tried, key=lambda pair: pair[0])
@@ -284,14 +284,15 @@ def surface(
     was_training = method.training
     method.train()
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             for epoch in range(_DRAWS):
                 for x, y, index in split.batches(
                     64, shuffle=True, seed=seed, epoch=epoch, device=device
                 ):
+                    x = x.to(next(model.parameters()).dtype)
                     made, target, _ = method.preview(x, y, model=model, index=index)
-                    mixed.append(made.cpu())
+                    mixed.append(made.float().cpu())
                     weights.append(target.dense(len(dataset.classes)).cpu())
     finally:
         method.train(was_training)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixwell.batch import Batch
+from mixwell.coefficient import Coefficient
 from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.heads import inference, logits_of
@@ -29,6 +30,7 @@ from mixwell.losses import DecoupledCrossEntropy
 from mixwell.methods import Method
 from mixwell.methods.base import Recipe, Step
 from mixwell.mix import Mix, MixedTarget
+from mixwell.pairing import Pairing
 from mixwell.training import probes
 from mixwell.training.config import RunConfig
 
@@ -61,8 +63,9 @@ class SemiSupervised(nn.Module):
             raise InputError(f"labels needs images, but data={dataset.name!r} has none")
         mixing = [term for term in method._terms() if term.recipe is not None]
         self.method = method
-        self.recipe = method.recipe
+        self.recipe = None if method.recipe is None else _across(method.recipe)
         self.loss = copy.deepcopy(mixing[0].loss) if mixing else None
+        self.mixed_weight = mixing[0].weight if mixing else 0.0
         if self.recipe is not None:
             inside = list(self.recipe.interpolation.layers) != ["input"]
             if inside or self.recipe.needs_features or len(mixing) > 1:
@@ -111,35 +114,39 @@ class SemiSupervised(nn.Module):
         labelled, weak = (weak_view(part, self.flip) for part in (labelled, x))
         strong = (strong_view(x * std + mean) - mean) / std
         (teacher,) = self._teacher
+        seen = weak.to(next((p.dtype for p in teacher.parameters()), weak.dtype))
         with inference(teacher):
-            confidence, pseudo = logits_of(teacher(weak)).float().softmax(1).max(1)
-        believed = (confidence >= self.threshold).to(x.dtype)
+            confidence, pseudo = logits_of(teacher(seen)).float().softmax(1).max(1)
+        believed = confidence >= self.threshold
+        share = believed.float().mean()
 
         inputs = [labelled, strong]
         mixed = None
-        if self.recipe is not None:
-            mixed = self._mix(self.recipe, labelled, y, strong, pseudo, believed)
+        # Two at least: a loss that contrasts samples has nothing to do with one.
+        if self.recipe is not None and int(believed.sum()) > 1:
+            mixed = self._mix(self.recipe, labelled, y, strong[believed], pseudo[believed])
             inputs.append(mixed[0])
         logits = logits_of(model(torch.cat(inputs)))
         clean, guesses, rows = logits.tensor_split([len(y), len(y) + len(x)])
         own = F.cross_entropy(clean, y)
         consistency = (F.cross_entropy(guesses, pseudo, reduction="none") * believed).mean()
-        terms = {"labelled": own, "pseudo": consistency, "believed": believed.mean()}
+        terms = {"labelled": own, "pseudo": consistency, "believed": share}
         loss = own + self.weight * consistency
         shown = (clean, MixedTarget.clean(y), Mix.identity(len(y), x.device))
+        if self.loss is not None:
+            terms["mixed"] = torch.zeros_like(own)
         if mixed is not None:
             assert self.loss is not None
-            # The loss is a mean over those that are believed; here each counts as one of all.
-            terms["mixed"] = self.loss(rows, mixed[1]) * believed.mean()
-            loss = loss + self.weight * terms["mixed"]
+            # A mean over those that are believed; here each counts as one of all.
+            terms["mixed"] = self.loss(rows, mixed[1]) * share
+            loss = loss + self.weight * self.mixed_weight * terms["mixed"]
             shown = (rows, mixed[1], mixed[2])
         detached = {name: value.detach() for name, value in terms.items()}
         return Step(loss, *shown, detached, clean)
 
     def _mix(
-        self, recipe: Recipe, labelled: Tensor, y: Tensor, strong: Tensor, pseudo: Tensor,
-        believed: Tensor,
-    ) -> tuple[Tensor, MixedTarget, Mix]:  # fmt: skip
+        self, recipe: Recipe, labelled: Tensor, y: Tensor, strong: Tensor, pseudo: Tensor
+    ) -> tuple[Tensor, MixedTarget, Mix]:
         """Mix each unlabelled sample into a labelled one, which keeps the larger share."""
         count = len(strong)
         repeated = torch.arange(count, device=y.device) % len(y)
@@ -148,15 +155,40 @@ class SemiSupervised(nn.Module):
             x, torch.cat([y[repeated], pseudo]), generator=self.method.generator,
             progress=self.method.progress,
         )  # fmt: skip
-        partner = torch.arange(2 * count, device=y.device).roll(count)
-        lam, target_lam = recipe.coefficient.pair(batch, partner)
-        swap = lam < 0.5
-        lam, target_lam = (torch.where(swap, 1 - value, value) for value in (lam, target_lam))
-        mix = recipe.interpolation.shape(batch, Mix(partner, lam))
-        target = recipe.labels(batch, mix, target_lam if mix.mask is None else mix.lam)
-        half = MixedTarget(target.a[:count], target.b[:count], target.lam[:count], believed)
+        mix, target = recipe.draw(batch)
+        half = MixedTarget(target.a[:count], target.b[:count], target.lam[:count])
         made = recipe.interpolation(x, mix)[:count]
-        return made, half, Mix(partner[:count] - count, mix.lam[:count])
+        return made, half, Mix(mix.partner[:count] - count, mix.lam[:count])
+
+
+class _OtherHalf(Pairing):
+    """The partner of each sample of a batch's first half is its counterpart in the second."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        size = len(batch)
+        return torch.arange(size, device=batch.device).roll(size // 2)
+
+
+class _Heavier(Coefficient):
+    """Another coefficient's λ or 1 - λ, whichever is larger."""
+
+    def __init__(self, inner: Coefficient) -> None:
+        super().__init__()
+        self.inner = inner
+        self.needs_features = inner.needs_features
+
+    def pair(self, batch: Batch, partner: Tensor) -> tuple[Tensor, Tensor]:
+        lam, target_lam = self.inner.pair(batch, partner)
+        swap = lam < 0.5
+        return torch.where(swap, 1 - lam, lam), torch.where(swap, 1 - target_lam, target_lam)
+
+
+def _across(recipe: Recipe) -> Recipe:
+    """Return the recipe with labelled and unlabelled samples for pairs."""
+    return Recipe(
+        _OtherHalf(), _Heavier(recipe.coefficient), recipe.interpolation, recipe.labels, recipe.p,
+        recipe.per,
+    )  # fmt: skip
 
 
 def weak_view(x: Tensor, flip: bool) -> Tensor:
@@ -166,16 +198,17 @@ def weak_view(x: Tensor, flip: bool) -> Tensor:
         x: (B, C, H, W).
         flip: mirror half of them.
     """
-    reach = max(1, x.shape[-1] // 8)
     size, device = len(x), x.device
-    corner = torch.randint(2 * reach + 1, (2, size, 1), device=device)
-    rows = corner[0] + torch.arange(x.shape[2], device=device)
-    columns = corner[1] + torch.arange(x.shape[3], device=device)
+    down, across = (max(1, side // 8) for side in x.shape[2:])
+    top = torch.randint(2 * down + 1, (size, 1), device=device)
+    left = torch.randint(2 * across + 1, (size, 1), device=device)
+    rows = top + torch.arange(x.shape[2], device=device)
+    columns = left + torch.arange(x.shape[3], device=device)
     if flip:
         mirrored = torch.rand(size, 1, device=device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
     place = torch.arange(size, device=device)[:, None, None]
-    padded = F.pad(x, (reach,) * 4, mode="replicate").movedim(1, -1)
+    padded = F.pad(x, (across, across, down, down), mode="replicate").movedim(1, -1)
     return padded[place, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)
 
 
