@@ -49,18 +49,20 @@ class MLP(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    """Three convolutions of growing width, each halving the image, and a hidden layer.
+    """Three convolutions of growing width, and a hidden layer or global pooling.
 
-    Pooling before the normalisation makes the first stages cheap. The feature is the hidden
-    layer's output: non-negative.
+    Each convolution halves the image; pooling before the normalisation makes the first stages
+    cheap. With ``pool`` the last keeps its size, and the feature is its mean over the image, as in
+    a ResNet, instead of the hidden layer's output. Either is non-negative.
 
     Args:
         input_shape: (C, H, W), H and W from 8 to 32 or so.
         num_outputs: classes.
         width: channels of the first convolution; each next has twice as many.
-        features: units of the hidden layer.
+        features: units of the hidden layer, or channels of the last convolution.
         dropout: before the head.
         norm: batch normalisation of the convolutions.
+        pool: global average pooling in place of the hidden layer.
     """
 
     def __init__(
@@ -71,24 +73,27 @@ class SmallCNN(nn.Module):
         features: int = 128,
         dropout: float = 0.0,
         norm: bool = True,
+        pool: bool = False,
     ) -> None:
         super().__init__()
-        channels = [input_shape[0], width, 2 * width, 4 * width]
+        channels = [input_shape[0], width, 2 * width, features if pool else 4 * width]
 
-        def stage(before: int, after: int) -> nn.Sequential:
+        def stage(before: int, after: int, halve: bool = True) -> nn.Sequential:
             return nn.Sequential(
                 nn.Conv2d(before, after, 3, padding=1, bias=not norm),
-                nn.MaxPool2d(2),
+                nn.MaxPool2d(2) if halve else nn.Identity(),
                 nn.BatchNorm2d(after) if norm else nn.Identity(),
                 nn.ReLU(inplace=True),
             )
 
         self.stage1 = stage(channels[0], channels[1])
         self.stage2 = stage(channels[1], channels[2])
-        self.stage3 = stage(channels[2], channels[3])
+        self.stage3 = stage(channels[2], channels[3], halve=not pool)
         left = prod(side // 8 for side in input_shape[1:])
-        self.hidden = nn.Sequential(
-            nn.Flatten(), nn.Linear(channels[3] * left, features), nn.ReLU()
+        self.hidden = (
+            nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+            if pool
+            else nn.Sequential(nn.Flatten(), nn.Linear(channels[3] * left, features), nn.ReLU())
         )
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, num_outputs)
