@@ -455,16 +455,11 @@ def _workers(options: argparse.Namespace) -> int:
 
 
 def _run_study(study: Study, options: argparse.Namespace, out: str | Path) -> int:
-    from dataclasses import replace
-
     import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
     from mixwell.studies import RayEngine, run_cells
-    from mixwell.studies.run import fair_threads
 
     out = Path(out)
     workers = _workers(options)
-    if study.base.threads is None and workers > 1:
-        study = replace(study, base=replace(study.base, threads=fair_threads(workers)))
     labels = study.labels()
     if options.baseline is not None and options.baseline not in labels:
         raise InputError(

@@ -281,6 +281,9 @@ def over_values(
             )  # fmt: skip
         if not drawn:
             return None
+        if factor == 100:  # a share: an interval may leave 0 to 100, the picture need not
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0), min(high, 100.5))
         if numeric:
             axes.set_xscale("log")
         axes.set_xticks(place, [f"{v:g}" if numeric else str(v) for v in values])
@@ -302,7 +305,7 @@ def shots(summaries: Sequence[MethodSummary], colours: dict[str, str]) -> str | 
     ]  # fmt: skip
     if len(groups) < 2:
         return None
-    with _figure(7.6, 3.1) as (figure, axes):
+    with _figure(5.2, 3.1) as (figure, axes):
         width = 0.8 / len(summaries)
         for number, summary in enumerate(summaries):
             for place, (key, _) in enumerate(groups):
@@ -323,7 +326,7 @@ def shots(summaries: Sequence[MethodSummary], colours: dict[str, str]) -> str | 
 
 def class_accuracies(by_method: dict[str, list[RunRecord]], colours: dict[str, str]) -> str | None:
     """Return the accuracy of each class, from the most to the least frequent, over seeds."""
-    with _figure(7.6, 3.1) as (figure, axes):
+    with _figure(5.2, 3.1) as (figure, axes):
         names: list[str] = []
         for method, runs in by_method.items():
             found = [run for run in runs if "class_accuracy" in run.details]

@@ -15,6 +15,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,6 +30,15 @@ from mixwell.training.run import train
 __all__ = ["Engine", "LocalEngine", "RayEngine"]
 
 Event = tuple[Cell, dict[str, Any]]
+
+
+def fair_threads(workers: int) -> int:
+    """Return the threads that each of ``workers`` processes gets of this machine."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # macOS, Windows
+        cores = os.cpu_count() or 1
+    return max(1, cores // workers)
 
 
 class Engine(ABC):
@@ -69,7 +79,8 @@ class LocalEngine(Engine):
     """A process for each cell, so that its memory is its own and its failure harms no other.
 
     Args:
-        workers: processes at a time.
+        workers: processes at a time; each gets its share of the processor, unless the cells'
+            configuration says how many threads.
     """
 
     def __init__(self, workers: int = 1) -> None:
@@ -86,7 +97,10 @@ class LocalEngine(Engine):
         ours, theirs = self._context.Pipe(duplex=False)
         # The run holds one end of this and waits for the other to close: then we are gone.
         their_life, our_life = self._context.Pipe(duplex=False)
-        arguments = (theirs, their_life, cell.config, cell.folder, command)
+        config = cell.config
+        if config.threads is None:
+            config = replace(config, threads=fair_threads(self.slots))
+        arguments = (theirs, their_life, config, cell.folder, command)
         process: BaseProcess = self._context.Process(target=_run, args=arguments)
         process.start()
         theirs.close()
@@ -220,7 +234,7 @@ class RayEngine(Engine):
                 raise InputError(f"engine='ray': no cluster at {address!r}: {error}") from error
         self._threads, self._gpus = threads, gpus
         self._task = ray.remote(_run_remotely).options(
-            num_cpus=threads, num_gpus=gpus, max_retries=-1, retry_exceptions=False
+            num_cpus=threads, num_gpus=gpus, max_retries=3, retry_exceptions=False
         )
         self._events: Any = ray.remote(_Mailbox).options(num_cpus=0, max_restarts=-1).remote()
         self._running: dict[Any, Cell] = {}
@@ -235,13 +249,17 @@ class RayEngine(Engine):
         return room + 1
 
     def start(self, cell: Cell, command: str) -> None:
+        config = replace(cell.config, threads=cell.config.threads or self._threads)
         task = self._task.remote(
-            cell.config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name
+            config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name
         )
         self._running[task] = cell
 
     def events(self, timeout: float) -> Iterator[Event]:
         ray = self._ray
+        if not self._running:
+            time.sleep(timeout)
+            return
         ready, _ = ray.wait(list(self._running), timeout=timeout, num_returns=1, fetch_local=False)
         by_name = {cell.name: cell for cell in self._running.values()}
         with contextlib.suppress(ray.exceptions.RayError):

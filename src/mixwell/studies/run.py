@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,26 +11,17 @@ from typing import Any
 import torch
 
 from mixwell.errors import InputError
-from mixwell.studies.engines import Engine, LocalEngine
+from mixwell.studies.engines import Engine, LocalEngine, fair_threads
 from mixwell.studies.records import RunRecord
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.files import read_json
 from mixwell.training.run import is_finished, read_result
 
-__all__ = ["fair_threads", "run_cells", "run_study"]
+__all__ = ["default_workers", "run_cells", "run_study"]
 
 _BEAT = 15.0  # seconds between signs of life
 Report = Callable[[Cell, dict[str, Any]], None]
-
-
-def fair_threads(workers: int) -> int:
-    """Return the threads that each of ``workers`` processes gets of this machine."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # macOS, Windows
-        cores = os.cpu_count() or 1
-    return max(1, cores // workers)
 
 
 def run_study(
