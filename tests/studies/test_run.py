@@ -168,12 +168,13 @@ def test_no_study_and_damaged_ones_are_named(tmp_path):
 # -------------------------------------------------------------------------------- killed, shared
 
 _STUDY = ["study", "balanced", "--methods", "erm,mixup,decoupled", "--seeds", "2", "--train-size",
-          "200", "--epochs", "6", "--threads", "1", "--workers", "2", "--lr", "0.05"]  # fmt: skip
+          "200", "--threads", "1", "--workers", "2", "--lr", "0.05"]  # fmt: skip
 
 
-def _start(out):
-    command = [sys.executable, "-m", "mixwell", *_STUDY, "--out", str(out)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def _start(out, epochs):
+    command = [sys.executable, "-m", "mixwell", *_STUDY, "--epochs", epochs, "--out", str(out)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, **pipes, start_new_session=True)
 
 
 def _measures(out):
@@ -181,42 +182,50 @@ def _measures(out):
     return {(r.label, r.seed): r.metrics for r in load_records(out)}
 
 
+def _at_work(out):
+    return [
+        process for process in psutil.process_iter(["cmdline"])
+        if str(out) in " ".join(process.info["cmdline"] or [])
+    ]  # fmt: skip
+
+
+def _running(out):
+    return (out / Store.FILE).exists() and "running" in Store(out).status().values()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_killed_at_ten_random_moments_nothing_is_lost_or_repeated(tmp_path):
-    undisturbed = _start(tmp_path / "a")
-    assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
+    undisturbed = _start(tmp_path / "a", "100")
+    out = tmp_path / "b"
     rng = random.Random(5)
-    kills = entered = 0
-    while kills < 10:
-        process = _start(tmp_path / "b")
-        try:
-            process.wait(rng.uniform(3.0, 7.0))
-        except subprocess.TimeoutExpired:
+    kept = {}
+    for kill in range(10):
+        process = _start(out, "100")
+        while process.poll() is None and not _running(out):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 1.2))
+        assert process.poll() is None, "it ended before it could be killed ten times"
+        if kill % 2:  # now the study alone, now all its runs with it
             process.send_signal(signal.SIGKILL)
-            process.wait()
-            kills += 1
         else:
-            break
-        if (tmp_path / "b" / Store.FILE).exists():
-            done = sum(status == "done" for status in Store(tmp_path / "b").status().values())
-            assert done >= entered
-            entered = done
-    assert kills >= 3
-    last = _start(tmp_path / "b")
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        now = {record.path.name: record.metrics for record in Store(out).records()}
+        assert kept.items() <= now.items()
+        kept = now
+    time.sleep(0.5)
+    assert not _at_work(out)  # a killed study takes its runs with it
+    last = _start(out, "100")
     assert last.wait(300) == 0, last.stdout.read()
-    assert _measures(tmp_path / "b") == _measures(tmp_path / "a")
-    assert len(load_records(tmp_path / "b")) == 6
-    time.sleep(0.5)  # a killed study takes its runs with it
-    assert not [
-        p for p in psutil.process_iter(["cmdline"])
-        if str(tmp_path) in " ".join(p.info["cmdline"] or [])
-    ]  # fmt: skip
+    assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
+    assert _measures(out) == _measures(tmp_path / "a")
+    assert len(load_records(out)) == 6
 
 
 @pytest.mark.slow
 def test_two_processes_share_a_study(tmp_path):
-    both = [_start(tmp_path) for _ in range(2)]
+    both = [_start(tmp_path, "6") for _ in range(2)]
     outputs = [process.communicate(timeout=280)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], outputs
     lines = "\n".join(outputs).splitlines()
