@@ -13,6 +13,7 @@ import torch
 from mixwell import InputError
 from mixwell.training import RunConfig, is_finished, read_result, train
 from mixwell.training.files import write_atomically, write_json
+from mixwell.training.run import _averaging
 
 TINY = {"train_size": 200, "epochs": 2, "threads": 1}
 
@@ -234,3 +235,14 @@ def test_files_are_whole_or_not_there(tmp_path):
         write_atomically(path, half)
     assert json.loads(path.read_text()) == {"a": 1}
     assert os.listdir(tmp_path) == ["file.json"]
+
+
+def test_an_average_of_weights_forgets_the_random_start():
+    update = _averaging(0.9)
+    average, count = torch.zeros(2), torch.tensor(7)
+    update([average], [torch.ones(2)], torch.tensor(0))
+    assert average.tolist() == pytest.approx([0.9, 0.9])  # 1 - (1 + 0) / (10 + 0)
+    update([average], [torch.full((2,), 2.0)], torch.tensor(1000))
+    assert average.tolist() == pytest.approx([0.9 * 0.9 + 0.1 * 2] * 2)
+    update([count], [torch.tensor(9)], 3)
+    assert count == 9

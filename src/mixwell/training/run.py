@@ -11,14 +11,14 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 import mixwell
 from mixwell.data import Dataset
@@ -235,7 +235,7 @@ class _State:
         self.scheduler = _scheduler(config, self.optimizer, self.steps_per_epoch, self.total_steps)
         self.ema = None
         if config.ema is not None:
-            average = get_ema_multi_avg_fn(config.ema)
+            average = _averaging(config.ema)
             self.ema = AveragedModel(model, multi_avg_fn=average, use_buffers=True)
         if isinstance(method, SemiSupervised):
             assert self.ema is not None
@@ -298,6 +298,28 @@ class _State:
         for name, value in content["progress"].items():
             setattr(self, name, value)
         _set_random_state(content["randomness"][self.fabric.global_rank])
+
+
+def _averaging(decay: float) -> Callable[..., None]:
+    """Return the update of an average of weights, whose decay grows to ``decay``.
+
+    In its first steps it follows the weights faster: else it would hold on to the random start
+    for as long as it averages over.
+    """
+
+    @torch.no_grad()
+    def update(
+        average: Sequence[torch.Tensor], current: Sequence[torch.Tensor], count: torch.Tensor | int
+    ) -> None:
+        step = torch.as_tensor(count, dtype=torch.float32)
+        weight = 1 - torch.clamp((1 + step) / (10 + step), max=decay)
+        for mean, value in zip(average, current, strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, weight.to(mean))
+            else:  # BatchNorm's count of batches
+                mean.copy_(value)
+
+    return update
 
 
 def _random_state() -> dict[str, Any]:
