@@ -15,6 +15,7 @@ from mixwell.studies.engines import Engine, LocalEngine, fair_threads
 from mixwell.studies.records import RunRecord
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
+from mixwell.training.config import RunConfig
 from mixwell.training.files import read_json
 from mixwell.training.run import is_finished, read_result
 
@@ -130,8 +131,6 @@ def _is_finished(cell: Cell) -> bool:
     """Whether the cell's folder holds its own result."""
     if not is_finished(cell.folder):
         return False
-    from mixwell.training.config import RunConfig
-
     before = RunConfig.from_dict(read_json(cell.folder / "config.json"))
     return before.fingerprint == cell.config.fingerprint
 

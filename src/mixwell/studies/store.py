@@ -103,7 +103,9 @@ class Store:
         )
         try:
             if create:
-                _TABLES.create_all(self._engine)
+                with self._engine.begin() as connection:
+                    for table in _TABLES.sorted_tables:  # another process may be doing the same
+                        connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
             with self._engine.connect() as connection:
                 found = dict(connection.execute(sql.select(_META.c.name, _META.c.value)).all())
         except sql.exc.DatabaseError as error:
