@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich import box
 from rich.table import Table
@@ -156,6 +156,10 @@ def cells(summaries: Sequence[MethodSummary], column: Column) -> list[Cell]:
     means = [s.metrics[column.key].mean for s in summaries if column.key in s.metrics]
     finite = [mean for mean in means if math.isfinite(mean)]
     top = {"high": max, "low": min}.get(column.best or "", lambda _: None)(finite or [math.nan])
+    largest = max((abs(mean) for mean in finite), default=0.0)
+    if column.factor == 1 and 0 < largest < 0.1:  # as many digits as larger numbers have
+        more = math.ceil(-math.log10(largest)) - 1
+        column = replace(column, digits=column.digits + more)
     return [_cell(summary, column, top, len(summaries) > 1) for summary in summaries]
 
 

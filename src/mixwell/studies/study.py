@@ -140,9 +140,11 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def slug(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "_+.=" else "-" for c in text).strip("-")
+    """Return a text as names of files can hold it."""
+    return re.sub(r"[^\w+.=]+", "-", text).strip("-")
 
-    # ------------------------------------------------------------------------------- parsing
+
+# --------------------------------------------------------------------------------------- parsing
 
 
 def value_of(text: str) -> Any:
