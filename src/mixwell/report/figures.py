@@ -452,13 +452,14 @@ def surface(run: RunRecord, mixed: bool = False) -> str | None:
     shades = matplotlib.colors.LinearSegmentedColormap.from_list("sides", [_SIDES[0], "#ffffff",
                                                                            _SIDES[1]])  # fmt: skip
     with _figure(2.9, 2.6) as (figure, axes):
-        axes.pcolormesh(
-            arrays["surface_x"], arrays["surface_y"], arrays["surface"].T, cmap=shades, vmin=0,
-            vmax=1, alpha=0.45, shading="gouraud", rasterized=True,
-        )  # fmt: skip
+        if not mixed:  # there the background would hide the labels
+            axes.pcolormesh(
+                arrays["surface_x"], arrays["surface_y"], arrays["surface"].T, cmap=shades, vmin=0,
+                vmax=1, alpha=0.35, shading="gouraud", rasterized=True,
+            )  # fmt: skip
         axes.contour(
             arrays["surface_x"], arrays["surface_y"], arrays["surface"].T, levels=[0.5],
-            colors="#333333", linewidths=1.0,
+            colors="#777777" if mixed else "#222222", linewidths=1.0,
         )  # fmt: skip
         if mixed:
             points, intrudes = arrays["mixed_points"], arrays["mixed_intrudes"]
@@ -467,17 +468,20 @@ def surface(run: RunRecord, mixed: bool = False) -> str | None:
             chosen = rng.permutation(len(points))[:700]
             points, intrudes, weight = points[chosen], intrudes[chosen], weight[chosen]
             axes.scatter(
-                points[:, 0], points[:, 1], c=shades(weight), s=5, linewidths=0.2,
-                edgecolors="#555555", rasterized=True,
+                points[:, 0], points[:, 1], c=shades(weight), s=7, linewidths=0.2,
+                edgecolors="#777777", rasterized=True,
             )  # fmt: skip
             axes.scatter(
-                points[intrudes, 0], points[intrudes, 1], marker="x", s=12, c="#111111",
-                linewidths=0.8, rasterized=True,
+                points[intrudes, 0], points[intrudes, 1], marker="x", s=14, c=_INK,
+                linewidths=0.8,
             )  # fmt: skip
         else:
             points, labels = arrays["train_points"], arrays["train_labels"]
             tones = np.array(_SIDES)[labels]
-            axes.scatter(points[:, 0], points[:, 1], c=tones, s=5, linewidths=0, rasterized=True)
+            axes.scatter(
+                points[:, 0], points[:, 1], c=tones, s=8, linewidths=0.3, edgecolors="#ffffff",
+                rasterized=True,
+            )  # fmt: skip
         axes.set_xticks([])
         axes.set_yticks([])
         axes.grid(visible=False)
