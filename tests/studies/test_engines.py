@@ -1,10 +1,12 @@
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from mixwell import InputError
 from mixwell.studies import RayEngine, Study, load_records, run_study
-from mixwell.training import RunConfig
+from mixwell.studies.engines import _bring_home, _run_remotely
+from mixwell.training import RunConfig, read_result
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -55,3 +57,19 @@ def test_a_lost_nodes_cells_are_finished_elsewhere(cluster, tmp_path):
 def test_no_cluster_is_named():
     with pytest.raises(InputError, match=r"engine='ray': no cluster at '127.0.0.1:1'"):
         RayEngine("127.0.0.1:1")
+
+
+def test_a_node_without_the_studys_folder_sends_its_files_home(tmp_path):
+    told = []
+    mailbox = SimpleNamespace(put=SimpleNamespace(remote=lambda name, event: told.append(event)))
+    config = RunConfig(train_size=60, epochs=1, threads=1)
+    folder = tmp_path / "nowhere" / "erm-seed0"
+    outcome = _run_remotely(config.to_dict(), str(folder), "on Ray", mailbox, "erm-seed0")
+    assert not folder.exists()
+    assert [event["kind"] for event in told][-1] == "done"
+    _bring_home(folder, outcome["files"])
+    assert read_result(folder) == outcome["result"]
+    assert (folder / "model.pt").is_file()
+    assert (folder / "predictions.npz").is_file()
+    broken = {**config.to_dict(), "method": "nonsense"}
+    assert "'nonsense' is unknown" in _run_remotely(broken, str(folder), "", mailbox, "")["error"]
