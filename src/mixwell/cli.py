@@ -88,6 +88,19 @@ examples:
   mixwell preview --data digits --method cutmix --out cutmix.png
   mixwell preview --data fashion-mnist --data-dir DIR --method sk_mixup --out sk.png
 """
+_BENCH = """\
+Measure how long mixwell takes, beside the plainest thing that could be done, what one would write
+by hand, and the other libraries that are installed: 'speed', in the sections mixing, losses,
+lambda (of the similarity kernel), step (of training) and compile.
+
+All contenders are timed in turn, in a new order each time, so that a busy machine slows all alike.
+speed.json, speed.md, speed.svg and speed.png are written as each section ends."""
+_BENCH_EXAMPLES = """\
+examples:
+  mixwell bench speed --quick
+  mixwell bench speed --threads 2 --out DIR
+  mixwell bench speed --only mixing,losses --device cuda --repeats 30
+"""
 
 
 # ---------------------------------------------------------------------------------------- parsing
@@ -295,6 +308,24 @@ def _parser(arguments: Sequence[str]) -> _Parser:
     )
     report.add_argument("folder", help="what 'mixwell study' or 'mixwell compare' wrote")
     report.add_argument("--baseline", metavar="M", help="what the others are tested against")
+    bench = command("bench", "measure mixwell's speed", _BENCH, _BENCH_EXAMPLES)
+    bench.add_argument("name", metavar="NAME", help="what to measure: speed")
+    bench.add_argument(
+        "--quick", action="store_true", help="smaller and fewer: a look in about a minute"
+    )
+    bench.add_argument(
+        "--only", metavar="A,B", help="sections: mixing, losses, lambda, step, compile"
+    )
+    bench.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own)")
+    bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
+    bench.add_argument(
+        "--repeats", type=int, metavar="R",
+        help="samples of each contender (default: 15, 9 of training steps; quick: 5 and 3)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--batch-size", type=int, metavar="N", help="of the training steps, compiled ones too"
+    )
+    bench.add_argument("--out", metavar="DIR", help="folder (default: runs/bench-speed)")
     return parser
 
 
@@ -569,6 +600,30 @@ def _describe(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(options: argparse.Namespace) -> int:
+    if options.name != "speed":
+        raise InputError(f"benchmark {options.name!r} is unknown; known: speed")
+    from rich.console import Console
+
+    from mixwell.bench import Plan, output, pick_device, speed
+
+    console = Console()
+    console = Console(width=min(console.width, 120) if console.is_terminal else 100)
+    device = pick_device(options.device)
+    plan = Plan.quick() if options.quick else Plan.full(device)
+    only = None if options.only is None else [part.strip() for part in options.only.split(",")]
+    plan = plan.changed(options.repeats, only, options.batch_size)
+    out = Path(options.out or Path("runs") / "bench-speed")
+    with console.status("") as status:
+        speed(
+            plan, out, device=device, threads=options.threads,
+            show=lambda rows: console.print(output.table(rows)),
+            note=lambda text: status.update(text),
+        )  # fmt: skip
+    print(f"Written to {out}: speed.json, speed.md, speed.svg, speed.png")
+    return 0
+
+
 # ---------------------------------------------------------------------------------------- progress
 
 
@@ -669,6 +724,7 @@ _COMMANDS = {
     "methods": _methods,
     "describe": _describe,
     "report": _report,
+    "bench": _bench,
 }
 
 
@@ -700,7 +756,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ImportError as error:
         return _missing(options.command, error)
     except KeyboardInterrupt:
-        print("\nInterrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
+        kept = "The same command goes on from the last checkpoint."
+        if options.command == "bench":
+            kept = "Of the sections that had ended the results are kept."
+        print(f"\nInterrupted. {kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # What reads our output has gone (| head); nothing more can be said.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from mixwell import kernels
 from mixwell.errors import InputError
 from mixwell.mix import Mix
 
@@ -32,29 +34,40 @@ TAU_MIN, TAU_MAX = 1e-30, 1e6
 # ---------------------------------------------------------------------------------------- mixing
 
 
-def mix(x: Any, mix: Mix) -> Any:
+def mix(x: Any, mix: Mix, *, out: Any = None) -> Any:
     """Return ``λ x + (1 - λ) x[partner]`` of anything batch-first; ``x`` is left as it is.
+
+    On the CPU the result of a large batch takes memory of an earlier one that nobody holds any
+    more (see :class:`mixwell.kernels.Recycler`): what you keep is never overwritten.
 
     Args:
         x: a tensor (B, ...) or a pytree (dict, tuple, list, ...) of them. Floating tensors are
             interpolated in float32 at least and keep their dtype and gradient; uint8 is rounded
             to the nearest integer (ties to even).
-        mix: B partners and weights. Where it has a mask, the mask's last two dimensions must be
-            those of every tensor in ``x``.
+        mix: B partners and weights. Where it has a mask or a box, its last two dimensions must
+            be those of every tensor in ``x``.
+        out: memory for the result, like ``x`` in structure, shapes and dtypes; ``x`` itself
+            mixes in place. Only without gradient.
 
     Raises:
         InputError: a tensor has another batch size, a dtype that can't be interpolated, or
-            positions that the mask doesn't fit.
+            positions that the mask doesn't fit; ``out`` does not fit, or would lose a gradient.
 
     >>> x = torch.tensor([[0.0, 2.0], [4.0, 6.0]])
     >>> mix(x, Mix(torch.tensor([1, 0]), torch.tensor([0.75, 1.0])))
     tensor([[1., 3.],
             [4., 6.]])
     """
-    return pytree.tree_map_only(Tensor, lambda leaf: _mix_tensor(leaf, mix), x)
+    if isinstance(x, Tensor):  # the usual case: a walk through a tree costs as much as 100 pixels
+        return _mix_tensor(x, mix, out)
+    if out is None:
+        return pytree.tree_map_only(Tensor, lambda leaf: _mix_tensor(leaf, mix, None), x)
+    return pytree.tree_map(
+        lambda leaf, to: _mix_tensor(leaf, mix, to) if isinstance(leaf, Tensor) else leaf, x, out
+    )
 
 
-def _mix_tensor(x: Tensor, mix: Mix) -> Tensor:
+def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
     if x.ndim == 0 or len(x) != len(mix):
         raise InputError(
             f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {len(mix)}; "
@@ -66,27 +79,40 @@ def _mix_tensor(x: Tensor, mix: Mix) -> Tensor:
             "(class labels mix as a MixedTarget; of tokens, mix a hidden layer: layer='...')"
         )
     if mix.mask is not None:
-        weight = _fit_mask(mix.mask, x)
-        if weight.dtype == torch.bool:
-            return torch.where(weight, x, x.index_select(0, mix.partner))
-    else:
-        weight = mix.lam.view(-1, *[1] * (x.ndim - 1))
-    # λ in half precision would move the input's mix away from the label's by up to 1/256.
-    exact = x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
-    own = x if exact else x.float()
-    mixed = torch.lerp(own.index_select(0, mix.partner), own, weight.to(own.dtype))
-    if exact:
-        return mixed
-    return (mixed.round() if x.dtype == torch.uint8 else mixed).to(x.dtype)
+        _check_positions(x, mix.mask.shape[-2:])
+    elif mix.box is not None:
+        _check_positions(x, (mix.box.height, mix.box.width))
+    if out is not None:
+        _check_out(x, out)
+    return kernels.mix(x, mix, out)
 
 
-def _fit_mask(mask: Tensor, x: Tensor) -> Tensor:
-    if x.ndim < 3 or mask.shape[-2:] != x.shape[-2:]:
+def _check_positions(x: Tensor, size: Sequence[int]) -> None:
+    if x.ndim < 3 or x.shape[-2:] != tuple(size):
         raise InputError(
-            f"mix: the mask is for positions {tuple(mask.shape[-2:])}, but x has shape "
+            f"mix: the mask is for positions {tuple(size)}, but x has shape "
             f"{tuple(x.shape)}; it must end in these two dimensions"
         )
-    return mask.view(len(mask), *[1] * (x.ndim - 3), *mask.shape[-2:])
+
+
+def _check_out(x: Tensor, out: Any) -> None:
+    if not isinstance(out, Tensor) or (out.shape, out.dtype, out.device) != (
+        x.shape,
+        x.dtype,
+        x.device,
+    ):
+        got = (
+            f"{out.dtype} of shape {tuple(out.shape)} on {out.device}"
+            if isinstance(out, Tensor)
+            else type(out).__name__
+        )
+        raise InputError(
+            f"mix: out must be like x, {x.dtype} of shape {tuple(x.shape)} on {x.device}, got {got}"
+        )
+    if torch.is_grad_enabled() and (x.requires_grad or out.requires_grad):
+        raise InputError(
+            "mix: out= would lose the gradient of x; leave it out, or mix under torch.no_grad()"
+        )
 
 
 # ------------------------------------------------------------------------------------- distances

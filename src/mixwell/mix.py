@@ -12,22 +12,25 @@ from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["Mix", "MixedTarget"]
+__all__ = ["Box", "Mix", "MixedTarget"]
 
 
 def _register(cls: type) -> type:
     """Register a dataclass of tensors as a pytree, so that it maps, compiles and exports."""
     names = [field.name for field in fields(cls)]
 
-    def flatten(value: object) -> tuple[list[object], list[str]]:
-        # What is None stays out: to torch it would be a leaf.
-        present = [name for name in names if getattr(value, name) is not None]
-        return [getattr(value, name) for name in present], present
+    def flatten(value: object) -> tuple[list[object], list[tuple[str, int | None]]]:
+        # What is None stays out: to torch it would be a leaf. Numbers are part of the structure.
+        present = {name: getattr(value, name) for name in names}
+        present = {name: part for name, part in present.items() if part is not None}
+        plain = [(name, part if isinstance(part, int) else None) for name, part in present.items()]
+        return [part for part in present.values() if not isinstance(part, int)], plain
 
-    def unflatten(children: Iterable[object], present: list[str]) -> object:
+    def unflatten(children: Iterable[object], plain: list[tuple[str, int | None]]) -> object:
         # Not through __init__: while a tree is mapped its leaves need not be tensors.
         value: object = object.__new__(cls)
-        given = dict(zip(present, children, strict=True))
+        parts = iter(children)
+        given = {name: next(parts) if part is None else part for name, part in plain}
         for name in names:
             object.__setattr__(value, name, given.get(name))
         return value
@@ -48,6 +51,37 @@ def _check_vector(owner: str, name: str, value: Tensor, size: int) -> None:
 
 @_register
 @dataclass(frozen=True, eq=False)
+class Box:
+    """Where the partner is, as a rectangle for each sample: a mask in short (CutMix).
+
+    Args:
+        edges: (B, 4) int64 pixels: top, bottom, left, right, half open; an empty one is
+            ``top = bottom``.
+        height: H of the images that it is for.
+        width: W.
+    """
+
+    edges: Tensor
+    height: int
+    width: int
+
+    def mask(self) -> Tensor:
+        """Return the same as a mask: (B, 1, H, W) bool, True where the own sample is."""
+        top, bottom, left, right = self.edges[:, :, None].unbind(1)
+        row = torch.arange(self.height, device=self.edges.device)
+        column = torch.arange(self.width, device=self.edges.device)
+        rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
+        return ~(rows[:, :, None] & columns[:, None, :])[:, None]
+
+    def share(self) -> Tensor:
+        """Return the share of the image that is the own sample's: (B,)."""
+        inside = (self.edges[:, 1::2] - self.edges[:, ::2]).clamp_min(0).prod(1)
+        whole = self.height * self.width
+        return (whole - inside) / whole
+
+
+@_register
+@dataclass(frozen=True, eq=False)
 class Mix:
     """Who mixes with whom, and how much of each: ``x̃_i = λ_i x_i + (1 - λ_i) x_σ(i)``.
 
@@ -58,12 +92,14 @@ class Mix:
         partner: (B,) int64, the index σ(i) of each sample's partner in the batch.
         lam: (B,) floating, the weight λ_i in [0, 1] of the *own* sample.
         mask: optional (B, 1, ..., H, W), bool or floating in [0, 1]: the own sample's weight at
-            each position, where mixing is not the same everywhere (CutMix). ``lam`` is its mean.
+            each position, where mixing is not the same everywhere. ``lam`` is its mean.
+        box: optional, instead of a mask, where that is a rectangle (CutMix).
     """
 
     partner: Tensor
     lam: Tensor
     mask: Tensor | None = None
+    box: Box | None = None
 
     def __post_init__(self) -> None:
         if self.partner.ndim != 1 or self.partner.dtype not in (torch.int64, torch.int32):
@@ -74,6 +110,20 @@ class Mix:
         if not self.lam.is_floating_point():
             raise InputError(f"Mix: lam must be floating, got {self.lam.dtype}")
         _check_vector("Mix", "lam", self.lam, len(self.partner))
+        if self.mask is not None and self.box is not None:
+            raise InputError("Mix: give a mask or a box, not both")
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether a sample is mixed with the same weight everywhere."""
+        return self.mask is None and self.box is None
+
+    def dense_mask(self) -> Tensor | None:
+        """Return the own sample's weight at each position, (B, 1, ..., H, W), from mask or box.
+
+        None where the weight is λ everywhere.
+        """
+        return self.mask if self.box is None else self.box.mask()
 
     def __len__(self) -> int:
         return len(self.partner)

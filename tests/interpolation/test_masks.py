@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 from mixwell import InputError, Mix
 from mixwell.batch import Batch
 from mixwell.interpolation import CutMix
-from mixwell.interpolation.masks import box_mask
+from mixwell.interpolation.masks import draw_box
 
 sizes = st.integers(1, 12)
 
 
 @given(sizes, sizes, st.floats(0, 1), st.floats(0, 0.999), st.floats(0, 0.999))
 def test_the_box_is_one_rectangle_of_at_most_the_area_asked_for(height, width, lam, down, across):
-    mask = box_mask(torch.tensor([lam]), torch.tensor([[down, across]]), height, width)[0, 0]
+    mask = draw_box(torch.tensor([lam]), torch.tensor([[down, across]]), height, width).mask()[0, 0]
     box = ~mask
     rows, columns = box.any(1), box.any(0)
     assert torch.equal(box, rows[:, None] & columns[None, :])
@@ -25,7 +25,7 @@ def test_the_box_is_one_rectangle_of_at_most_the_area_asked_for(height, width, l
 
 
 def test_an_unclipped_box_has_the_area_asked_for():
-    mask = box_mask(torch.tensor([0.75]), torch.tensor([[0.5, 0.5]]), 8, 8)
+    mask = draw_box(torch.tensor([0.75]), torch.tensor([[0.5, 0.5]]), 8, 8).mask()
     assert (~mask).sum() == 16
 
 
@@ -36,7 +36,7 @@ def test_lam_is_the_mean_of_the_mask_exactly_and_the_pixels_follow_it():
     for seed in range(20):
         torch.manual_seed(seed)
         mix = CutMix().shape(batch, Mix(partner, torch.rand(3)))
-        assert torch.equal(mix.lam, mix.mask.double().mean((1, 2, 3)).float())
+        assert torch.equal(mix.lam, mix.dense_mask().double().mean((1, 2, 3)).float())
         mixed = CutMix()(x, mix)
         expected = mix.lam * torch.tensor([0.0, 1, 2]) + (1 - mix.lam) * torch.tensor([1.0, 2, 0])
         torch.testing.assert_close(mixed.mean((1, 2, 3)), expected)
@@ -55,8 +55,8 @@ def test_ends_are_identity_and_partner():
 def test_boxes_differ_per_sample_and_agree_per_batch():
     batch = Batch(torch.zeros(16, 1, 16, 16), torch.zeros(16).long())
     mix = Mix(torch.arange(16).flip(0), torch.full((16,), 0.7))
-    assert len(CutMix().shape(batch, mix).mask.unique(dim=0)) > 8
-    assert len(CutMix(per="batch").shape(batch, mix).mask.unique(dim=0)) == 1
+    assert len(CutMix().shape(batch, mix).dense_mask().unique(dim=0)) > 8
+    assert len(CutMix(per="batch").shape(batch, mix).dense_mask().unique(dim=0)) == 1
 
 
 @pytest.mark.parametrize(

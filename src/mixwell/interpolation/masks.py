@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -10,35 +12,31 @@ from mixwell.batch import Batch, check_choice
 from mixwell.coefficient import Per
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
-from mixwell.mix import Mix
+from mixwell.mix import Box, Mix
 
-__all__ = ["CutMix", "box_mask"]
+__all__ = ["CutMix", "draw_box"]
 
 
-def box_mask(lam: Tensor, centre: Tensor, height: int, width: int) -> Tensor:
-    """Return the own sample's positions: all outside a box of area 1 - λ, clipped to the image.
+def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> Box:
+    """Return boxes of area 1 - λ, clipped to the image.
 
     Args:
         lam: (B,), the share of the own sample that is asked for.
         centre: (B, 2) in [0, 1), the box's centre down and across.
         height: H in pixels.
         width: W in pixels.
-
-    Returns:
-        (B, 1, H, W) bool, True where the own sample stays.
     """
-    side = (1 - lam).clamp(0, 1).sqrt()
-    inside = []
-    for axis, length in enumerate((height, width)):
-        middle = (centre[:, axis] * length).floor()
-        half = (side * length).round().div(2, rounding_mode="floor")
-        # Twice the half-width would round odd boxes down: the far side takes the rest.
-        rest = (side * length).round() - half
-        place = torch.arange(length, device=lam.device)
-        low, high = (middle - half)[:, None], (middle + rest)[:, None]
-        inside.append((place >= low) & (place < high))
-    rows, columns = inside
-    return ~(rows[:, :, None] & columns[:, None, :])[:, None]
+    size = _size(height, width, lam.device)
+    side = ((1 - lam).clamp(0, 1).sqrt()[:, None] * size).round_()
+    # Twice the half-width would round odd boxes down: the far side takes the rest.
+    low = (centre * size).floor_() - side.div(2, rounding_mode="floor")
+    edges = torch.stack([low.clamp_min(0), torch.minimum(low + side, size)], 2)
+    return Box(edges.flatten(1).long(), height, width)
+
+
+@lru_cache(maxsize=64)
+def _size(height: int, width: int, device: torch.device) -> Tensor:
+    return torch.tensor([height, width], dtype=torch.float32, device=device)
 
 
 class CutMix(Interpolation):
@@ -71,9 +69,8 @@ class CutMix(Interpolation):
         height, width = leaf.shape[-2:]
         boxes = 1 if self.per == "batch" else len(batch)
         centre = batch.rand(boxes, 2).expand(len(batch), 2)
-        mask = box_mask(mix.lam, centre, height, width)
-        own = mask.flatten(1).sum(1)  # a count of pixels: exact
-        return Mix(mix.partner, (own / (height * width)).to(mix.lam.dtype), mask)
+        box = draw_box(mix.lam, centre, height, width)
+        return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)
 
     def extra_repr(self) -> str:
         return f"per={self.per!r}"

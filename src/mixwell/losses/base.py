@@ -11,7 +11,15 @@ from mixwell.batch import check_choice
 from mixwell.errors import InputError
 from mixwell.mix import MixedTarget
 
-__all__ = ["Loss", "check_classes", "check_logits", "class_weight_buffer", "share", "wide"]
+__all__ = [
+    "Loss",
+    "check_classes",
+    "check_features",
+    "check_logits",
+    "class_weight_buffer",
+    "share",
+    "wide",
+]
 
 
 def wide(logits: Tensor) -> Tensor:
@@ -54,7 +62,26 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget) -> None:
             f"{tuple(target.a.shape)}; MixedCrossEntropy takes soft labels"
         )
     check_classes(f"{owner}: target.a", target.a, logits.shape[1])
-    check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+    if target.b is not target.a:
+        check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+
+
+def check_features(
+    owner: str, features: Tensor, weight: Tensor, bias: Tensor | None, target: MixedTarget
+) -> None:
+    """Raise an InputError unless features, the last layer and the target fit each other."""
+    if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
+        raise InputError(
+            f"{owner}.from_features: features must be (B, d) and weight (C, d), got shapes "
+            f"{tuple(features.shape)} and {tuple(weight.shape)}"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise InputError(
+            f"{owner}.from_features: bias must be ({len(weight)},), one for each row of weight, "
+            f"got shape {tuple(bias.shape)}"
+        )
+    # A stand-in of the logits' shape without their memory, for the checks that they share.
+    check_logits(owner, features[:, :1].expand(-1, len(weight)), target)
 
 
 def class_weight_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -10,7 +10,15 @@ from torch.nn import functional as F
 
 from mixwell.batch import check_range
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, check_logits, class_weight_buffer, share, wide
+from mixwell.kernels import two_class
+from mixwell.losses.base import (
+    Loss,
+    check_features,
+    check_logits,
+    class_weight_buffer,
+    share,
+    wide,
+)
 from mixwell.mix import MixedTarget
 
 __all__ = ["MixedCrossEntropy"]
@@ -61,47 +69,67 @@ class MixedCrossEntropy(Loss):
         """
         if isinstance(target, Tensor) or not target.is_index:
             return self._dense(logits, target)
-        check_logits("MixedCrossEntropy", logits, target)
-        z = wide(logits)
-        log_z = torch.logsumexp(z, dim=1)
-        own, partner = (log_z - z.gather(1, y[:, None])[:, 0] for y in (target.a, target.b))
-        return self._combine(z, log_z, target, own, partner)
+        check_logits(type(self).__name__, logits, target)
+        return self._two_class(two_class.from_logits, logits.shape[1], (logits,), target)
 
-    def _class_weight(self, z: Tensor) -> Tensor | None:
-        weight = self.class_weight
-        if weight is not None and len(weight) != z.shape[1]:
-            raise InputError(
-                f"class_weight holds {len(weight)} weights, but logits have {z.shape[1]} classes"
-            )
-        return None if weight is None else weight.to(z)
-
-    def _combine(
-        self,
-        z: Tensor,
-        log_z: Tensor,
-        target: MixedTarget,
-        own: Tensor,
-        partner: Tensor,
-        regularizer: Tensor | None = None,
+    def from_features(
+        self, features: Tensor, weight: Tensor, bias: Tensor | None, target: MixedTarget
     ) -> Tensor:
-        """Weigh and smooth the (B,) losses of the two sides, add the regularizer, reduce."""
-        lam = target.lam.to(z.dtype)
-        weight = self._class_weight(z)
-        class_share = None
-        if weight is not None:
-            own_weight, partner_weight = weight[target.a], weight[target.b]
-            own, partner = own_weight * own, partner_weight * partner
-            class_share = torch.lerp(partner_weight, own_weight, lam)
-        loss = share(lam, own) + share(1 - lam, partner)
+        """Return the same loss from the last layer's input: the logits never exist whole.
+
+        They are computed in chunks of classes, once for the loss and once for the gradient, which
+        leaves little beside the gradients themselves in memory: a million classes fit.
+
+        Args:
+            features: (B, d), the input of the last linear layer.
+            weight: (C, d), its weight.
+            bias: (C,), its bias, or None.
+            target: class indices of B samples.
+        """
+        check_features(type(self).__name__, features, weight, bias, target)
+        layer = (features, weight, bias)
+        return self._two_class(two_class.from_features, len(weight), layer, target)
+
+    def _two_class(
+        self,
+        compute: Callable[..., Tensor],
+        num_classes: int,
+        inputs: tuple[Tensor | None, ...],
+        target: MixedTarget,
+    ) -> Tensor:
+        """Return the reduced loss: ``compute`` gives each sample's, of logits or features."""
+        first = inputs[0]
+        assert first is not None
+        lam = target.lam.to(torch.float64 if first.dtype == torch.float64 else torch.float32)
+        index = torch.stack([target.a, target.b], 1)
+        alpha = torch.stack([lam, 1 - lam], 1)
+        eta = self._eta(alpha)
+        class_weight = self._class_weight(num_classes, alpha)
+        class_share = smoothing = None
+        if class_weight is not None:
+            chosen = class_weight[index]
+            alpha = alpha * chosen
+            eta = None if eta is None else eta * chosen
+            class_share = alpha.sum(1)
         if self.label_smoothing:
-            if weight is None:
-                smooth = log_z - z.mean(1)
-            else:
-                smooth = log_z * weight.mean() - z @ (weight / len(weight))
-            loss = torch.lerp(loss, smooth, self.label_smoothing)
-        if regularizer is not None:
-            loss = loss + regularizer
-        return self._reduce(loss, target, class_share)
+            mean, v = (1.0, None) if class_weight is None else (
+                class_weight.mean(), class_weight / num_classes
+            )  # fmt: skip
+            smoothing = two_class.Smoothing(self.label_smoothing, mean, v)
+            alpha = alpha * (1 - self.label_smoothing)
+        return self._reduce(compute(*inputs, index, alpha, eta, smoothing), target, class_share)
+
+    def _eta(self, share: Tensor) -> Tensor | None:
+        """Return the weights of the two decoupled terms, (B, 2), or None where there are none."""
+        return None
+
+    def _class_weight(self, num_classes: int, like: Tensor) -> Tensor | None:
+        weight = self.class_weight
+        if weight is not None and len(weight) != num_classes:
+            raise InputError(
+                f"class_weight holds {len(weight)} weights, but logits have {num_classes} classes"
+            )
+        return None if weight is None else weight.to(like)
 
     def _dense(self, logits: Tensor, target: MixedTarget | Tensor) -> Tensor:
         soft = target if isinstance(target, Tensor) else target.dense()
@@ -113,7 +141,7 @@ class MixedCrossEntropy(Loss):
             )
         z = wide(logits)
         soft = soft.to(z.dtype)
-        weight = self._class_weight(z)
+        weight = self._class_weight(z.shape[1], z)
         class_share = None if weight is None else soft @ weight
         if self.label_smoothing:
             soft = torch.lerp(soft, torch.full_like(soft, 1 / z.shape[1]), self.label_smoothing)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.batch import Range, check_choice, check_range
-from mixwell.losses.base import Loss, check_logits, share, wide
+from mixwell.losses.base import Loss, check_logits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.mix import MixedTarget
 
@@ -59,29 +59,13 @@ class DecoupledCrossEntropy(MixedCrossEntropy):
     def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:  # type: ignore[override]
         """Return the loss; see :meth:`Loss.forward`."""
         check_logits("DecoupledCrossEntropy", logits, target)
-        z = wide(logits)
-        a, b = target.a[:, None], target.b[:, None]
-        z_a, z_b = z.gather(1, a)[:, 0], z.gather(1, b)[:, 0]
-        rest = z.scatter(1, torch.cat([a, b], 1), torch.finfo(z.dtype).min).logsumexp(1)
-        same = target.a == target.b
-        own_and_rest = torch.logaddexp(z_a, rest)
-        log_z = torch.where(same, own_and_rest, torch.logaddexp(own_and_rest, z_b))
-        own, partner = log_z - z_a, log_z - z_b
+        return super().forward(logits, target)
 
-        decoupled_own = torch.where(same, 0.0, -F.logsigmoid(z_a - rest))
-        decoupled_partner = torch.where(same, 0.0, -F.logsigmoid(z_b - rest))
-        lam = target.lam.to(z.dtype)
-        if self.weighting == "lambda":
-            w_a, w_b = lam, 1 - lam
-        else:
-            w_a = w_b = torch.ones_like(lam)
+    def _eta(self, share: Tensor) -> Tensor | None:
+        eta = self.eta * (share if self.weighting == "lambda" else torch.ones_like(share))
         if self.asymmetric:
-            w_b = torch.zeros_like(lam)
-        weight = self._class_weight(z)
-        if weight is not None:
-            w_a, w_b = w_a * weight[target.a], w_b * weight[target.b]
-        regularizer = share(w_a, decoupled_own) + share(w_b, decoupled_partner)
-        return self._combine(z, log_z, target, own, partner, self.eta * regularizer)
+            eta = torch.stack([eta[:, 0], torch.zeros_like(eta[:, 1])], 1)
+        return eta
 
     def extra_repr(self) -> str:
         return (

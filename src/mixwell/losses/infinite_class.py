@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from mixwell.batch import check_choice
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, check_logits, wide
+from mixwell.losses.base import Loss, check_features, check_logits, wide
 from mixwell.mix import MixedTarget
 
 __all__ = ["InfiniteClassLoss"]
@@ -92,13 +92,7 @@ class InfiniteClassLoss(Loss):
             sparse: give ``weight`` a sparse gradient, of 2B rows, which only some optimisers
                 take; a dense one of C rows otherwise.
         """
-        if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
-            raise InputError(
-                "from_features: features must be (B, d) and weight (C, d), got shapes "
-                f"{tuple(features.shape)} and {tuple(weight.shape)}"
-            )
-        # A stand-in of the logits' shape without their memory, for the checks that they share.
-        check_logits("InfiniteClassLoss", features[:, :1].expand(-1, len(weight)), target)
+        check_features("InfiniteClassLoss", features, weight, bias, target)
         everyone = self._everyone(target)
         # One lookup of both classes' rows: two would build two gradients of the weight's size.
         rows = torch.cat([everyone.a, everyone.b])

@@ -69,7 +69,7 @@ class Recipe(nn.Module):
             lam, target_lam = (torch.where(mixes, value, 1.0) for value in (lam, target_lam))
         mix = self.interpolation.shape(batch, Mix(partner, lam))
         # A mask corrects λ to its true mean; the target then follows that.
-        label_lam = target_lam if mix.mask is None else mix.lam
+        label_lam = target_lam if mix.is_uniform else mix.lam
         return mix, self.labels(batch, mix, label_lam)
 
     def extra_repr(self) -> str:

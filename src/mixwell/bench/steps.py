@@ -1,0 +1,189 @@
+"""Whole training steps beside a plain loop, and under torch.compile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import mixwell
+from mixwell import models
+from mixwell.bench.timing import Contender, reason
+from mixwell.errors import InputError
+
+__all__ = ["COMPILED", "METHODS", "Training", "compiled_step", "steps"]
+
+METHODS: dict[str, tuple[str, dict[str, Any]]] = {
+    "erm": ("erm", {}),
+    "mixup": ("mixup", {}),
+    "cutmix": ("cutmix", {}),
+    "decoupled": ("decoupled", {}),
+    "infinite_class": ("infinite_class", {}),
+    "sk_mixup, features": ("sk_mixup", {}),
+    "sk_mixup, remembered": ("sk_mixup", {"distance": "remembered"}),
+    "sk_mixup, input": ("sk_mixup", {"distance": "input"}),
+    "am_mixup": ("am_mixup", {}),
+}
+"""What is timed: a name, and what is created."""
+
+COMPILED = tuple(name for name in METHODS if name != "sk_mixup, remembered")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A model and a batch to train it on.
+
+    Attributes:
+        model: as :func:`mixwell.models.build` knows it.
+        size: B.
+        side: H and W, in pixels.
+        num_classes: C.
+    """
+
+    model: str
+    size: int
+    side: int
+    num_classes: int = 100
+
+    def __str__(self) -> str:
+        return f"{self.model.removeprefix('timm:')}, {self.size}×3×{self.side}²"
+
+    def make(self, device: torch.device) -> tuple[nn.Module, Tensor, Tensor]:
+        """Return the model, images and labels."""
+        torch.manual_seed(0)
+        shape = (3, self.side, self.side)
+        model = models.build(self.model, input_shape=shape, num_outputs=self.num_classes)
+        x = torch.randn(self.size, *shape)
+        y = torch.randint(self.num_classes, (self.size,))
+        return model.to(device), x.to(device), y.to(device)
+
+
+def _created(name: str, num_classes: int) -> nn.Module | str:
+    """Return a method, or why there is none."""
+    method, settings = METHODS[name]
+    try:
+        return mixwell.create(method, num_classes=num_classes, **settings)
+    except InputError as error:
+        if settings.get("distance") == "remembered" and "remembered" in str(error):
+            return "not in this version"
+        return reason(error)
+
+
+def steps(case: Training, device: torch.device) -> list[Contender]:
+    """Return the contenders: forward, backward and SGD of one model on one batch.
+
+    The floor is the loop that one would write without mixwell.
+    """
+    try:
+        model, x, y = case.make(device)
+    except InputError as error:
+        return [Contender("plain loop", kind="floor", absent=str(error))]
+    index = torch.arange(case.size, device=device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def step(loss: Callable[[], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            value = loss()
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+
+        return run
+
+    contenders = [Contender("plain loop", step(lambda: F.cross_entropy(model(x), y)), "floor")]
+    for name in METHODS:
+        method = _created(name, case.num_classes)
+        if isinstance(method, str):
+            contenders.append(Contender(name, kind="mixwell", absent=method))
+            continue
+        contenders.append(
+            Contender(name, step(lambda method=method: method(model, x, y, index=index)), "mixwell")  # type: ignore[misc]
+        )
+    return contenders
+
+
+# ---------------------------------------------------------------------------------------- compiled
+
+
+class _Graphs:
+    """A compiler's backend that counts the graphs it is given."""
+
+    backend = "inductor"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, module: Any, inputs: Any) -> Any:
+        from torch._dynamo.backends.registry import lookup_backend
+
+        self.count += 1
+        return lookup_backend(self.backend)(module, inputs)
+
+
+def compiled_step(case: Training, device: torch.device, name: str) -> list[Contender]:
+    """Return two contenders: a method's loss and gradient, eager and compiled.
+
+    The method is compiled with the model, ``fullgraph=True``, and run five times; graphs that are
+    built after the first run are recompilations.
+
+    Args:
+        case: the model and the batch.
+        device: of both.
+        name: of :data:`METHODS`, or "plain loop".
+    """
+    eager = f"{name} (eager)"
+    kind = "reference" if name == "plain loop" else "mixwell"
+
+    def absent(why: str, fullgraph: str = "–") -> list[Contender]:
+        traits = {"fullgraph": fullgraph, "graphs": "–", "recompilations": "–"}
+        return [Contender(name, kind=kind, absent=why, traits=traits)]
+
+    missing = _no_compiler(device)
+    method = None if name == "plain loop" else _created(name, case.num_classes)
+    if missing or isinstance(method, str):
+        return absent(missing or str(method))
+    torch.compiler.reset()
+    try:
+        model, x, y = case.make(device)
+    except InputError as error:
+        return absent(str(error))
+
+    def loss(x: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), y) if method is None else method(model, x, y)
+
+    def step(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            model.zero_grad()
+            loss(x, y).backward()
+
+        return run
+
+    graphs = _Graphs()
+    compiled = step(torch.compile(loss, fullgraph=True, backend=graphs))
+    try:
+        compiled()
+        first = graphs.count
+        for _ in range(4):
+            compiled()
+    except Exception as error:  # of any kind: it is the compiler's
+        return absent(reason(error), "no")
+    built = {"fullgraph": "yes", "graphs": str(first), "recompilations": str(graphs.count - first)}
+    return [
+        Contender(eager, step(loss), "floor"),
+        Contender(name, compiled, kind, traits=built),
+    ]
+
+
+@cache
+def _no_compiler(device: torch.device) -> str:
+    """Return why torch.compile can't work here; an empty string where it can."""
+    try:
+        torch.compile(lambda t: (t + 1).relu())(torch.ones(8, device=device))
+    except Exception as error:  # of any kind: a compiler, a header or Python's may be missing
+        return f"no working compiler: {reason(error)}"
+    return ""

@@ -1,0 +1,170 @@
+"""Mixing at the speed of memory: what :func:`mixwell.functional.mix` runs.
+
+On the CPU, blocks that fit the cache, into memory that is used again (:class:`Recycler`); on a
+GPU, one Triton kernel, forward and backward. Inside ``torch.compile``, and for whatever else
+neither knows (tensor subclasses, functorch, complex numbers on a GPU), the plain form: all give
+the same values.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixwell.kernels import cpu
+from mixwell.kernels.memory import Recycler, recycled
+from mixwell.mix import Box, Mix
+
+__all__ = ["Recycler", "mix", "plain", "recycled"]
+
+_PLAIN_TYPES = (Tensor, torch.nn.Parameter)
+
+
+def plain(x: Tensor, mix: Mix) -> Tensor:
+    """Return the mix by torch's own operations: gather, then interpolate."""
+    weight = mix.dense_mask()
+    if weight is not None:
+        weight = weight.view(len(weight), *[1] * (x.ndim - 3), *weight.shape[-2:])
+        if weight.dtype == torch.bool:
+            return torch.where(weight, x, x.index_select(0, mix.partner))
+    else:
+        weight = mix.lam.view(-1, *[1] * (x.ndim - 1))
+    if x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128):
+        return torch.lerp(x.index_select(0, mix.partner), x, weight.to(x.dtype))
+    # λ in half precision would move the input's mix away from the label's by up to 1/256; and of
+    # integers the exact value is rounded, which has 33 bits.
+    whole = x.dtype == torch.uint8
+    own = x.double() if whole and x.device.type != "mps" else x.float()
+    mixed = torch.lerp(own.index_select(0, mix.partner), own, weight.to(own.dtype))
+    return (mixed.round() if whole else mixed).to(x.dtype)
+
+
+def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
+    """Return ``x`` (B, ...) mixed, in ``out`` where given; the arguments have been checked."""
+    run = _choose(x, mix)
+    if run is None:
+        mixed = plain(x, mix)
+        return mixed if out is None else out.copy_(mixed)
+    if x.requires_grad and torch.is_grad_enabled():
+        edges = None if mix.box is None else mix.box.edges
+        size = (0, 0) if mix.box is None else (mix.box.height, mix.box.width)
+        mixed = _Mix.apply(x, mix.partner, mix.lam, mix.mask, edges, size)
+        assert isinstance(mixed, Tensor)
+        return mixed
+    return run(x, mix, out)
+
+
+def _choose(x: Tensor, mix: Mix) -> Any:
+    """Return the function that mixes this tensor, or None for the plain form."""
+    if torch.compiler.is_compiling() or type(x) not in _PLAIN_TYPES or not len(x):
+        return None
+    if torch._C._are_functorch_transforms_active():
+        return None
+    learnt = mix.lam.requires_grad or (mix.mask is not None and mix.mask.requires_grad)
+    if learnt and torch.is_grad_enabled():
+        return None
+    if x.device.type == "cpu" and not x.is_complex() and cpu.rows_of(x) is not None:
+        return _on_cpu
+    if x.device.type != "cpu" and x.is_contiguous() and _triton().available(x):
+        return _on_gpu
+    return None
+
+
+def _triton() -> Any:
+    """Return the module of the GPU's kernels; importing Triton takes a while."""
+    from mixwell.kernels import triton
+
+    return triton
+
+
+def _on_cpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
+    x = x.detach()
+    target = recycled.empty_like(x) if out is None else out
+    strided = target if target.stride() == x.stride() else torch.empty_like(x)
+    if strided.stride() != x.stride():  # of expanded batches
+        return target.copy_(plain(x, mix))
+    if x.data_ptr() != target.data_ptr() and _overlap(x, target):
+        return target.copy_(plain(x, mix))
+    cpu.mix_into(strided, x, mix.partner, mix.lam, mix.mask, mix.box)
+    return target if strided is target else target.copy_(strided)
+
+
+def _overlap(x: Tensor, y: Tensor) -> bool:
+    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+
+
+def _on_gpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
+    direct = out is not None and out.is_contiguous() and not _overlap(x, out)
+    edges = None if mix.box is None else mix.box.edges
+    mixed = _triton().forward(
+        x.detach(), mix.partner, mix.lam, mask=mix.mask, box=edges, out=out if direct else None
+    )
+    return mixed if out is None or direct else out.copy_(mixed)
+
+
+class _Mix(torch.autograd.Function):
+    """The mix, linear in ``x``; its gradient is :class:`_Transposed`, whose gradient it is."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        partner: Tensor,
+        lam: Tensor,
+        mask: Tensor | None,
+        edges: Tensor | None,
+        size: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(partner, lam, mask, edges)
+        ctx.size = size
+        how = _mix_of(partner, lam, mask, edges, size)
+        if x.device.type == "cpu":
+            out = torch.empty_like(x)
+            cpu.mix_into(out, x, how.partner, how.lam, how.mask, how.box)
+            return out
+        return _triton().forward(x, partner, lam, mask=mask, box=edges)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad = _Transposed.apply(gradients[0], *ctx.saved_tensors, ctx.size)
+        return (grad, None, None, None, None, None)
+
+
+class _Transposed(torch.autograd.Function):
+    """The gradient of the mix: each sample's own share, and what it gave to others."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        grad: Tensor,
+        partner: Tensor,
+        lam: Tensor,
+        mask: Tensor | None,
+        edges: Tensor | None,
+        size: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(partner, lam, mask, edges)
+        ctx.size = size
+        if grad.device.type == "cpu":
+            out = torch.empty_like(grad)
+            weight = _mix_of(partner, lam, mask, edges, size).dense_mask()
+            cpu.transposed_into(out, grad, partner, lam, weight)
+            return out
+        return _triton().backward(grad.contiguous(), partner, lam, mask=mask, box=edges)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        grad = _Mix.apply(gradients[0].contiguous(), *ctx.saved_tensors, ctx.size)
+        return (grad, None, None, None, None, None)
+
+
+def _mix_of(
+    partner: Tensor,
+    lam: Tensor,
+    mask: Tensor | None,
+    edges: Tensor | None,
+    size: tuple[int, int],
+) -> Mix:
+    return Mix(partner, lam, mask, None if edges is None else Box(edges, *size))

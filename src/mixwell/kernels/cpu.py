@@ -1,0 +1,295 @@
+"""Mixing on the CPU: each sample is read from memory once, and nothing is in between.
+
+Samples are mixed along the cycles of the pairing: one's partner is the next to be worked on, and is
+still in the cache then. Where there is a C compiler each thread has its own part of the batch, and
+goes through it in one call (:mod:`mixwell.kernels.native`). Without, torch mixes large samples one
+by one and small ones in blocks that fit the cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+from torch import Tensor
+
+from mixwell.kernels import native
+from mixwell.mix import Box
+
+__all__ = ["mix_into", "rows_of", "transposed_into"]
+
+LARGE = 1 << 16
+"""Bytes of a sample from which it is worth calls of its own."""
+
+BLOCK = 1 << 15
+"""Elements of a block of small samples, or of a part of a large one where there are copies."""
+
+THREADED = 1 << 21
+"""Bytes of a batch from which it is worth waking other threads."""
+
+_TO_INTEGER = 12582912.0
+"""1.5 · 2²³, from which on a float32 is an integer."""
+
+_pool: ThreadPoolExecutor | None = None
+
+
+def _forget_pool() -> None:
+    """Threads do not live on in a forked process."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _run(jobs: list[Callable[[], None]]) -> None:
+    """Run the jobs side by side, the last of them here."""
+    global _pool
+    if len(jobs) == 1:
+        jobs[0]()
+        return
+    if _pool is None or _pool._max_workers < len(jobs) - 1:
+        _pool = ThreadPoolExecutor(len(jobs) - 1, thread_name_prefix="mixwell")
+    inference = torch.is_inference_mode_enabled()
+
+    def run(job: Callable[[], None]) -> None:  # modes are a thread's own
+        with torch.inference_mode(inference), torch.no_grad():
+            job()
+
+    waiting = [_pool.submit(run, job) for job in jobs[:-1]]
+    jobs[-1]()
+    for future in waiting:
+        future.result()
+
+
+def rows_of(x: Tensor) -> Tensor | None:
+    """Return ``x`` as (B, n) on the same memory, or None where its samples aren't dense.
+
+    The order within a row is that of memory: two tensors of the same shape and strides agree.
+    """
+    if x.ndim == 0 or x.numel() == 0:
+        return None
+    size = x.numel() // len(x)
+    if x.is_contiguous():
+        return x.view(len(x), size)
+    sample = sorted(
+        (stride, length) for stride, length in zip(x.stride()[1:], x.shape[1:], strict=True)
+        if length > 1
+    )  # fmt: skip
+    reached = 1
+    for stride, length in sample:
+        if stride != reached:
+            return None
+        reached *= length
+    if len(x) > 1 and x.stride(0) < size:
+        return None
+    return x.as_strided((len(x), size), (x.stride(0), 1))
+
+
+def mix_into(
+    out: Tensor,
+    x: Tensor,
+    partner: Tensor,
+    lam: Tensor,
+    mask: Tensor | None = None,
+    box: Box | None = None,
+) -> None:
+    """Write ``λ x + (1 - λ) x[partner]`` to ``out``, of ``x``'s shape and strides.
+
+    Args:
+        out: (B, ...). It may be ``x`` itself; otherwise they may not overlap.
+        x: (B, ...), whose samples :func:`rows_of` can lay out.
+        partner: (B,).
+        lam: (B,).
+        mask: (B, 1, ..., H, W), as in ``Mix``.
+        box: as in ``Mix``.
+    """
+    in_place = out.data_ptr() == x.data_ptr()
+    if in_place and len(set(partner.tolist())) < len(x):  # one is read again after it is mixed
+        mixed = torch.empty_like(x)
+        mix_into(mixed, x, partner, lam, mask, box)
+        out.copy_(mixed)
+        return
+    size = x.numel() // len(x) * x.element_size()
+    if mask is None and native.takes(x.dtype):
+        threads = torch.get_num_threads() if size * len(x) >= THREADED else 1
+        _compiled(out, x, partner.to(torch.int64).contiguous(), lam, box, threads)
+    elif in_place or size >= LARGE:
+        _by_sample(out, x, partner.tolist(), lam, mask, box, in_place)
+    else:
+        _by_block(out, x, partner, lam, mask if box is None else box.mask())
+
+
+def _compiled(
+    out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, box: Box | None, threads: int
+) -> None:
+    size = x.numel() // len(x)
+    if box is None:
+        weights = lam.to(torch.float64).contiguous()
+        # Threads part at multiples of a cache line.
+        _run(
+            [
+                lambda part=part: native.mix(out, x, partner, weights, part)  # type: ignore[misc]
+                for part in _parts(size, threads, 64)
+            ]
+        )
+        return
+    planes, width = size // (box.height * box.width), x.element_size()
+    if not x.is_contiguous() and x[0].stride(-1) != 1:  # the channels of a position side by side
+        planes, width = 1, width * planes
+    edges = box.edges.long()
+    edges = (
+        torch.cat([edges[:, :2], edges[:, 2:] * width], 1) if width > 1 else edges
+    ).contiguous()
+    _run(
+        [
+            lambda part=part: native.paste(  # type: ignore[misc]
+                out, x, partner, edges, box.height, box.width * width, part
+            )
+            for part in _parts(planes * box.height, threads, 1)
+        ]
+    )
+
+
+def _parts(size: int, count: int, multiple: int) -> list[slice]:
+    """Return ``range(size)`` in ``count`` parts, fewer if it is small."""
+    step = -(-size // (count * multiple)) * multiple
+    return [slice(place, min(place + step, size)) for place in range(0, size, step)]
+
+
+# ------------------------------------------------------------------------------- by torch's means
+
+
+def _order(sigma: list[int]) -> list[int]:
+    """Return all samples, each one's partner next to it where it is not done yet."""
+    done = [False] * len(sigma)
+    order = []
+    for at in range(len(sigma)):
+        while not done[at]:
+            done[at] = True
+            order.append(at)
+            at = sigma[at]
+    return order
+
+
+def _by_sample(
+    out: Tensor,
+    x: Tensor,
+    sigma: list[int],
+    lam: Tensor,
+    mask: Tensor | None,
+    box: Box | None,
+    in_place: bool,
+) -> None:
+    if mask is None and box is None:
+        rows, results = rows_of(x), rows_of(out)
+        assert rows is not None
+        assert results is not None
+        x, out = rows, results
+    order = _order(sigma)
+    copies = {}
+    if in_place:  # the first of each cycle is mixed before the last one reads it
+        for i, following in zip(order, [*order[1:], None], strict=True):
+            if sigma[i] not in (i, following):
+                copies[sigma[i]] = x[sigma[i]].clone()
+    sources, mixed = x.unbind(0), out.unbind(0)
+    masks = None if mask is None else mask.expand(len(x), *mask.shape[1:]).unbind(0)
+    edges = None if box is None else box.edges.tolist()
+    weights = lam.tolist()
+    for i in order:
+        own, other, result = sources[i], copies.get(sigma[i], sources[sigma[i]]), mixed[i]
+        if edges is not None:
+            top, bottom, left, right = edges[i]
+            if not in_place:
+                result.copy_(own)
+            if bottom > top and right > left:
+                inside = (..., slice(top, bottom), slice(left, right))
+                result[inside].copy_(other[inside])
+        elif masks is not None:
+            weight = masks[i].view(*[1] * (own.ndim - 2), *masks[i].shape[-2:])
+            _masked(result, own, other, weight)
+        elif x.dtype == torch.uint8:
+            for place in range(0, len(own), BLOCK):
+                part = slice(place, place + BLOCK)
+                base = other[part].float()
+                apart = own[part].float().sub_(base)
+                # One fused multiply-add rounds; what is then an integer is in the lowest bits.
+                base.add_(_TO_INTEGER).add_(apart, alpha=weights[i])
+                result[part].copy_(base.view(torch.int32))
+        else:  # λ is a Python number, so half precision is interpolated in single
+            torch.lerp(other, own, weights[i], out=result)
+
+
+def _masked(result: Tensor, own: Tensor, other: Tensor, mask: Tensor) -> None:
+    if mask.dtype == torch.bool:
+        torch.where(mask, own, other, out=result)
+    else:
+        result.copy_(_interpolated(own, other, mask.expand_as(own)))
+
+
+def _interpolated(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Return the mix, of a dtype that ``copy_`` turns into the samples'."""
+    if own.dtype in (torch.float32, torch.float64):
+        return torch.lerp(other, own, weight.to(own.dtype))
+    if own.dtype == torch.uint8:  # the exact value, which has 33 bits, is rounded
+        return torch.lerp(other.double(), own.double(), weight.double()).round_()
+    return torch.lerp(other.float(), own.float(), weight.float())
+
+
+def _by_block(out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None) -> None:
+    if mask is None:
+        rows, results = rows_of(x), rows_of(out)
+        assert rows is not None
+        assert results is not None
+        x, out, mask = rows, results, lam[:, None]
+    else:
+        mask = mask.expand(len(x), *mask.shape[1:])
+        mask = mask.reshape(len(x), *[1] * (x.ndim - 3), *mask.shape[-2:])
+    direct = x.dtype in (torch.float32, torch.float64) or mask.dtype == torch.bool
+    if direct and mask.dtype != torch.bool:
+        mask = mask.to(x.dtype)
+    step = max(1, 2 * BLOCK // max(1, x[0].numel()))
+    for place in range(0, len(x), step):
+        part = slice(place, place + step)
+        own, result, weight = x[part], out[part], mask[part]
+        if not direct:
+            result.copy_(_interpolated(own, x.index_select(0, partner[part]), weight))
+            continue
+        torch.index_select(x, 0, partner[part], out=result)
+        if weight.dtype == torch.bool:
+            torch.where(weight, own, result, out=result)
+        else:
+            torch.lerp(result, own, weight, out=result)
+
+
+def transposed_into(
+    out: Tensor, grad: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None
+) -> None:
+    """Write the gradient of what :func:`mix_into` read: ``λ g`` to oneself, the rest to partners.
+
+    Args:
+        out: (B, ...), not ``grad``.
+        grad: (B, ...), floating.
+        partner: (B,).
+        lam: (B,).
+        mask: as in ``Mix``, or None.
+    """
+    if mask is None and grad[0].numel() * grad.element_size() >= LARGE:
+        gradients, results, weights = grad.unbind(0), out.unbind(0), lam.tolist()
+        for gradient, result, weight in zip(gradients, results, weights, strict=True):
+            torch.mul(gradient, weight, out=result)
+        for gradient, other, weight in zip(gradients, partner.tolist(), weights, strict=True):
+            results[other].add_(gradient, alpha=1 - weight)
+        return
+    weight = lam.view(-1, *[1] * (grad.ndim - 1))
+    if mask is not None:
+        weight = mask.view(len(mask), *[1] * (grad.ndim - 3), *mask.shape[-2:])
+    exact = grad.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    wide = grad if exact else grad.float()
+    weight = weight.to(wide.dtype)
+    own = wide * weight
+    own.index_add_(0, partner, wide - own)
+    out.copy_(own)

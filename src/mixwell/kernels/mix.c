@@ -1,0 +1,207 @@
+/* Mixing in one pass. Compiled on first use where there is a C compiler: see native.py.
+ *
+ * A batch is `count` samples, `step` bytes apart. Each function mixes a range of every sample's
+ * elements, so that threads share a batch without meeting. It goes along the cycles of the pairing,
+ * a piece that fits the innermost caches at a time: one's partner is the next one to be mixed, and is
+ * still in the cache. `out` may be `x`, if no two samples have the same partner: of each cycle the
+ * first one's piece is then kept, for the last one, which comes when the first is mixed already.
+ */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define PIECE 8192 /* bytes */
+
+/* All samples, each one's partner next to it where that is not done yet. The partner of the last one
+ * of a cycle is done: it is written as -1 - partner. NULL without memory. */
+static int64_t *along_cycles(const int64_t *partner, int64_t count, int64_t **others) {
+    int64_t *order = malloc(2 * count * sizeof *order);
+    char *done = calloc(count, 1);
+    int64_t length = 0;
+    if (order && done) {
+        *others = order + count;
+        for (int64_t first = 0; first < count; first++)
+            for (int64_t at = first; !done[at]; at = partner[at]) {
+                done[at] = 1;
+                order[length] = at;
+                (*others)[length++] = done[partner[at]] ? -1 - partner[at] : partner[at];
+            }
+    } else {
+        free(order);
+        order = NULL;
+    }
+    free(done);
+    return order;
+}
+
+/* Goes through a batch by a function NAME(out, own, other, lam, n) for a piece of a sample. */
+#define BATCH(NAME, T, F)                                                                         \
+    int mix_##NAME(char *out, int64_t out_step, const char *x, int64_t step,                      \
+                   const int64_t *partner, const double *lam, int64_t count, int64_t begin,       \
+                   int64_t end) {                                                                 \
+        const int64_t most = PIECE / sizeof(T);                                                   \
+        T kept[PIECE / sizeof(T)];                                                                \
+        int64_t *others, *order = along_cycles(partner, count, &others);                          \
+        if (!order) return 1;                                                                     \
+        for (int64_t at = begin; at < end; at += most) {                                          \
+            const int64_t n = end - at < most ? end - at : most;                                  \
+            int opens = 1;                                                                        \
+            for (int64_t place = 0; place < count; place++) {                                     \
+                const int64_t i = order[place], j = others[place];                                \
+                const T *own = (const T *)(x + i * step) + at;                                    \
+                const T *other = (const T *)(x + (j < 0 ? -1 - j : j) * step) + at;               \
+                if (out == x) {                                                                   \
+                    if (opens) memcpy(kept, own, n * sizeof(T));                                  \
+                    if (j < 0) other = kept;                                                      \
+                    opens = j < 0;                                                                \
+                }                                                                                 \
+                NAME((T *)(out + i * out_step) + at, own, other, (F)lam[i], n);                   \
+            }                                                                                     \
+        }                                                                                         \
+        free(order);                                                                              \
+        return 0;                                                                                 \
+    }
+
+/* As torch.lerp does, so that 0 and 1 give exactly one side: from the nearer end. */
+#define LERP(NAME, T, F, LOAD, STORE)                                                             \
+    static void NAME(T *out, const T *own, const T *other, F lam, int64_t n) {                    \
+        if (lam < (F)0.5)                                                                         \
+            for (int64_t i = 0; i < n; i++) {                                                     \
+                F a = LOAD(own[i]), b = LOAD(other[i]);                                           \
+                out[i] = STORE(b + lam * (a - b));                                                \
+            }                                                                                     \
+        else {                                                                                    \
+            const F rest = lam - (F)1;                                                            \
+            for (int64_t i = 0; i < n; i++) {                                                     \
+                F a = LOAD(own[i]), b = LOAD(other[i]);                                           \
+                out[i] = STORE(a + rest * (a - b));                                               \
+            }                                                                                     \
+        }                                                                                         \
+    }                                                                                             \
+    BATCH(NAME, T, F)
+
+#define SAME(x) (x)
+
+static inline float from_bits(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline uint32_t to_bits(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static inline float from_bfloat16(uint16_t x) { return from_bits((uint32_t)x << 16); }
+
+/* To nearest, ties to even; what is not a number stays one. */
+static inline uint16_t to_bfloat16(float x) {
+    const uint32_t bits = to_bits(x);
+    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    return (uint16_t)((bits & 0x7fffffff) > 0x7f800000 ? 0x7fc0 : rounded);
+}
+
+LERP(float32, float, float, SAME, SAME)
+LERP(float64, double, double, SAME, SAME)
+LERP(bfloat16, uint16_t, float, from_bfloat16, to_bfloat16)
+#ifdef HALF
+LERP(float16, _Float16, float, (float), (_Float16))
+#endif
+
+/* The nearest integer to the exact value, ties to even. With MAGIC = 1.5 * 2^23 a float has steps of
+ * 1: one fused multiply-add rounds, and the integer is in the lowest bits. MAGIC + b is b's bits
+ * added to MAGIC's. */
+#define MAGIC 0x4B400000
+
+static inline uint8_t nearest(uint8_t own, uint8_t other, float lam) {
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    const float apart = (float)((int32_t)own - (int32_t)other);
+    return (uint8_t)to_bits(__builtin_fmaf(lam, apart, from_bits(MAGIC + (uint32_t)other)));
+#else
+    const double exact = other + (double)lam * ((int32_t)own - (int32_t)other);
+    return (uint8_t)(int64_t)__builtin_rint(exact);
+#endif
+}
+
+#if defined(__AVX2__) && defined(__FMA__)
+#include <immintrin.h>
+
+static inline __m256i nearest_8(const uint8_t *own, const uint8_t *other, __m256 lam) {
+    const __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)own));
+    const __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)other));
+    const __m256 apart = _mm256_cvtepi32_ps(_mm256_sub_epi32(a, b));
+    const __m256 base = _mm256_castsi256_ps(_mm256_add_epi32(b, _mm256_set1_epi32(MAGIC)));
+    const __m256i mixed = _mm256_castps_si256(_mm256_fmadd_ps(lam, apart, base));
+    return _mm256_and_si256(mixed, _mm256_set1_epi32(255));
+}
+#endif
+
+static void uint8(uint8_t *out, const uint8_t *own, const uint8_t *other, float lam, int64_t n) {
+    int64_t i = 0;
+#if defined(__AVX2__) && defined(__FMA__) /* compilers alone get half of this speed */
+    const __m256 weight = _mm256_set1_ps(lam);
+    const __m256i places = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (; i + 32 <= n; i += 32) {
+        const __m256i first = _mm256_packus_epi32(nearest_8(own + i, other + i, weight),
+                                                  nearest_8(own + i + 8, other + i + 8, weight));
+        const __m256i last = _mm256_packus_epi32(nearest_8(own + i + 16, other + i + 16, weight),
+                                                 nearest_8(own + i + 24, other + i + 24, weight));
+        const __m256i all = _mm256_packus_epi16(first, last);
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_permutevar8x32_epi32(all, places));
+    }
+#endif
+    for (; i < n; i++) out[i] = nearest(own[i], other[i], lam);
+}
+BATCH(uint8, uint8_t, float)
+
+typedef char vector __attribute__((vector_size(32), aligned(1), may_alias));
+
+/* memcpy of a few kilobytes may take a path made for megabytes. */
+static inline void copy(char *to, const char *from, int64_t n) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) *(vector *)(to + i) = *(const vector *)(from + i);
+    for (; i < n; i++) to[i] = from[i];
+}
+
+/* The own sample outside a box, the partner inside: images of planes of `height` lines of `width`
+ * bytes, of which the lines from begin to end, counted through all planes, are mixed. */
+int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_t *partner,
+          const int64_t *edges, int64_t count, int64_t height, int64_t width, int64_t begin,
+          int64_t end) {
+    const int64_t most = width < PIECE ? PIECE / width : 1; /* lines of a piece */
+    char *kept = malloc(most * width);
+    int64_t *others, *order = along_cycles(partner, count, &others);
+    for (int64_t from = begin; order && kept && from < end; from += most) {
+        const int64_t to = end - from < most ? end : from + most;
+        int opens = 1;
+        for (int64_t place = 0; place < count; place++) {
+            const int64_t i = order[place], j = others[place];
+            const int64_t top = edges[4 * i], bottom = edges[4 * i + 1];
+            const int64_t left = edges[4 * i + 2], across = edges[4 * i + 3] - left;
+            const char *own = x + i * step + from * width;
+            const char *other = x + (j < 0 ? -1 - j : j) * step + from * width;
+            char *mixed = out + i * out_step + from * width;
+            if (out == x) {
+                if (opens) memcpy(kept, own, (to - from) * width);
+                if (j < 0) other = kept;
+                opens = j < 0;
+            } else
+                copy(mixed, own, (to - from) * width);
+            if (across <= 0) continue;
+            /* Plane by plane, those of the box's lines that are in this piece. */
+            for (int64_t plane = from / height * height; plane < to; plane += height) {
+                const int64_t last = plane + bottom < to ? plane + bottom : to;
+                for (int64_t line = plane + top > from ? plane + top : from; line < last; line++) {
+                    const int64_t at = (line - from) * width + left;
+                    copy(mixed + at, other + at, across);
+                }
+            }
+        }
+    }
+    const int failed = !order || !kept;
+    free(order);
+    free(kept);
+    return failed;
+}
