@@ -18,7 +18,7 @@ from torch import Tensor
 from mixwell.kernels import native
 from mixwell.mix import Box
 
-__all__ = ["mix_into", "rows_of", "transposed_into"]
+__all__ = ["mix_into", "parts", "rows_of", "run", "transposed_into"]
 
 LARGE = 1 << 16
 """Bytes of a sample from which it is worth calls of its own."""
@@ -45,7 +45,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def _run(jobs: list[Callable[[], None]]) -> None:
+def run(jobs: list[Callable[[], None]]) -> None:
     """Run the jobs side by side, the last of them here."""
     global _pool
     if len(jobs) == 1:
@@ -55,11 +55,11 @@ def _run(jobs: list[Callable[[], None]]) -> None:
         _pool = ThreadPoolExecutor(len(jobs) - 1, thread_name_prefix="mixwell")
     inference = torch.is_inference_mode_enabled()
 
-    def run(job: Callable[[], None]) -> None:  # modes are a thread's own
+    def in_mode(job: Callable[[], None]) -> None:  # modes are a thread's own
         with torch.inference_mode(inference), torch.no_grad():
             job()
 
-    waiting = [_pool.submit(run, job) for job in jobs[:-1]]
+    waiting = [_pool.submit(in_mode, job) for job in jobs[:-1]]
     jobs[-1]()
     for future in waiting:
         future.result()
@@ -130,10 +130,10 @@ def _compiled(
     if box is None:
         weights = lam.to(torch.float64).contiguous()
         # Threads part at multiples of a cache line.
-        _run(
+        run(
             [
                 lambda part=part: native.mix(out, x, partner, weights, part)  # type: ignore[misc]
-                for part in _parts(size, threads, 64)
+                for part in parts(size, threads, 64)
             ]
         )
         return
@@ -144,18 +144,18 @@ def _compiled(
     edges = (
         torch.cat([edges[:, :2], edges[:, 2:] * width], 1) if width > 1 else edges
     ).contiguous()
-    _run(
+    run(
         [
             lambda part=part: native.paste(  # type: ignore[misc]
                 out, x, partner, edges, box.height, box.width * width, part
             )
-            for part in _parts(planes * box.height, threads, 1)
+            for part in parts(planes * box.height, threads, 1)
         ]
     )
 
 
-def _parts(size: int, count: int, multiple: int) -> list[slice]:
-    """Return ``range(size)`` in ``count`` parts, fewer if it is small."""
+def parts(size: int, count: int, multiple: int = 1) -> list[slice]:
+    """Return ``range(size)`` in ``count`` parts, fewer if it is small, at multiples of a number."""
     step = -(-size // (count * multiple)) * multiple
     return [slice(place, min(place + step, size)) for place in range(0, size, step)]
 

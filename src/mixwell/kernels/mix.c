@@ -205,3 +205,154 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
     free(kept);
     return failed;
 }
+
+/* ---------------------------------------------------------------------------- two-class losses */
+
+#include <math.h>
+
+#define LANES 16
+
+static inline float largest(const float *z, int64_t n, float most) {
+    float lane[LANES];
+    int64_t i = 0;
+    for (int k = 0; k < LANES; k++) lane[k] = most;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) lane[k] = z[i + k] > lane[k] ? z[i + k] : lane[k];
+    for (; i < n; i++) most = z[i] > most ? z[i] : most;
+    for (int k = 0; k < LANES; k++) most = lane[k] > most ? lane[k] : most;
+    return most;
+}
+
+/* e^x for x <= 0 within two units in the last place, 1e-38 for what is less; Cephes' polynomial. */
+static inline float exponential(float x) {
+    x = x < -87.0f ? -87.0f : x; /* what is not a number stays one */
+    const float shifted = x * 1.44269504088896341f + 12582912.0f;
+    const float whole = shifted - 12582912.0f;
+    const float r = (x - whole * 0.693359375f) + whole * 2.12194440e-4f;
+    float p = 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    return p * from_bits((to_bits(shifted) - MAGIC + 127) << 23);
+}
+
+/* Writes exp(z - most), and returns the sum: in double of the lanes' sums of a piece. */
+static double exponentials(float *out, const float *z, int64_t n, float most) {
+    double sum = 0;
+    for (int64_t at = 0; at < n; at += 1024) {
+        const int64_t length = n - at < 1024 ? n - at : 1024;
+        float lane[LANES] = {0};
+        int64_t i = 0;
+        for (; i < length; i++) out[at + i] = exponential(z[at + i] - most);
+        for (i = 0; i + LANES <= length; i += LANES)
+            for (int k = 0; k < LANES; k++) lane[k] += out[at + i + k];
+        for (; i < length; i++) sum += out[at + i];
+        for (int k = 0; k < LANES; k++) sum += lane[k];
+    }
+    return sum;
+}
+
+static inline double log_add(double x, double y) {
+    const double most = x > y ? x : y;
+    return most == -INFINITY ? most : most + log1p(exp(-fabs(x - y)));
+}
+
+/* The loss of one row, and what its gradient is made of: see two_class.py, whose names these are.
+ * `e` gets exp(z - most), which the factor turns into the gradient, with 0 at a and b where there is
+ * an eta; `work` gets the loss, the factor and what is added at a and at b. */
+static void two_class_row(const float *row, int64_t classes, int64_t a, int64_t b,
+                          const double alpha[2], const double *eta, float *e, float work[4]) {
+    double sum;
+    float most;
+    if (eta) {
+        const int64_t low = a < b ? a : b, high = a < b ? b : a;
+        const int64_t between = high > low ? high - low - 1 : 0;
+        most = largest(row, low, -INFINITY);
+        most = largest(row + low + 1, between, most);
+        most = largest(row + high + 1, classes - high - 1, most);
+        const float base = most == -INFINITY ? 0 : most;
+        sum = exponentials(e, row, low, base);
+        sum += exponentials(e + low + 1, row + low + 1, between, base);
+        sum += exponentials(e + high + 1, row + high + 1, classes - high - 1, base);
+        e[a] = e[b] = 0;
+    } else {
+        most = largest(row, classes, -INFINITY);
+        sum = exponentials(e, row, classes, most);
+    }
+    const int none = most == -INFINITY && sum == sum; /* no other class, or none possible */
+    const double rest = none ? -INFINITY : most + log(sum);
+    const double chosen[2] = {row[a], row[b]};
+    double log_z = rest;
+    if (eta) {
+        log_z = log_add(log_z, chosen[0]);
+        if (a != b) log_z = log_add(log_z, chosen[1]);
+    }
+    const double total = alpha[0] + alpha[1];
+    double loss = 0, factor = none ? 0 : total * exp(most - log_z);
+    for (int k = 0; k < 2; k++) {
+        double at = -alpha[k];
+        if (eta && !(k && a == b)) at += total * exp(chosen[k] - log_z);
+        if (alpha[k] > 0) loss += alpha[k] * (log_z - chosen[k]);
+        if (eta && eta[k] > 0 && a != b && !none) {
+            const double excess = rest - chosen[k], pull = eta[k] / (1 + exp(-excess));
+            loss += eta[k] * (excess > 700 ? excess : log1p(exp(excess)));
+            at -= pull;
+            factor += pull / sum;
+        }
+        work[2 + k] = (float)at;
+    }
+    work[0] = (float)(rest != rest ? rest : loss);
+    work[1] = (float)factor;
+}
+
+/* The losses of rows begin to end. The weights are alpha's and eta's two columns; without alpha,
+ * lam and 1 - lam, and for eta `pull` times these (times 1 if `uniform`), for b none if `one_sided`.
+ * `mean`, if it is not NULL, gets the mean of these rows. Returns 2 for a class that does not exist. */
+int two_class(const float *z, int64_t step, const int64_t *a, const int64_t *b, const float *lam,
+              const float *alpha, const float *eta, double pull, int64_t uniform, int64_t one_sided,
+              int64_t classes, float *r, float *work, float *mean, int64_t begin, int64_t end) {
+    float *scratch = r ? NULL : malloc(classes * sizeof *scratch);
+    if (!r && !scratch) return 1;
+    double sum = 0;
+    for (int64_t i = begin; i < end; i++) {
+        if (a[i] < 0 || b[i] < 0 || a[i] >= classes || b[i] >= classes) {
+            free(scratch);
+            return 2;
+        }
+        double share[2], hard[2];
+        if (alpha) {
+            for (int k = 0; k < 2; k++) share[k] = alpha[2 * i + k];
+            if (eta)
+                for (int k = 0; k < 2; k++) hard[k] = eta[2 * i + k];
+        } else {
+            share[0] = lam[i];
+            share[1] = 1.0f - lam[i];
+            for (int k = 0; k < 2; k++) hard[k] = pull * (uniform ? 1 : share[k]);
+            if (one_sided) hard[1] = 0;
+        }
+        const double *decoupled = alpha ? (eta ? hard : NULL) : (pull > 0 ? hard : NULL);
+        float *e = r ? r + i * classes : scratch;
+        two_class_row(z + i * step, classes, a[i], b[i], share, decoupled, e, work + 4 * i);
+        sum += work[4 * i];
+    }
+    if (mean) *mean = (float)(sum / (end - begin));
+    free(scratch);
+    return 0;
+}
+
+/* Turns r into the gradient, of rows begin to end. */
+int two_class_gradient(float *r, const int64_t *a, const int64_t *b, const float *work,
+                       const float *upstream, int64_t step, double scale, int64_t classes,
+                       int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+        float *row = r + i * classes;
+        const float up = (float)(upstream[i * step] * scale), factor = work[4 * i + 1] * up;
+        for (int64_t c = 0; c < classes; c++) row[c] *= factor;
+        row[a[i]] += work[4 * i + 2] * up;
+        row[b[i]] += work[4 * i + 3] * up;
+    }
+    return 0;
+}

@@ -16,11 +16,12 @@ import subprocess
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["library", "mix", "paste", "takes"]
+__all__ = ["Weights", "library", "mix", "paste", "takes", "two_class", "two_class_gradient"]
 
 _LOG = logging.getLogger("mixwell")
 _NAMES = {
@@ -60,7 +61,8 @@ def _built() -> Path:
         raise RuntimeError("there is no C compiler")
     # Made for this processor: a home folder may be seen by others.
     made_for = f"{platform.machine()} {compiler} {_processor()}".encode()
-    key = hashlib.sha256(source.read_bytes() + made_for).hexdigest()[:16]
+    sources = source.read_bytes() + Path(__file__).read_bytes()
+    key = hashlib.sha256(sources + made_for).hexdigest()[:16]
     folder = Path(os.environ.get("MIXWELL_CACHE") or _cache_folder())
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
@@ -77,7 +79,10 @@ def _built() -> Path:
             "-fPIC",
             "-std=gnu11",
             "-fno-tree-loop-distribute-patterns",
+            "-fno-math-errno",
+            "-fno-trapping-math",
             str(source),
+            "-lm",
             "-o",
         ]
         tuned = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
@@ -109,11 +114,16 @@ def _cache_folder() -> Path:
 
 def _is_right(loaded: ctypes.CDLL) -> bool:
     """Compare with torch once: a compiler's mistake must not go into anybody's training."""
+    pointers, sizes = ctypes.c_void_p, ctypes.c_int64
     for name in ("paste", *(f"mix_{dtype}" for dtype in _NAMES.values())):
         if hasattr(loaded, name):
-            pointers, sizes = ctypes.c_void_p, ctypes.c_int64
             kinds = [pointers, sizes, pointers, sizes, pointers, pointers]
             getattr(loaded, name).argtypes = [*kinds, *[sizes] * (5 if name == "paste" else 3)]
+    real = ctypes.c_double
+    weights: list[Any] = [*[pointers] * 5, real, sizes, sizes, sizes]
+    loaded.two_class.argtypes = [pointers, sizes, *weights, *[pointers] * 3, sizes, sizes]
+    parts: list[Any] = [*[pointers] * 5, sizes, real, sizes, sizes, sizes]
+    loaded.two_class_gradient.argtypes = parts
     partner, lam = torch.tensor([1, 0]), torch.tensor([0.3125, 0.8125], dtype=torch.float64)
     for dtype in (torch.float32, torch.uint8):
         x = torch.stack([torch.linspace(250, 3, 64), torch.linspace(0, 190, 64)]).to(dtype)
@@ -184,3 +194,75 @@ def paste(
     )  # fmt: skip
     if failed:
         raise MemoryError("mixing")
+
+
+class Weights(NamedTuple):
+    """What the two classes of each sample weigh: α and η of kernels/two_class.py.
+
+    Attributes:
+        lam: (B,) float32, α = (λ, 1 - λ); unused if there is an alpha.
+        alpha: (B, 2) float32, or None.
+        eta: (B, 2) float32, or None; of an alpha.
+        pull: without alpha, η is this times α,
+        uniform: or times 1,
+        one_sided: and 0 for the partner's class.
+    """
+
+    lam: Tensor
+    alpha: Tensor | None = None
+    eta: Tensor | None = None
+    pull: float = 0.0
+    uniform: bool = False
+    one_sided: bool = False
+
+
+def _pointer(x: Tensor | None) -> int | None:
+    return None if x is None else x.data_ptr()
+
+
+def two_class(
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    weights: Weights,
+    r: Tensor | None,
+    work: Tensor,
+    mean: Tensor | None,
+    rows: slice,
+) -> None:
+    """Compute the losses of some rows: ``two_class`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        a: (B,) int64, contiguous, as all that follows.
+        b: (B,) int64.
+        weights: of the two.
+        r: (B, C) float32, or None where no gradient is wanted.
+        work: (B, 4) float32, gets the loss and what its gradient needs.
+        mean: () float32, gets the mean of these rows; or None.
+        rows: which.
+
+    Raises:
+        IndexError: a class that does not exist.
+    """
+    loaded = library()
+    assert loaded is not None
+    lam, alpha, eta, *how = weights
+    failed = loaded.two_class(
+        *(z.data_ptr(), z.stride(0), a.data_ptr(), b.data_ptr()),
+        *(lam.data_ptr(), _pointer(alpha), _pointer(eta), *how),
+        *(z.shape[1], _pointer(r), work.data_ptr(), _pointer(mean), rows.start, rows.stop),
+    )
+    if failed:
+        raise IndexError("class") if failed == 2 else MemoryError("loss")
+
+
+def two_class_gradient(
+    r: Tensor, a: Tensor, b: Tensor, work: Tensor, upstream: Tensor, scale: float, rows: slice
+) -> None:
+    """Turn ``r`` (B, C) into the gradient of some rows, ``scale`` times ``upstream``, () or (B,)."""
+    loaded = library()
+    assert loaded is not None
+    parts = [part.data_ptr() for part in (r, a, b, work, upstream)]
+    step = upstream.stride(0) if upstream.ndim else 0
+    loaded.two_class_gradient(*parts, step, scale, r.shape[1], rows.start, rows.stop)

@@ -15,17 +15,23 @@ row, but for two entries: so r is all that is kept of (B, C) values, and becomes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Smoothing", "from_features", "from_logits", "plain"]
+from mixwell.kernels import cpu, native
+from mixwell.kernels.memory import recycled
+
+__all__ = ["Smoothing", "from_features", "from_logits", "mean_from_logits", "plain", "weights_of"]
 
 BLOCK = 1 << 16
 """Elements that are worked on at a time on the CPU: they stay in a core's second cache."""
+
+THREADED = 1 << 19
+"""Logits from which it is worth waking other threads."""
 
 CHUNK = 1 << 23
 """Logits that exist at a time where they come from features."""
@@ -43,6 +49,19 @@ class Smoothing(NamedTuple):
     epsilon: float
     mean: Tensor | float
     v: Tensor | None
+
+
+def weights_of(
+    lam: Tensor, pull: float = 0.0, uniform: bool = False, one_sided: bool = False
+) -> tuple[Tensor, Tensor | None]:
+    """Return α = (λ, 1 - λ), and η: ``pull`` times α, or times 1, and none for b; None if all 0."""
+    alpha = torch.stack([lam, 1 - lam], 1)
+    if not pull:
+        return alpha, None
+    eta = pull * (torch.ones_like(alpha) if uniform else alpha)
+    if one_sided:
+        eta = torch.stack([eta[:, 0], torch.zeros_like(eta[:, 1])], 1)
+    return alpha, eta
 
 
 def _weighted(weight: Tensor, value: Tensor) -> Tensor:
@@ -151,6 +170,72 @@ def _distribution(z: Tensor, index: Tensor | None, r: Tensor | None) -> Tensor:
     return log_sum[0] if len(log_sum) == 1 else torch.cat(log_sum)
 
 
+class _Compiled(torch.autograd.Function):
+    """:class:`_FromLogits` by the compiled kernels; the mean over samples too, if asked for."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, mean: bool
+    ) -> Tensor:
+        r = recycled.empty_like(z) if ctx.needs_input_grad[0] else None
+        work = z.new_empty(len(z), 4)
+        threads = _threads(z)
+        loss = z.new_empty(()) if mean and threads == 1 else None
+        _by_rows(
+            len(z), threads, lambda rows: native.two_class(z, a, b, weights, r, work, loss, rows)
+        )
+        ctx.save_for_backward(z, a, b, work)
+        ctx.r, ctx.weights, ctx.mean = r, weights, mean
+        if loss is not None:
+            return loss
+        return work[:, 0].mean() if mean else work[:, 0].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        z, a, b, work = ctx.saved_tensors
+        upstream, weights = gradients[0], ctx.weights
+        if torch.is_grad_enabled():
+            lam, alpha, eta, *how = weights
+            alpha, eta = weights_of(lam, *how) if alpha is None else (alpha, eta)
+            each = upstream.expand(len(z)) / len(z) if ctx.mean else upstream
+            grad = _again(z, torch.stack([a, b], 1), alpha, eta, None, each)
+            return grad, None, None, None, None
+        threads = _threads(z)
+        r, ctx.r = ctx.r, None
+        if r is None:  # a second pass through the same graph
+            r = torch.empty_like(z)
+            _by_rows(len(z), threads, lambda rows: native.two_class(
+                z, a, b, weights, r, work, None, rows))  # fmt: skip
+        scale = 1 / len(z) if ctx.mean else 1.0
+        _by_rows(len(z), threads, lambda rows: native.two_class_gradient(
+            r, a, b, work, upstream, scale, rows))  # fmt: skip
+        return r, None, None, None, None
+
+
+def _threads(z: Tensor) -> int:
+    return torch.get_num_threads() if z.numel() >= THREADED else 1
+
+
+def _by_rows(count: int, threads: int, work: Callable[[slice], None]) -> None:
+    if threads == 1:
+        work(slice(0, count))
+    else:
+        cpu.run([lambda part=part: work(part) for part in cpu.parts(count, threads)])  # type: ignore[misc]
+
+
+def _again(
+    z: Tensor,
+    index: Tensor,
+    alpha: Tensor,
+    eta: Tensor | None,
+    smoothing: Smoothing | None,
+    upstream: Tensor,
+) -> Tensor:
+    """Return the gradient with a graph of its own, for a gradient of the gradient."""
+    loss = plain(z.to(alpha.dtype), index, alpha, eta, smoothing)
+    return torch.autograd.grad(loss, z, upstream, create_graph=True)[0]
+
+
 class _FromLogits(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -183,10 +268,8 @@ class _FromLogits(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         z, index, alpha, eta, chosen, rest, log_z = ctx.saved_tensors
         upstream, smoothing = gradients[0], ctx.smoothing
-        if torch.is_grad_enabled():  # a gradient of the gradient is asked for
-            loss = plain(z.to(alpha.dtype), index, alpha, eta, smoothing)
-            (grad,) = torch.autograd.grad(loss, z, upstream, create_graph=True)
-            return grad, None, None, None, None
+        if torch.is_grad_enabled():
+            return _again(z, index, alpha, eta, smoothing, upstream), None, None, None, None
         r, ctx.r = ctx.r, None
         if r is None:  # half precision, or a second pass through the same graph
             r = torch.empty(z.shape, dtype=alpha.dtype, device=z.device)
@@ -228,7 +311,52 @@ def from_logits(
     """
     if _must_be_plain(alpha, eta):
         return plain(z.to(alpha.dtype), index, alpha, eta, smoothing)
-    loss = _FromLogits.apply(z, index, alpha, eta, smoothing)
+    if smoothing is None and _is_compiled(z, alpha):
+        a, b = index.T.contiguous()
+        weights = native.Weights(
+            alpha, alpha.contiguous(), None if eta is None else eta.contiguous()
+        )
+        loss = _Compiled.apply(z, a, b, weights, False)
+    else:
+        loss = _FromLogits.apply(z, index, alpha, eta, smoothing)
+    assert isinstance(loss, Tensor)
+    return loss
+
+
+def _is_compiled(z: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled kernels take these logits."""
+    return (
+        z.dtype == weight.dtype == torch.float32
+        and z.device.type == "cpu"
+        and z.is_contiguous()
+        and native.library() is not None
+    )
+
+
+def mean_from_logits(
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    lam: Tensor,
+    pull: float = 0.0,
+    uniform: bool = False,
+    one_sided: bool = False,
+) -> Tensor | None:
+    """Return the mean loss where the weights are λ's, in one call; None where that can't be.
+
+    Args:
+        z: (B, C) logits.
+        a: (B,) int64.
+        b: (B,) int64.
+        lam: (B,) float32.
+        pull: η as a multiple of α = (λ, 1 - λ),
+        uniform: or of 1,
+        one_sided: and 0 for b.
+    """
+    if _must_be_plain(lam, None) or not _is_compiled(z, lam):
+        return None
+    weights = native.Weights(lam.contiguous(), None, None, pull, uniform, one_sided)
+    loss = _Compiled.apply(z, a.contiguous(), b.contiguous(), weights, True)
     assert isinstance(loss, Tensor)
     return loss
 

@@ -47,8 +47,15 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         )
 
 
-def check_logits(owner: str, logits: Tensor, target: MixedTarget) -> None:
-    """Raise an InputError unless ``logits`` is (B, C) and ``target`` holds B indices below C."""
+def check_logits(owner: str, logits: Tensor, target: MixedTarget, *, values: bool = True) -> None:
+    """Raise an InputError unless ``logits`` is (B, C) and ``target`` holds B indices below C.
+
+    Args:
+        owner: the loss, for the message.
+        logits: what should be (B, C).
+        target: what should hold class indices.
+        values: False leaves the indices' values to the lookup that follows.
+    """
     if logits.ndim != 2:
         raise InputError(f"{owner}: logits must be (B, C), got shape {tuple(logits.shape)}")
     if len(logits) != len(target):
@@ -61,8 +68,8 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget) -> None:
             f"(B,) int64, got soft labels or real targets of {target.a.dtype}, shape "
             f"{tuple(target.a.shape)}; MixedCrossEntropy takes soft labels"
         )
-    check_classes(f"{owner}: target.a", target.a, logits.shape[1])
-    if target.b is not target.a:
+    if values:
+        check_classes(f"{owner}: target.a", target.a, logits.shape[1])
         check_classes(f"{owner}: target.b", target.b, logits.shape[1])
 
 

@@ -24,6 +24,10 @@ from mixwell.mix import MixedTarget
 __all__ = ["MixedCrossEntropy"]
 
 
+def _wide(lam: Tensor, logits: Tensor) -> Tensor:
+    return lam.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
 class MixedCrossEntropy(Loss):
     """Mixup's loss (arXiv:1710.09412), from two class indices and a weight.
 
@@ -69,7 +73,22 @@ class MixedCrossEntropy(Loss):
         """
         if isinstance(target, Tensor) or not target.is_index:
             return self._dense(logits, target)
-        check_logits(type(self).__name__, logits, target)
+        name = type(self).__name__
+        check_logits(name, logits, target, values=False)
+        try:
+            return self._of_logits(logits, target)
+        except (IndexError, RuntimeError):
+            check_logits(name, logits, target)  # says which index is wrong, if one is
+            raise
+
+    def _of_logits(self, logits: Tensor, target: MixedTarget) -> Tensor:
+        weighted = target.weight is not None or self.class_weight is not None
+        if self.reduction == "mean" and not weighted and not self.label_smoothing:
+            how = self._decoupling()
+            lam = _wide(target.lam, logits)
+            loss = two_class.mean_from_logits(logits, target.a, target.b, lam, *how)
+            if loss is not None:
+                return loss
         return self._two_class(two_class.from_logits, logits.shape[1], (logits,), target)
 
     def from_features(
@@ -100,10 +119,9 @@ class MixedCrossEntropy(Loss):
         """Return the reduced loss: ``compute`` gives each sample's, of logits or features."""
         first = inputs[0]
         assert first is not None
-        lam = target.lam.to(torch.float64 if first.dtype == torch.float64 else torch.float32)
+        lam = _wide(target.lam, first)
         index = torch.stack([target.a, target.b], 1)
-        alpha = torch.stack([lam, 1 - lam], 1)
-        eta = self._eta(alpha)
+        alpha, eta = two_class.weights_of(lam, *self._decoupling())
         class_weight = self._class_weight(num_classes, alpha)
         class_share = smoothing = None
         if class_weight is not None:
@@ -119,9 +137,9 @@ class MixedCrossEntropy(Loss):
             alpha = alpha * (1 - self.label_smoothing)
         return self._reduce(compute(*inputs, index, alpha, eta, smoothing), target, class_share)
 
-    def _eta(self, share: Tensor) -> Tensor | None:
-        """Return the weights of the two decoupled terms, (B, 2), or None where there are none."""
-        return None
+    def _decoupling(self) -> tuple[float, bool, bool]:
+        """Return η of the decoupled terms, whether it is uniform, and whether one-sided."""
+        return 0.0, False, False
 
     def _class_weight(self, num_classes: int, like: Tensor) -> Tensor | None:
         weight = self.class_weight

@@ -58,14 +58,12 @@ class DecoupledCrossEntropy(MixedCrossEntropy):
 
     def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:  # type: ignore[override]
         """Return the loss; see :meth:`Loss.forward`."""
-        check_logits("DecoupledCrossEntropy", logits, target)
+        if isinstance(target, Tensor) or not target.is_index:
+            check_logits("DecoupledCrossEntropy", logits, target)
         return super().forward(logits, target)
 
-    def _eta(self, share: Tensor) -> Tensor | None:
-        eta = self.eta * (share if self.weighting == "lambda" else torch.ones_like(share))
-        if self.asymmetric:
-            eta = torch.stack([eta[:, 0], torch.zeros_like(eta[:, 1])], 1)
-        return eta
+    def _decoupling(self) -> tuple[float, bool, bool]:
+        return self.eta, self.weighting == "uniform", self.asymmetric
 
     def extra_repr(self) -> str:
         return (
