@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,17 @@ from torch import Tensor, nn
 from mixwell import functional
 from mixwell.batch import Batch, Distance, Range, check_choice, check_range
 from mixwell.errors import InputError
+from mixwell.mix import Mix
 
-__all__ = ["Beta", "Coefficient", "Constant", "Midpoint", "SimilarityKernel", "TruncatedBeta"]
+__all__ = [
+    "Beta",
+    "Coefficient",
+    "Constant",
+    "FeatureMemory",
+    "Midpoint",
+    "SimilarityKernel",
+    "TruncatedBeta",
+]
 
 Per = Literal["sample", "batch"]
 
@@ -27,6 +36,9 @@ class Coefficient(nn.Module):
     needs_features = False
     """Whether :meth:`forward` reads ``batch.features``."""
 
+    remembers = False
+    """Whether :meth:`remember` wants the features of each step."""
+
     def __init__(self, per: Per = "sample") -> None:
         super().__init__()
         self.per = check_choice("per", per, ("sample", "batch"))
@@ -39,6 +51,15 @@ class Coefficient(nn.Module):
         """Return the λ of the inputs and the λ of the targets; the same unless overridden."""
         lam = self(batch, partner)
         return lam, lam
+
+    def remember(self, batch: Batch, features: Tensor, mix: Mix | None) -> None:
+        """Look at a step's features after the model ran: called where ``remembers`` is true.
+
+        Args:
+            batch: the unmixed batch.
+            features: (B, d), of the mixed samples, or of the unmixed ones.
+            mix: how they were mixed; None for unmixed ones.
+        """
 
     def _symmetric(self, batch: Batch, alpha: float) -> Tensor:
         """Draw λ ~ Beta(α, α), (B,), one for each sample or one for all."""
@@ -122,6 +143,68 @@ class Constant(Coefficient):
         return f"lam={self.lam}"
 
 
+class FeatureMemory(nn.Module):
+    """The features of each training sample from its last visit, in half precision.
+
+    It is bounded: sample i has the place ``i mod capacity``, and what it held before is forgotten.
+    It is part of ``state_dict()``, so checkpoints keep it.
+
+    Args:
+        capacity: how many samples are remembered; ``capacity * d * 2`` bytes.
+    """
+
+    features: Tensor
+    owner: Tensor
+
+    def __init__(self, capacity: int) -> None:
+        super().__init__()
+        self.capacity = int(check_range("capacity", capacity, 1))
+        self.register_buffer("features", torch.empty(0, 0, dtype=torch.float16))
+        self.register_buffer("owner", torch.empty(0, dtype=torch.int64))
+
+    def write(self, index: Tensor, features: Tensor, keep: Tensor | None = None) -> None:
+        """Remember features (B, d) of the samples ``index`` (B,), those alone where ``keep``."""
+        features = features.detach().flatten(1)
+        if self.features.shape[1:] != features.shape[1:]:
+            # One place more: what isn't kept is written there, so that no device is waited for.
+            self.features = features.new_zeros(
+                self.capacity + 1, features.shape[1], dtype=torch.float16
+            )
+            self.owner = torch.full((self.capacity + 1,), -1, device=features.device)
+        place = index % self.capacity
+        if keep is not None:
+            place = torch.where(keep, place, self.capacity)
+        most = torch.finfo(torch.float16).max
+        self.features[place] = features.clamp(-most, most).to(torch.float16)
+        self.owner[place] = index
+
+    def distance(self, index: Tensor, partner: Tensor, squared: bool = True) -> Tensor:
+        """Return the pairs' (squared) L2 distances, (B,); their mean where one is not known."""
+        if not len(self.owner):
+            return torch.zeros(len(index), device=index.device)
+        place = index % self.capacity
+        known = self.owner[place] == index
+        known = known & known.index_select(0, partner)
+        distance = functional.pair_distance(self.features[place], partner, squared=squared)
+        mean = torch.where(known, distance, 0.0).sum() / known.sum().clamp_min(1)
+        return torch.where(known, distance, mean)
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        for name in ("features", "owner"):  # they have their size from the first step on
+            saved = state_dict.get(prefix + name)
+            if saved is not None and saved.shape != getattr(self, name).shape:
+                setattr(self, name, torch.empty_like(saved, device=self.features.device))
+        if len(self.owner) not in (0, self.capacity + 1):
+            raise InputError(
+                f"capacity={self.capacity}, but the checkpoint remembers {len(self.owner) - 1} "
+                f"samples: create the method with capacity={len(self.owner) - 1}"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f"capacity={self.capacity}"
+
+
 class SimilarityKernel(Coefficient):
     """Similar samples mix strongly, dissimilar ones hardly (SK, arXiv:2311.01434v3).
 
@@ -136,7 +219,11 @@ class SimilarityKernel(Coefficient):
         tau_max: τ of a pair at the mean distance; > 0.
         tau_std: the kernel's width; > 0.
         distance: what d compares: "features" of the unmixed samples (an extra pass without
-            gradient, unless the mixing happens at the head), the "input" or the "label".
+            gradient, unless the mixing happens at the head); features "remembered" from each
+            sample's last visit, which costs no pass and needs sample indices
+            (``method(model, x, y, index=i)``); the "input" or the "label".
+        capacity: how many samples' features are remembered; see :class:`FeatureMemory`. Give the
+            size of the training set where memory allows.
         squared: False takes the plain L2 distance.
         target_tau_max: τ_max of the targets' own kernel; the inputs' without one.
         target_tau_std: τ_std of the targets' own kernel. With either, inputs and targets get
@@ -150,17 +237,21 @@ class SimilarityKernel(Coefficient):
         alpha: float = 1.0,
         tau_max: float = 1.0,
         tau_std: float = 0.25,
-        distance: Distance = "features",
+        distance: Distance | Literal["remembered"] = "features",
         squared: bool = True,
         target_tau_max: float | None = None,
         target_tau_std: float | None = None,
+        capacity: int = 1 << 16,
     ) -> None:
         super().__init__()
         self.alpha = check_range("alpha", alpha, open=True)
         self.tau_max = check_range("tau_max", tau_max, open=True)
         self.tau_std = check_range("tau_std", tau_std, open=True)
-        self.distance = check_choice("distance", distance, ("features", "input", "label"))
+        choices = ("features", "remembered", "input", "label")
+        self.distance = check_choice("distance", distance, choices)
         self.needs_features = distance == "features"
+        self.remembers = distance == "remembered"
+        self.memory = FeatureMemory(capacity) if self.remembers else None
         self.squared = squared
         self.has_target_kernel = target_tau_max is not None or target_tau_std is not None
         self.target_tau_max = (
@@ -178,7 +269,10 @@ class SimilarityKernel(Coefficient):
         return self.pair(batch, partner)[0]
 
     def pair(self, batch: Batch, partner: Tensor) -> tuple[Tensor, Tensor]:
-        distance = batch.measure(self.distance, partner, squared=self.squared)
+        if self.memory is None:
+            distance = batch.measure(self.distance, partner, squared=self.squared)
+        else:
+            distance = self.memory.distance(_index(batch), partner, self.squared)
         tau = functional.kernel_tau(distance, self.tau_max, self.tau_std)
         if self.alpha == 1.0 and not self.has_target_kernel:
             lam = functional.sample_beta(tau, batch.generator)
@@ -190,11 +284,28 @@ class SimilarityKernel(Coefficient):
         target_tau = functional.kernel_tau(distance, self.target_tau_max, self.target_tau_std)
         return lam, functional.beta_icdf(u, target_tau)
 
+    def remember(self, batch: Batch, features: Tensor, mix: Mix | None) -> None:
+        if self.memory is None:
+            return
+        # Of a mixed sample it is the heavier side's feature, and written where that is the own
+        # one: each index once, so that the order of writing decides nothing.
+        keep = None if mix is None else mix.lam >= 0.5
+        self.memory.write(_index(batch), features, keep)
+
     def extra_repr(self) -> str:
         text = f"alpha={self.alpha}, tau_max={self.tau_max}, tau_std={self.tau_std}, "
         if self.has_target_kernel:
             text += f"target_tau_max={self.target_tau_max}, target_tau_std={self.target_tau_std}, "
         return text + f"distance={self.distance!r}, squared={self.squared}"
+
+
+def _index(batch: Batch) -> Tensor:
+    if batch.index is None:
+        raise InputError(
+            "distance='remembered' needs to know which samples these are: give their positions "
+            "in the training set, method(model, x, y, index=i)"
+        )
+    return batch.index.to(batch.device)
 
 
 class Midpoint(Coefficient):

@@ -364,10 +364,23 @@ class Method(nn.Module):
             assert stream.layer is not None
             by_layer.setdefault(stream.layer, []).append(stream)
         rows = _Rows(len(inputs) * size, in_place)
+        remembering = [s for s in streams if s.recipe and s.recipe.coefficient.remembers]
+        features: list[Tensor] = []
         with contextlib.ExitStack() as stack:
             for layer, mixed in by_layer.items():
-                stack.enter_context(self._inside(model, batch, layer, mixed, rows))
+                stack.enter_context(self._inside(model, batch, layer, mixed, rows, features))
+            if remembering and "head" not in by_layer:
+                stack.enter_context(self._inside(model, batch, "head", [], rows, features))
             logits = logits_of(model(x))
+        for stream in remembering:
+            # Before the head mixes, and of clean rows, they are the unmixed samples' own.
+            unmixed = bool(clean) or stream.layer == "head"
+            assert stream.recipe is not None
+            stream.recipe.coefficient.remember(
+                batch,
+                features[0][:size] if unmixed else features[0][stream.rows],
+                None if unmixed else stream.mix,
+            )
         self._check_logits(model, logits, rows.count)
         return logits
 
@@ -379,11 +392,19 @@ class Method(nn.Module):
         layer: str,
         streams: list[_Stream],
         rows: _Rows,
+        features: list[Tensor],
     ) -> Iterator[None]:
-        """While in the context, mix what passes ``layer`` for these streams."""
+        """While in the context, mix what passes ``layer`` for these streams.
+
+        What enters the head is kept in ``features``, as it comes.
+        """
         size = len(batch)
 
         def mix(value: Any) -> Any:
+            if layer == "head":
+                features.append(value.detach())
+            if not streams:
+                return value
             clean = _first_rows(value, size, rows.count, layer)
             parts = [value]
             for stream in streams:
@@ -400,7 +421,8 @@ class Method(nn.Module):
             return _concatenate(parts)
 
         if layer == "head":
-            check_one_head(model)
+            if streams:
+                check_one_head(model)
             name, side = find_head(model, batch.x, self.head)[0], "input"
         else:
             name, side = layer, "output"
@@ -431,11 +453,18 @@ class Method(nn.Module):
             )
         self._check_y(y)
         device = leaves[0].device
+        if torch.compiler.is_compiling():  # what a compiled step changes, it is compiled for again
+            if self.progress.device != device:
+                raise InputError(
+                    f"x is on {device}, {self.name} on {self.progress.device}: "
+                    f"move it before its step is compiled, method.to({str(device)!r})"
+                )
+            return
         first = device != self._checked_device
         if first:
             self.to(device)
             self._checked_device = device
-        if torch.compiler.is_compiling() or (device.type != "cpu" and not first):
+        if device.type != "cpu" and not first:
             return  # looking at values would wait for the device
         for leaf in leaves:
             if leaf.is_floating_point() and not bool(leaf.sum(dtype=torch.float32).isfinite()):

@@ -234,6 +234,8 @@ class RunConfig:
         options = dict(self.method_options)
         if dataset.task == "classification" and accepts(self.method, "class_counts"):
             options.setdefault("class_counts", dataset.class_counts)
+        if accepts(self.method, "capacity"):
+            options.setdefault("capacity", len(dataset.train))
         return mixwell.create(
             self.method, num_classes=dataset.num_classes, task=dataset.task, **options
         )

@@ -68,7 +68,8 @@ class SemiSupervised(nn.Module):
         self.mixed_weight = mixing[0].weight if mixing else 0.0
         if self.recipe is not None:
             inside = list(self.recipe.interpolation.layers) != ["input"]
-            if inside or self.recipe.needs_features or len(mixing) > 1:
+            looks = self.recipe.needs_features or self.recipe.coefficient.remembers
+            if inside or looks or len(mixing) > 1:
                 raise InputError(
                     f"method={method.name!r} mixes inside the model or looks at its features; "
                     "semi-supervised training takes methods that mix at the input: mixup, "
