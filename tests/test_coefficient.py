@@ -4,9 +4,18 @@ import pytest
 import torch
 from scipy import special, stats
 
+import mixwell
 from mixwell import InputError, functional
 from mixwell.batch import Batch
-from mixwell.coefficient import Beta, Constant, Midpoint, SimilarityKernel, TruncatedBeta
+from mixwell.coefficient import (
+    Beta,
+    Constant,
+    FeatureMemory,
+    Midpoint,
+    SimilarityKernel,
+    TruncatedBeta,
+)
+from mixwell.heads import capture_features
 
 
 def make_batch(size=6, seed=0, **keywords):
@@ -141,3 +150,104 @@ def test_midpoint_schedules(schedule, middle, end):
 def test_bad_input_is_named(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+# ------------------------------------------------------------------------- remembered features
+
+
+def _remembering(**options):
+    return mixwell.create("sk_mixup", num_classes=5, distance="remembered", capacity=40, **options)
+
+
+def test_memory_gives_distances_of_what_was_written_and_the_mean_elsewhere():
+    memory = FeatureMemory(10)
+    partner = torch.tensor([1, 2, 3, 0])
+    index = torch.tensor([3, 5, 7, 9])
+    assert memory.distance(index, partner).tolist() == [0, 0, 0, 0]
+    features = torch.tensor([[0.0, 0], [3, 4], [3, 4], [0, 1]])
+    memory.write(index, features)
+    assert memory.distance(index, partner).tolist() == [25, 0, 18, 1]
+    assert memory.distance(index, partner, squared=False)[0] == 5
+    known, new = memory.distance(torch.tensor([3, 5]), torch.tensor([1, 0])), torch.tensor([3, 8])
+    assert known.tolist() == [25, 25]
+    both = memory.distance(torch.cat([new, torch.tensor([5])]), torch.tensor([1, 2, 0]))
+    assert both.tolist() == [25, 25, 25]  # the one known pair's; sample 8 was never seen
+
+
+def test_memory_is_bounded_and_forgets_what_it_overwrites():
+    memory = FeatureMemory(4)
+    memory.write(torch.tensor([1, 2]), torch.tensor([[0.0], [1.0]]))
+    memory.write(torch.tensor([5]), torch.tensor([[9.0]]))  # the place of sample 1
+    assert memory.features.shape == (5, 1)
+    assert memory.features.dtype == torch.float16
+    pair = torch.tensor([1, 0])
+    assert memory.distance(torch.tensor([5, 2]), pair).tolist() == [64, 64]
+    assert memory.distance(torch.tensor([1, 2]), pair).tolist() == [0, 0]
+
+
+def test_memory_leaves_out_what_is_not_kept_and_what_is_too_large_for_half_precision():
+    memory = FeatureMemory(4)
+    keep = torch.tensor([True, False])
+    memory.write(torch.tensor([0, 1]), torch.tensor([[1e9], [1.0]]), keep)
+    assert memory.owner[:4].tolist() == [0, -1, -1, -1]
+    assert memory.features[0].isfinite()
+
+
+def test_of_clean_rows_the_own_features_are_remembered(make_net, images):
+    x, y = images
+    model, index = make_net().eval(), torch.arange(9) + 20
+    method = mixwell.create("sk_mixup+regmixup", num_classes=5, distance="remembered", capacity=40)
+    method(model, x, y, index=index)
+    _, features = capture_features(model, x)
+    memory = method.recipe.coefficient.memory
+    torch.testing.assert_close(memory.features[20:29].float(), features, atol=2e-3, rtol=2e-3)
+    partner = torch.arange(9).flip(0)
+    torch.testing.assert_close(
+        memory.distance(index, partner),
+        functional.pair_distance(features, partner),
+        atol=2e-2,
+        rtol=2e-2,
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"layer": "head"}, {"layer": "2"}])
+def test_of_mixed_rows_the_heavier_sides_are_remembered(options, make_net, images):
+    x, y = images
+    method, model = _remembering(**options), make_net()
+    step = method.step(model, x, y, index=torch.arange(9))
+    owner = method.recipe.coefficient.memory.owner
+    known = {int(i) for i in owner[:-1] if i >= 0}
+    heavier = {i for i in range(9) if step.mix.lam[i] >= 0.5}
+    assert known == (set(range(9)) if options.get("layer") == "head" else heavier)
+    method.eval()
+    before = owner.clone()
+    method(model, x, y, index=torch.arange(9))
+    assert torch.equal(owner, before)
+
+
+def test_memory_works_beside_a_term_at_the_head(make_net, images):
+    x, y = images
+    method = mixwell.create("sk_mixup+am_mixup", num_classes=5, distance="remembered", capacity=40)
+    loss = method(make_net(), x, y, index=torch.arange(9))
+    assert loss.isfinite()
+    assert (method.recipe.coefficient.memory.owner[:9] == torch.arange(9)).all()
+
+
+def test_memory_is_part_of_a_checkpoint(make_net, images):
+    x, y = images
+    method, model = _remembering(), make_net()
+    method(model, x, y, index=torch.arange(9))
+    again = _remembering()
+    again.load_state_dict(method.state_dict())
+    first, second = (m.recipe.coefficient.memory for m in (method, again))
+    assert torch.equal(first.features, second.features)
+    assert torch.equal(first.owner, second.owner)
+    smaller = mixwell.create("sk_mixup", num_classes=5, distance="remembered", capacity=8)
+    with pytest.raises(InputError, match="capacity=40"):
+        smaller.load_state_dict(method.state_dict())
+
+
+def test_memory_needs_to_know_which_samples_these_are(make_net, images):
+    x, y = images
+    with pytest.raises(InputError, match="index=i"):
+        _remembering()(make_net(), x, y)

@@ -112,13 +112,13 @@ class TruncatedBeta(Beta):
         self.high = check_range("high", high, 0, 1)
         if self.low >= self.high:
             raise InputError(f"low must be below high, got low={low!r} and high={high!r}")
+        ends = torch.tensor([self.low, self.high], dtype=torch.float64)
+        own = torch.tensor(self.alpha, dtype=torch.float64)
+        self._first, self._last = functional.beta_cdf(ends, own).tolist()
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
-        ends = torch.tensor([self.low, self.high], dtype=torch.float64)
-        alpha = torch.tensor(self.alpha, dtype=torch.float64)
-        first, last = functional.beta_cdf(ends, alpha).tolist()
-        u = first + (last - first) * self._uniform(batch).double()
-        lam = functional.beta_icdf(u, alpha.to(u.device))
+        u = self._first + (self._last - self._first) * self._uniform(batch).double()
+        lam = functional.beta_icdf(u, torch.full_like(u, self.alpha))
         return lam.float().clamp(self.low, self.high)
 
     def extra_repr(self) -> str:

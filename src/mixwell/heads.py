@@ -56,6 +56,8 @@ def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
     modes = [(module, module.training) for module in model.modules()]
     buffers = [] if mode == "eval" else [(b, b.clone()) for b in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    if devices and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        devices = set()  # a graph's random state can't be read while it is captured
     if mode == "eval":
         for module, _ in modes:
             module.training = False  # not eval(), which exported modules refuse

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -26,17 +24,13 @@ def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> Box:
         height: H in pixels.
         width: W in pixels.
     """
-    size = _size(height, width, lam.device)
+    # (H, W), made where it is needed: a copy to a GPU would be waited for.
+    size = torch.arange(2, device=lam.device).mul_(width - height).add_(height)
     side = ((1 - lam).clamp(0, 1).sqrt()[:, None] * size).round_()
     # Twice the half-width would round odd boxes down: the far side takes the rest.
     low = (centre * size).floor_() - side.div(2, rounding_mode="floor")
     edges = torch.stack([low.clamp_min(0), torch.minimum(low + side, size)], 2)
     return Box(edges.flatten(1).long(), height, width)
-
-
-@lru_cache(maxsize=64)
-def _size(height: int, width: int, device: torch.device) -> Tensor:
-    return torch.tensor([height, width], dtype=torch.float32, device=device)
 
 
 class CutMix(Interpolation):

@@ -260,7 +260,7 @@ def two_class(
 def two_class_gradient(
     r: Tensor, a: Tensor, b: Tensor, work: Tensor, upstream: Tensor, scale: float, rows: slice
 ) -> None:
-    """Turn ``r`` (B, C) into the gradient of some rows, ``scale`` times ``upstream``, () or (B,)."""
+    """Turn ``r`` (B, C) into some rows' gradient, of ``scale`` times ``upstream``, () or (B,)."""
     loaded = library()
     assert loaded is not None
     parts = [part.data_ptr() for part in (r, a, b, work, upstream)]

@@ -1,0 +1,127 @@
+"""What makes a step slow on a GPU or under a compiler, seen without either."""
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import mixwell
+from mixwell import InputError
+
+AT_THE_INPUT = [
+    ("erm", {}),
+    ("mixup", {}),
+    ("mixup", {"p": 0.5, "per": "batch"}),
+    ("mixup", {"pairing": "PerfectMatching"}),
+    ("mixup", {"pairing": "InterClass"}),
+    ("cutmix", {}),
+    ("decoupled", {}),
+    ("decoupled_bce", {}),
+    ("infinite_class", {}),
+    ("regmixup", {}),
+    ("sk_mixup", {"distance": "input"}),
+    ("sk_mixup", {"distance": "input", "alpha": 2.0}),
+    ("remix", {"class_counts": [5, 4, 3, 2, 1]}),
+    ("mixup_io", {}),
+    ("cutmix+infinite_class", {}),
+    ("sk_mixup+decoupled", {"distance": "input"}),
+]
+
+
+def _net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 5))
+
+
+@pytest.mark.parametrize(("name", "options"), AT_THE_INPUT)
+def test_a_whole_step_compiles_into_one_graph_and_never_again(name, options):
+    torch.compiler.reset()
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    method, model = mixwell.create(name, num_classes=5, **options), _net()
+    # With fullgraph a graph break is an error.
+    step = torch.compile(lambda x, y: method(model, x, y), backend=backend, fullgraph=True)
+    for turn in range(4):
+        method.set_progress(turn / 4)
+        loss = step(torch.randn(8, 3, 4, 4), torch.randint(0, 5, (8,)))
+        loss.backward()
+        assert loss.isfinite()
+    assert len(graphs) == 1
+
+
+def test_a_method_left_on_another_device_is_named_when_its_step_is_compiled():
+    torch.compiler.reset()
+    method = mixwell.create("mixup", num_classes=5)
+    method.progress = method.progress.to("meta")
+    model = _net()
+    step = torch.compile(lambda x, y: method(model, x, y), backend="eager", fullgraph=True)
+    with pytest.raises(Exception, match=r"method\.to\('cpu'\)") as raised:
+        step(torch.randn(8, 3, 4, 4), torch.randint(0, 5, (8,)))
+    assert isinstance(raised.value, InputError) or "InputError" in str(raised.value)
+
+
+class _Waits(TorchDispatchMode):
+    """Notes what a host would wait for its GPU for: values read there, and copies between."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        tensors = [t for t in pytree.tree_leaves((args, result)) if isinstance(t, torch.Tensor)]
+        between = "copy" in str(func) and len({t.device.type for t in tensors}) > 1
+        if between or "_local_scalar_dense" in str(func) or "nonzero" in str(func):
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *AT_THE_INPUT,
+        ("sk_mixup", {"distance": "remembered", "capacity": 50}),
+        ("am_mixup", {}),
+        ("mixup", {"layer": "1"}),
+    ],
+)
+def test_a_step_on_a_gpu_never_waits_for_it(name, options):
+    # Tensors that say they are on a GPU and hold no values: reading one is an error. The backward
+    # pass would need a driver.
+    method = mixwell.create(name, num_classes=5, head="3", **options)
+    with FakeTensorMode() as fake:
+        gpu = torch.device("cuda:0")
+
+        def there(tensor):
+            return torch.empty(tensor.shape, dtype=tensor.dtype, device=gpu)
+
+        model = _net()
+        for layer in (model[1], model[3]):
+            layer.weight, layer.bias = (nn.Parameter(there(p)) for p in (layer.weight, layer.bias))
+        for module in method.modules():
+            for key, buffer in module._buffers.items():
+                module._buffers[key] = None if buffer is None else there(buffer)
+        method._checked_device = gpu  # the first step's look at values is allowed
+        x = torch.randn(8, 3, 4, 4, device=gpu)
+        y, index = torch.randint(0, 5, (8,), device=gpu), torch.arange(8, device=gpu)
+        with torch.no_grad():
+            method(model, x, y, index=index)  # constants of a size go there once
+            with _Waits() as waits:
+                method.set_progress(0.5)
+                method(model, x, y, index=index)
+        assert waits.found == []
+        assert fake is not None
+
+
+def test_reading_a_value_is_seen():
+    with FakeTensorMode(), _Waits() as waits:
+        x = torch.ones(3, device="cuda:0")
+        x.cpu()
+        with pytest.raises(Exception, match="local_scalar"):
+            x.sum().item()
+    assert waits.found[0].startswith("aten._to_copy")
