@@ -372,9 +372,10 @@ class Method(nn.Module):
             if remembering and "head" not in by_layer:
                 stack.enter_context(self._inside(model, batch, "head", [], rows, features))
             logits = logits_of(model(x))
+        # The first rows that enter the head are the unmixed samples', where there are such rows and
+        # no layer before has put mixed ones in their place.
+        unmixed = bool(clean or inside) and not (in_place and inside[0].layer != "head")
         for stream in remembering:
-            # Before the head mixes, and of clean rows, they are the unmixed samples' own.
-            unmixed = bool(clean) or stream.layer == "head"
             assert stream.recipe is not None
             stream.recipe.coefficient.remember(
                 batch,
