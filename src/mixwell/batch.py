@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from mixwell.errors import InputError, suggest
 from mixwell.functional import pair_distance, pairwise_distance
 
-__all__ = ["Batch", "Distance", "Range", "check_choice", "check_range"]
+__all__ = ["Batch", "Distance", "Range", "check_choice", "check_range", "tensors"]
 
 Distance = Literal["features", "input", "label"]
 
@@ -37,6 +37,13 @@ def check_range(
         right = f"{high:g}]" if high != float("inf") else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
     return float(value)
+
+
+def tensors(x: Any) -> list[Tensor]:
+    """Return the tensors in a pytree, in order."""
+    if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
+        return [x]
+    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
 @dataclass(frozen=True)
@@ -85,11 +92,10 @@ class Batch:
         self.progress = torch.zeros(()) if progress is None else progress
         self._compute = features
         self._features: Tensor | None = None
-        leaves = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
-        self._first = leaves[0] if leaves else y
+        self._first = next(iter(tensors(x)), y)
 
     def __len__(self) -> int:
-        return len(self.y)
+        return self.y.shape[0]
 
     @property
     def device(self) -> torch.device:

@@ -63,6 +63,8 @@ class Coefficient(nn.Module):
 
     def _symmetric(self, batch: Batch, alpha: float) -> Tensor:
         """Draw λ ~ Beta(α, α), (B,), one for each sample or one for all."""
+        if alpha == 1.0:
+            return self._uniform(batch)
         size = 1 if self.per == "batch" else len(batch)
         shape = torch.full((size,), alpha, device=batch.device)
         return functional.sample_beta(shape, batch.generator).expand(len(batch))

@@ -68,7 +68,7 @@ def mix(x: Any, mix: Mix, *, out: Any = None) -> Any:
 
 
 def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
-    if x.ndim == 0 or len(x) != len(mix):
+    if x.ndim == 0 or x.shape[0] != len(mix):
         raise InputError(
             f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {len(mix)}; "
             "every tensor must be batch-first"
@@ -223,61 +223,149 @@ def sample_beta(tau: Tensor, generator: torch.Generator | None = None) -> Tensor
 @lru_cache(maxsize=8)
 def _legendre(device: torch.device, nodes: int = 64) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [0, 1] (Golub and Welsch, 1969)."""
-    k = torch.arange(1, nodes, dtype=torch.float64)
+    k = torch.arange(1, nodes, dtype=torch.float64, device="cpu")
     off_diagonal = k / (4 * k * k - 1).sqrt()
     jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     points, vectors = torch.linalg.eigh(jacobi)
     return ((points + 1) / 2).to(device), vectors[0].square().to(device)
 
 
-def _log_tail(q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
-    """Return log P(logit λ < -q) and its derivative in q, for q ≥ 0 and λ ~ Beta(τ, τ).
+def _excess(q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Return E in 2 P(logit λ < -q) = exp(E - τq), and its derivative in q: for q ≥ 0, τ ≤ 1.
 
-    The logit s of λ has density (2 cosh(s/2))^(-2τ) / B(τ, τ), so with S(s) = log(1 + e^(-s)) the
-    tail is e^(-τq) ∫ exp(-τ r - 2τ S(q + r)) dr / B. It is integrated by Gauss-Legendre, in one
-    of two forms: as it stands for τ ≥ 1, where it decays within a few widths; for τ < 1, where it
-    decays over 1/τ, with its slow part e^(-τr) taken out and integrated exactly.
+    The logit s of λ has density e^(-τs - 2τS(s)) / B(τ, τ), where S(s) = log(1 + e^(-s)). Twice its
+    tail is e^(-τq) N(q) / N(0), where N(q) = τ ∫ exp(-τr - 2τS(q + r)) dr over r > 0. Only what S
+    does to that is integrated, for which r ≤ 40 is enough: E is a small number, of order τ², and
+    precise as such.
     """
     points, weights = _legendre(q.device)
     q, tau = q[..., None], tau[..., None]
-    # log(τ B(τ, τ)) without the cancellation of Γ(τ) at small τ.
-    log_tau_beta = math.log(2) + 2 * torch.lgamma(tau + 1) - torch.lgamma(2 * tau + 1)
+    r, weights = 40 * points, 40 * weights
+    slow, fast = torch.exp(-tau * r), -2 * tau * torch.log1p(torch.exp(-r))
+    start = 1 + tau * (weights * slow * torch.expm1(fast)).sum(-1, keepdim=True)
+    # S(q + r) - S(r), without cancellation.
+    shift = torch.log1p(torch.expm1(-q) / (1 + torch.exp(r)))
+    change = weights * slow * torch.exp(fast) * torch.expm1(-2 * tau * shift)
+    excess = torch.log1p(tau * change.sum(-1, keepdim=True) / start)
+    density = tau / start * torch.exp(-2 * tau * torch.log1p(torch.exp(-q)) - excess)
+    return excess[..., 0], (tau - density)[..., 0]
 
-    def softplus(s: Tensor) -> Tensor:
-        return torch.log1p(torch.exp(-s))
 
-    start = softplus(q)
-    # τ ≥ 1: up to the r where the integrand has fallen by e^-40.
-    large = tau.clamp_min(1.0)
-    level = q / 2 + start - math.log(2) + 20 / large
-    reach = 2 * (level + torch.log1p((-torch.expm1(-2 * level)).sqrt())) - q
-    r = reach * points
-    log_fast = torch.exp(-large * r - 2 * large * (softplus(q + r) - start))
-    fast = torch.log(large * reach * (log_fast * weights).sum(-1, keepdim=True))
-    fast = fast - 2 * large * start
-    # τ < 1: 1 + τ ∫ e^(-τr) (exp(-2τ S(q + r)) - 1) dr, whose integrand falls like e^(-r).
-    small = tau.clamp_max(1.0)
-    r = 40.0 * points
-    correction = torch.exp(-small * r) * torch.expm1(-2 * small * softplus(q + r))
-    slow = torch.log1p(40.0 * small * (correction * weights).sum(-1, keepdim=True))
-    log_tail = torch.where(tau >= 1, fast, slow) - tau * q - log_tau_beta
-    log_density = torch.log(tau) - tau * q - 2 * tau * start - log_tau_beta
-    return log_tail[..., 0], -torch.exp(log_density - log_tail)[..., 0]
+def _log_mills(eta: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
+    """Return M in 2 P(λ < x) = exp(M - τη²), and its derivative in η: for η ≥ 0, τ ≥ 1.
+
+    Here 4x(1 - x) = e^(-η²), which makes the Beta nearly normal: η has a density in proportion to
+    φ(η) e^(-τη²), where φ(η) = η / √(1 - e^(-η²)). The integral over η + r goes as far as the
+    integrand takes to fall by e^(-40).
+    """
+    points, weights = _legendre(eta.device)
+    eta, tau = eta[..., None], tau[..., None]
+
+    def phi(eta: Tensor) -> Tensor:
+        return eta / (-torch.expm1(-eta * eta)).sqrt()
+
+    def tail(eta: Tensor) -> Tensor:
+        reach = 40 / tau / (eta + (eta * eta + 40 / tau).sqrt())
+        r = reach * points
+        integrand = torch.exp(-tau * r * (2 * eta + r)) * phi(eta + r)
+        return reach * (integrand * weights).sum(-1, keepdim=True)
+
+    here = tail(eta)
+    log_mills = torch.log(here / tail(torch.zeros_like(eta)))
+    slope = 2 * tau * eta - torch.where(eta > 0, phi(eta), 1.0) / here
+    return log_mills[..., 0], slope[..., 0]
 
 
 def beta_cdf(x: Tensor, tau: Tensor) -> Tensor:
     """Return I(x; τ, τ), the distribution function of Beta(τ, τ), like ``x``, without gradient."""
     wide_x, wide_tau = torch.broadcast_tensors(_double(x), _double(tau).clamp(TAU_MIN, TAU_MAX))
-    q = torch.logit(wide_x).clamp(-1e30, 1e30)
-    tail = _log_tail(q.abs(), wide_tau)[0].exp()
-    return torch.where(q <= 0, tail, 1 - tail).to(x)
+    logit = torch.logit(wide_x)
+    q = logit.abs().clamp_max(1e300)
+    small, large = wide_tau.clamp_max(1.0), wide_tau.clamp_min(1.0)
+    # η² = 2 log cosh(q/2); at q = 1000 the tail of a τ ≥ 1 has long been 0.
+    eta = (2 * torch.log1p(2 * torch.sinh(q.clamp_max(1e3) / 4).square())).sqrt()
+    log_tail = torch.where(
+        wide_tau < 1, _excess(q, small)[0] - small * q, _log_mills(eta, large)[0] - large * eta**2
+    )
+    tail = log_tail.exp() / 2
+    return torch.where(logit <= 0, tail, 1 - tail).to(x)
+
+
+ROWS, COLUMNS, TERMS = 64, 32, 5
+"""The quantile's table: cells along p and, for τ below 1 and above 1 each, along τ; terms along both."""
+
+
+def _chebyshev(count: int) -> Tensor:
+    """The Chebyshev points of [-1, 1]."""
+    k = torch.arange(count, dtype=torch.float64, device="cpu")
+    return torch.cos(torch.pi * (k + 0.5) / count)
+
+
+def _refine(points: int, cells: int) -> Tensor:
+    """Return (cells, TERMS, points): from values at Chebyshev points of [-1, 1] to cells' terms.
+
+    The values are interpolated by a polynomial, and that by one of TERMS terms in each of the
+    cells, whose variable goes from -1/2 to 1/2.
+    """
+    local = _chebyshev(TERMS) / 2
+    middle = torch.arange(cells, dtype=torch.float64, device="cpu") + 0.5
+    at = 2 * (middle[:, None] + local) / cells - 1
+
+    def basis(x: Tensor) -> Tensor:  # Chebyshev's polynomials; the powers are no good beyond 30
+        return torch.cos(torch.arange(points, device="cpu") * torch.acos(x)[..., None])
+
+    interpolate = basis(at) @ basis(_chebyshev(points)).inverse()
+    return torch.linalg.vander(local).inverse() @ interpolate
+
+
+@lru_cache(maxsize=8)
+def _quantile_table(device: torch.device) -> Tensor:
+    """Return h and R of :func:`beta_icdf`, (TERMS along τ, TERMS along p, all cells).
+
+    Newton's method finds both at a few Chebyshev points, which are enough for 1e-12, since in the
+    variables they are functions of their singularities are far.
+    """
+
+    def table(values: Tensor) -> Tensor:
+        along_p, along_tau = _refine(len(values), ROWS), _refine(values.shape[1], COLUMNS)
+        return torch.einsum("rip,pt,cjt->jirc", along_p, values, along_tau)
+
+    with torch.no_grad():
+        tau = 1.5 * (1 + _chebyshev(18)) / (4 - _chebyshev(18))
+        fall, tau = torch.meshgrid((1 + _chebyshev(18)) / 2, tau, indexing="ij")
+        q = x = -torch.log1p(-fall)
+        for _ in range(10):
+            excess, slope = _excess(q, tau)
+            q = (q - (q - excess / tau - x) / (1 - slope / tau)).clamp_min(0)
+        h = _excess(q, tau)[0] / (tau * tau * fall)
+
+        tau = 1 / ((1 - _chebyshev(14)) / 3) - 0.5
+        v, tau = torch.meshgrid((1 + _chebyshev(40)) / 2, tau, indexing="ij")
+        normal = 6 * v / (1 - v)
+        log_mills_normal = torch.log(torch.special.erfcx((tau * normal).sqrt()))
+        eta = normal.sqrt()
+        for _ in range(10):
+            log_mills, slope = _log_mills(eta, tau)
+            error = log_mills - log_mills_normal - tau * (eta * eta - normal)
+            eta = (eta - error / (slope - 2 * tau * eta)).clamp_min(0)
+        gap = _log_mills(eta, tau)[0] - log_mills_normal  # τ (η² - ζ²), without cancellation
+        big_r = (gap - torch.log1p(normal / 2) / 2) / v
+
+        return torch.cat([table(h), table(big_r)], -1).flatten(2).to(device)
 
 
 def beta_icdf(u: Tensor, tau: Tensor) -> Tensor:
     """Return I⁻¹(u; τ, τ), the inverse of :func:`beta_cdf`: the kernel's warping function ω_τ.
 
-    Newton's method on the logarithm of the tail as a function of the logit, which is concave: it
-    converges from any start, from one side after its first step.
+    Nothing is iterated. With p = min(u, 1 - u), the lesser of λ and 1 - λ is that of a simple
+    distribution, the limit for τ → 0 or for τ → ∞ (in η Beta(τ, τ) is nearly normal), but for a
+    smooth correction from a table:
+
+    .. code-block:: text
+
+        τ < 1:  x = -log(2p) / τ,      q = x + τ (1 - e⁻ˣ) h(e⁻ˣ, τ),               λ = 1 / (1 + e^q)
+        τ ≥ 1:  ζ = -Φ⁻¹(p) / √(2τ),   η² = ζ² + (log(1 + ζ²/2) / 2 + v R(v, τ)) / τ,
+                v = ζ² / (ζ² + 6),     4λ(1 - λ) = e^(-η²)
 
     Args:
         u: probabilities in [0, 1].
@@ -285,14 +373,44 @@ def beta_icdf(u: Tensor, tau: Tensor) -> Tensor:
 
     Returns:
         λ in [0, 1], like ``u``, without gradient; within 1e-9 of SciPy's ``betaincinv``.
+
+    Source of the form for τ ≥ 1: N. M. Temme, "Asymptotic inversion of the incomplete beta
+    function", J. Comput. Appl. Math. 41 (1992).
     """
     wide_u, wide_tau = torch.broadcast_tensors(_double(u), _double(tau).clamp(TAU_MIN, TAU_MAX))
-    log_p = torch.minimum(wide_u, 1 - wide_u).clamp_min(1e-300).log()
-    q = torch.zeros_like(log_p)
-    for _ in range(16):
-        log_tail, slope = _log_tail(q, wide_tau)
-        q = (q - (log_tail - log_p) / slope).clamp_min(0)
-    return torch.sigmoid(torch.where(wide_u < 0.5, -q, q)).to(u)
+    shape, wide_u, wide_tau = wide_u.shape, wide_u.reshape(-1).clamp(0, 1), wide_tau.reshape(-1)
+    p = torch.minimum(wide_u, 1 - wide_u)
+    small, large = wide_tau.clamp_max(1.0), wide_tau.clamp_min(1.0)
+
+    x = torch.log(2 * p) / -small
+    fall = -torch.expm1(-x)
+    # ζ²; finite at p = 0, where λ is 0 all the same.
+    normal = (torch.special.ndtri(p).square() / (2 * large)).clamp_max(1e300)
+    v = normal / (normal + 6)
+
+    # The places in the table. The one along τ goes from 0 to 1 for τ < 1, then to 2.
+    along_tau = COLUMNS * (3.5 - 3.75 / (small + 1.5) - 1.5 / (large + 0.5))
+    column = along_tau.floor().clamp_max(2 * COLUMNS - 1)
+    is_large = column >= COLUMNS  # rather than τ ≥ 1, lest rounding take the other one's cell
+    along_p = ROWS * torch.where(is_large, v, fall)
+    row = along_p.floor().clamp_max(ROWS - 1)
+    table = _quantile_table(wide_u.device)
+    # The clamp is for NaN, which has no cell but stays NaN in what follows.
+    cell = (row * (2 * COLUMNS) + column).long().clamp(0, table.shape[-1] - 1)
+    row, column = along_p - row - 0.5, along_tau - column - 0.5
+    correction = torch.zeros_like(row)
+    for term_of_tau in reversed(table.unbind()):
+        value = torch.zeros_like(row)
+        for term in reversed(term_of_tau.unbind()):
+            value = torch.addcmul(term.index_select(0, cell), value, row)
+        correction = torch.addcmul(value, correction, column)
+
+    lam_small = torch.sigmoid(-x - small * fall * correction)
+    eta2 = normal + (torch.log1p(normal / 2) / 2 + v * correction) / large
+    # The lesser root of 4λ(1 - λ) = e^(-η²), without cancellation at either end.
+    lam_large = torch.exp(-eta2) / (2 + 2 * torch.sqrt(-torch.expm1(-eta2)))
+    lam = torch.where(is_large, lam_large, lam_small)
+    return torch.where(wide_u < 0.5, lam, 1 - lam).reshape(shape).to(u)
 
 
 # ---------------------------------------------------------------------------------------- labels

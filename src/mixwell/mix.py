@@ -109,7 +109,7 @@ class Mix:
             )
         if not self.lam.is_floating_point():
             raise InputError(f"Mix: lam must be floating, got {self.lam.dtype}")
-        _check_vector("Mix", "lam", self.lam, len(self.partner))
+        _check_vector("Mix", "lam", self.lam, self.partner.shape[0])
         if self.mask is not None and self.box is not None:
             raise InputError("Mix: give a mask or a box, not both")
 
@@ -126,7 +126,7 @@ class Mix:
         return self.mask if self.box is None else self.box.mask()
 
     def __len__(self) -> int:
-        return len(self.partner)
+        return self.partner.shape[0]
 
     @classmethod
     def identity(cls, size: int, device: torch.device | str | None = None) -> Mix:
@@ -170,12 +170,12 @@ class MixedTarget:
                 "MixedTarget: class indices must have shape (B,), got shape "
                 f"{tuple(self.a.shape)}; give soft labels as a floating (B, C) tensor"
             )
-        _check_vector("MixedTarget", "lam", self.lam, len(self.a))
+        _check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
-            _check_vector("MixedTarget", "weight", self.weight, len(self.a))
+            _check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
 
     def __len__(self) -> int:
-        return len(self.a)
+        return self.a.shape[0]
 
     @property
     def is_index(self) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,9 @@ __all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "check_at_least", "se
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """A batch: normalised inputs (B, ...), targets (B,) or (B, K), positions in the split (B,)."""
+
+READY = 1 << 28
+"""Bytes up to which a split that is not augmented is kept as the model takes it."""
 
 AnySplit = TypeVar("AnySplit", bound="Split")
 
@@ -145,6 +149,7 @@ class TensorSplit(Split):
     _placed: dict[torch.device, tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False
     )
+    _ready: dict[torch.device, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.y.ndim not in (1, 2) or len(self.y) != len(self.x):
@@ -173,14 +178,25 @@ class TensorSplit(Split):
         if key is not None and (self.crop or self.flip):
             # Drawn on the CPU: the same on every device, and copied once an epoch.
             draws = self._draw(sum(map(len, parts)), seeded("augment", *key)).to(device)
+        ready = draws is None and 4 * x.numel() <= READY
+        if ready and device not in self._ready:
+            self._ready[device] = self._normalise(x)
         done = 0
         for part in parts:
             index = part.to(device)
+            if ready:
+                yield self._ready[device].index_select(0, index), y.index_select(0, index), index
+                continue
             batch = x.index_select(0, index)
             if draws is not None:
                 batch = self._augment(batch, draws[:, done : done + len(part)])
                 done += len(part)
-            yield _normalise(batch, self.mean, self.std), y.index_select(0, index), index
+            yield self._normalise(batch), y.index_select(0, index), index
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        return _normalise(x, self.mean, self.std)
 
     def _draw(self, size: int, generator: torch.Generator) -> Tensor:
         """Return top, left and whether to flip, (3, size)."""
@@ -203,12 +219,19 @@ class TensorSplit(Split):
         ]
 
 
-def _normalise(x: Tensor, mean: Sequence[float] | None, std: Sequence[float] | None) -> Tensor:
+def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    if mean is None or std is None:
-        return scaled
-    shape = (-1, *[1] * (x.ndim - 2))
-    return (scaled - scaled.new_tensor(mean).view(shape)) / scaled.new_tensor(std).view(shape)
+    centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device)
+    return (scaled - centre).div_(spread)
+
+
+@lru_cache(maxsize=32)
+def _constants(
+    mean: tuple[float, ...], std: tuple[float, ...], ndim: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return mean and std as tensors of a batch's shape; a copy to a GPU would be waited for."""
+    shape = (-1, *[1] * (ndim - 2))
+    return tuple(torch.tensor(v, device=device).view(shape) for v in (mean, std))  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------------------- folders of images

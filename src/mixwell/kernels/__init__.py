@@ -58,7 +58,7 @@ def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
 
 def _choose(x: Tensor, mix: Mix) -> Any:
     """Return the function that mixes this tensor, or None for the plain form."""
-    if torch.compiler.is_compiling() or type(x) not in _PLAIN_TYPES or not len(x):
+    if torch.compiler.is_compiling() or type(x) not in _PLAIN_TYPES or not x.shape[0]:
         return None
     if torch._C._are_functorch_transforms_active():
         return None

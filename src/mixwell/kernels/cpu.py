@@ -72,9 +72,9 @@ def rows_of(x: Tensor) -> Tensor | None:
     """
     if x.ndim == 0 or x.numel() == 0:
         return None
-    size = x.numel() // len(x)
+    size = x.numel() // x.shape[0]
     if x.is_contiguous():
-        return x.view(len(x), size)
+        return x.view(x.shape[0], size)
     sample = sorted(
         (stride, length) for stride, length in zip(x.stride()[1:], x.shape[1:], strict=True)
         if length > 1
@@ -84,9 +84,9 @@ def rows_of(x: Tensor) -> Tensor | None:
         if stride != reached:
             return None
         reached *= length
-    if len(x) > 1 and x.stride(0) < size:
+    if x.shape[0] > 1 and x.stride(0) < size:
         return None
-    return x.as_strided((len(x), size), (x.stride(0), 1))
+    return x.as_strided((x.shape[0], size), (x.stride(0), 1))
 
 
 def mix_into(
@@ -108,14 +108,14 @@ def mix_into(
         box: as in ``Mix``.
     """
     in_place = out.data_ptr() == x.data_ptr()
-    if in_place and len(set(partner.tolist())) < len(x):  # one is read again after it is mixed
+    if in_place and len(set(partner.tolist())) < x.shape[0]:  # one is read again after it is mixed
         mixed = torch.empty_like(x)
         mix_into(mixed, x, partner, lam, mask, box)
         out.copy_(mixed)
         return
-    size = x.numel() // len(x) * x.element_size()
+    size = x.numel() // x.shape[0] * x.element_size()
     if mask is None and native.takes(x.dtype):
-        threads = torch.get_num_threads() if size * len(x) >= THREADED else 1
+        threads = torch.get_num_threads() if size * x.shape[0] >= THREADED else 1
         _compiled(out, x, partner.to(torch.int64).contiguous(), lam, box, threads)
     elif in_place or size >= LARGE:
         _by_sample(out, x, partner.tolist(), lam, mask, box, in_place)
@@ -126,7 +126,7 @@ def mix_into(
 def _compiled(
     out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, box: Box | None, threads: int
 ) -> None:
-    size = x.numel() // len(x)
+    size = x.numel() // x.shape[0]
     if box is None:
         weights = lam.to(torch.float64).contiguous()
         # Threads part at multiples of a cache line.
@@ -196,7 +196,7 @@ def _by_sample(
             if sigma[i] not in (i, following):
                 copies[sigma[i]] = x[sigma[i]].clone()
     sources, mixed = x.unbind(0), out.unbind(0)
-    masks = None if mask is None else mask.expand(len(x), *mask.shape[1:]).unbind(0)
+    masks = None if mask is None else mask.expand(x.shape[0], *mask.shape[1:]).unbind(0)
     edges = None if box is None else box.edges.tolist()
     weights = lam.tolist()
     for i in order:
@@ -246,13 +246,13 @@ def _by_block(out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, mask: Tensor
         assert results is not None
         x, out, mask = rows, results, lam[:, None]
     else:
-        mask = mask.expand(len(x), *mask.shape[1:])
-        mask = mask.reshape(len(x), *[1] * (x.ndim - 3), *mask.shape[-2:])
+        mask = mask.expand(x.shape[0], *mask.shape[1:])
+        mask = mask.reshape(x.shape[0], *[1] * (x.ndim - 3), *mask.shape[-2:])
     direct = x.dtype in (torch.float32, torch.float64) or mask.dtype == torch.bool
     if direct and mask.dtype != torch.bool:
         mask = mask.to(x.dtype)
     step = max(1, 2 * BLOCK // max(1, x[0].numel()))
-    for place in range(0, len(x), step):
+    for place in range(0, x.shape[0], step):
         part = slice(place, place + step)
         own, result, weight = x[part], out[part], mask[part]
         if not direct:

@@ -356,3 +356,23 @@ int two_class_gradient(float *r, const int64_t *a, const int64_t *b, const float
     }
     return 0;
 }
+
+/* --------------------------------------------------------------------------------------- checks */
+
+/* Whether all are finite: a sum of x * 0 is 0 then, and not a number else. */
+int all_finite(const float *x, int64_t n) {
+    float lane[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int k = 0; k < LANES; k++) lane[k] += x[i + k] * 0.0f;
+    for (; i < n; i++) lane[0] += x[i] * 0.0f;
+    for (int k = 1; k < LANES; k++) lane[0] += lane[k];
+    return lane[0] == 0;
+}
+
+/* Whether all lie in [0, most]. */
+int all_within(const int64_t *x, int64_t n, int64_t most) {
+    int64_t outside = 0;
+    for (int64_t i = 0; i < n; i++) outside |= x[i] | (most - x[i]);
+    return outside >= 0;
+}

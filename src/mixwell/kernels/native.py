@@ -21,8 +21,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Weights", "library", "mix", "paste", "takes", "two_class", "two_class_gradient"]
+__all__ = [
+    "Weights",
+    "all_finite",
+    "all_within",
+    "library",
+    "mix",
+    "paste",
+    "takes",
+    "two_class",
+    "two_class_gradient",
+]
 
+_PLAIN = (Tensor, torch.nn.Parameter)
 _LOG = logging.getLogger("mixwell")
 _NAMES = {
     torch.float32: "float32",
@@ -124,6 +135,8 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     loaded.two_class.argtypes = [pointers, sizes, *weights, *[pointers] * 3, sizes, sizes]
     parts: list[Any] = [*[pointers] * 5, sizes, real, sizes, sizes, sizes]
     loaded.two_class_gradient.argtypes = parts
+    loaded.all_finite.argtypes = [pointers, sizes]
+    loaded.all_within.argtypes = [pointers, sizes, sizes]
     partner, lam = torch.tensor([1, 0]), torch.tensor([0.3125, 0.8125], dtype=torch.float64)
     for dtype in (torch.float32, torch.uint8):
         x = torch.stack([torch.linspace(250, 3, 64), torch.linspace(0, 190, 64)]).to(dtype)
@@ -142,7 +155,7 @@ def _call(
 ) -> None:
     mix = getattr(loaded, f"mix_{_NAMES[x.dtype]}")
     how = (partner.data_ptr(), lam.data_ptr())
-    if mix(*_memory(out), *_memory(x), *how, len(x), part.start, part.stop):
+    if mix(*_memory(out), *_memory(x), *how, x.shape[0], part.start, part.stop):
         raise MemoryError("mixing")
 
 
@@ -189,7 +202,7 @@ def paste(
     loaded = library()
     assert loaded is not None
     failed = loaded.paste(
-        *_memory(out), *_memory(x), partner.data_ptr(), edges.data_ptr(), len(x), height, width,
+        *_memory(out), *_memory(x), partner.data_ptr(), edges.data_ptr(), x.shape[0], height, width,
         part.start, part.stop,
     )  # fmt: skip
     if failed:
@@ -266,3 +279,22 @@ def two_class_gradient(
     parts = [part.data_ptr() for part in (r, a, b, work, upstream)]
     step = upstream.stride(0) if upstream.ndim else 0
     loaded.two_class_gradient(*parts, step, scale, r.shape[1], rows.start, rows.stop)
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether no value is infinite or not a number; of any tensor."""
+    loaded = library() if x.device.type == "cpu" and x.dtype == torch.float32 else None
+    if loaded is not None and x.is_contiguous() and type(x) in _PLAIN:
+        return bool(loaded.all_finite(x.data_ptr(), x.numel()))
+    # A sum is finite where all are, and rarely else; of half precision, in single.
+    total = x.sum(dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    return bool(total.isfinite()) or bool(x.isfinite().all())
+
+
+def all_within(classes: Tensor, most: int) -> bool:
+    """Whether all class indices (B,) lie in [0, most]; of tensors with a value each."""
+    loaded = library() if classes.device.type == "cpu" and classes.dtype == torch.int64 else None
+    if loaded is not None and classes.is_contiguous() and type(classes) in _PLAIN:
+        return bool(loaded.all_within(classes.data_ptr(), classes.shape[0], most))
+    low, high = torch.aminmax(classes)
+    return int(low) >= 0 and int(high) <= most

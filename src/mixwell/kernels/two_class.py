@@ -146,8 +146,8 @@ def _gradient(
 
 
 def _blocks(z: Tensor) -> Iterator[slice]:
-    size = len(z) if z.device.type != "cpu" else max(1, BLOCK // z.shape[1])
-    for place in range(0, len(z), size):
+    size = z.shape[0] if z.device.type != "cpu" else max(1, BLOCK // z.shape[1])
+    for place in range(0, z.shape[0], size):
         yield slice(place, place + size)
 
 
@@ -178,11 +178,13 @@ class _Compiled(torch.autograd.Function):
         ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, mean: bool
     ) -> Tensor:
         r = recycled.empty_like(z) if ctx.needs_input_grad[0] else None
-        work = z.new_empty(len(z), 4)
+        work = z.new_empty(z.shape[0], 4)
         threads = _threads(z)
         loss = z.new_empty(()) if mean and threads == 1 else None
         _by_rows(
-            len(z), threads, lambda rows: native.two_class(z, a, b, weights, r, work, loss, rows)
+            z.shape[0],
+            threads,
+            lambda rows: native.two_class(z, a, b, weights, r, work, loss, rows),
         )
         ctx.save_for_backward(z, a, b, work)
         ctx.r, ctx.weights, ctx.mean = r, weights, mean
@@ -197,17 +199,17 @@ class _Compiled(torch.autograd.Function):
         if torch.is_grad_enabled():
             lam, alpha, eta, *how = weights
             alpha, eta = weights_of(lam, *how) if alpha is None else (alpha, eta)
-            each = upstream.expand(len(z)) / len(z) if ctx.mean else upstream
+            each = upstream.expand(z.shape[0]) / z.shape[0] if ctx.mean else upstream
             grad = _again(z, torch.stack([a, b], 1), alpha, eta, None, each)
             return grad, None, None, None, None
         threads = _threads(z)
         r, ctx.r = ctx.r, None
         if r is None:  # a second pass through the same graph
             r = torch.empty_like(z)
-            _by_rows(len(z), threads, lambda rows: native.two_class(
+            _by_rows(z.shape[0], threads, lambda rows: native.two_class(
                 z, a, b, weights, r, work, None, rows))  # fmt: skip
-        scale = 1 / len(z) if ctx.mean else 1.0
-        _by_rows(len(z), threads, lambda rows: native.two_class_gradient(
+        scale = 1 / z.shape[0] if ctx.mean else 1.0
+        _by_rows(z.shape[0], threads, lambda rows: native.two_class_gradient(
             r, a, b, work, upstream, scale, rows))  # fmt: skip
         return r, None, None, None, None
 
@@ -379,9 +381,9 @@ def _logits(features: Tensor, weight: Tensor, bias: Tensor | None, part: slice) 
 
 
 def _chunks(features: Tensor, weight: Tensor) -> Iterator[slice]:
-    size = max(1, CHUNK // len(features))
-    for place in range(0, len(weight), size):
-        yield slice(place, min(place + size, len(weight)))
+    size = max(1, CHUNK // features.shape[0])
+    for place in range(0, weight.shape[0], size):
+        yield slice(place, min(place + size, weight.shape[0]))
 
 
 def _within(index: Tensor, part: slice) -> tuple[Tensor, Tensor]:
@@ -410,7 +412,7 @@ class _FromFeatures(torch.autograd.Function):
         smoothing: Smoothing | None,
     ) -> Tensor:
         flat = index.flatten()
-        rows = weight.index_select(0, flat).to(features.dtype).view(len(features), 2, -1)
+        rows = weight.index_select(0, flat).to(features.dtype).view(features.shape[0], 2, -1)
         chosen = (rows @ features[:, :, None])[:, :, 0].to(alpha.dtype)
         if bias is not None:
             chosen = chosen + bias.index_select(0, flat).view(-1, 2).to(alpha.dtype)
@@ -420,7 +422,7 @@ class _FromFeatures(torch.autograd.Function):
             z = _logits(features, weight, bias, part)
             if smoothing is not None:
                 v = None if smoothing.v is None else smoothing.v[part]
-                dot += _dot(z, v) * (z.shape[1] / len(weight) if v is None else 1.0)
+                dot += _dot(z, v) * (z.shape[1] / weight.shape[0] if v is None else 1.0)
             _exclude_(z, index, part)
             rest = torch.logaddexp(rest, z.logsumexp(1))
         loss, log_z = _of_rest(
@@ -451,7 +453,7 @@ class _FromFeatures(torch.autograd.Function):
             z.scatter_add_(1, local, torch.where(inside, at, 0.0).to(z.dtype))
             if smoothing is not None:
                 v = None if smoothing.v is None else smoothing.v[part]
-                scale = z.shape[1] / len(weight) if v is None else 1.0
+                scale = z.shape[1] / weight.shape[0] if v is None else 1.0
                 _smooth_(z, upstream, smoothing._replace(epsilon=smoothing.epsilon * scale, v=v))
             if d_bias is not None:
                 d_bias[part] = z.sum(0)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mixwell.batch import check_choice
 from mixwell.errors import InputError
+from mixwell.kernels import native
 from mixwell.mix import MixedTarget
 
 __all__ = [
@@ -39,8 +40,8 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
     """
     if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
         return
-    low, high = (int(end) for end in torch.aminmax(classes))
-    if low < 0 or high >= num_classes:
+    if not native.all_within(classes, num_classes - 1):
+        low, high = (int(end) for end in torch.aminmax(classes))
         raise InputError(
             f"{argument} must hold class indices in [0, {num_classes - 1}] "
             f"({num_classes} classes), got values from {low} to {high}"
@@ -58,9 +59,9 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget, *, values: boo
     """
     if logits.ndim != 2:
         raise InputError(f"{owner}: logits must be (B, C), got shape {tuple(logits.shape)}")
-    if len(logits) != len(target):
+    if logits.shape[0] != len(target):
         raise InputError(
-            f"{owner}: logits are for {len(logits)} samples, the target for {len(target)}"
+            f"{owner}: logits are for {logits.shape[0]} samples, the target for {len(target)}"
         )
     if not target.is_index:
         raise InputError(

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mixwell.batch import Batch, check_choice, check_range
+from mixwell.batch import Batch, check_choice, check_range, tensors
 from mixwell.coefficient import Beta, Coefficient, Per
 from mixwell.errors import InputError
 from mixwell.heads import capture_features, check_one_head, find_head, logits_of, tapped, unwrap
 from mixwell.interpolation import Interpolation, Linear
+from mixwell.kernels import native
 from mixwell.labels import Labels, Soft
 from mixwell.losses import MixedCrossEntropy, MixedMSE
 from mixwell.losses.base import check_classes
@@ -244,27 +245,30 @@ class Method(nn.Module):
         logits = self._run(model, batch, streams)
 
         losses: dict[str, Tensor] = {}
-        loss = torch.zeros((), device=batch.device)
+        loss: Tensor | None = None
         for term in terms:
             recipe = term.recipe if self.training else None
             stream = next(stream for stream in streams if stream.recipe is recipe)
             assert stream.target is not None
-            value = self._clean_loss() if recipe is None and term.recipe else term.loss
-            losses[term.name] = value(logits[stream.rows], stream.target)
-            loss = loss + term.weight * losses[term.name]
+            function = self._clean_loss() if recipe is None and term.recipe else term.loss
+            value = function(_rows(logits, stream.rows), stream.target)
+            losses[term.name] = value
+            value = value if term.weight == 1 else term.weight * value
+            loss = value if loss is None else loss + value
             if not self.training:
                 break
+        assert loss is not None
         shown = next((stream for stream in streams if stream.recipe), streams[0])
         clean = next((stream for stream in streams if not stream.recipe), None)
         assert shown.target is not None
         assert shown.mix is not None
         return Step(
             loss=loss,
-            logits=logits[shown.rows],
+            logits=_rows(logits, shown.rows),
             target=shown.target,
             mix=shown.mix,
             terms={name: value.detach() for name, value in losses.items()},
-            clean_logits=None if clean is None else logits[clean.rows],
+            clean_logits=None if clean is None else _rows(logits, clean.rows),
         )
 
     def preview(
@@ -433,19 +437,19 @@ class Method(nn.Module):
     # ------------------------------------------------------------------------------------ checks
 
     def _check(self, x: Any, y: Tensor, index: Tensor | None) -> None:
-        leaves = [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+        leaves = tensors(x)
         if not leaves:
             raise InputError(f"x must be a tensor or hold tensors, got {type(x).__name__}")
         if not isinstance(y, Tensor):
             raise InputError(f"y must be a tensor, got {type(y).__name__}")
-        sizes = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
-        if sizes != {len(y) if y.ndim else 0}:
+        sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
+        if sizes != {y.shape[0] if y.ndim else 0}:
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
             raise InputError(
                 f"x and y must be batch-first and equally long: x has shape {shapes}, "
                 f"y {tuple(y.shape)}"
             )
-        if len(y) == 0:
+        if y.shape[0] == 0:
             raise InputError("x and y hold an empty batch: at least one sample is needed")
         if index is not None and index.shape != (len(y),):
             raise InputError(
@@ -468,13 +472,12 @@ class Method(nn.Module):
         if device.type != "cpu" and not first:
             return  # looking at values would wait for the device
         for leaf in leaves:
-            if leaf.is_floating_point() and not bool(leaf.sum(dtype=torch.float32).isfinite()):
+            if leaf.is_floating_point() and not native.all_finite(leaf):
                 bad = int((~leaf.isfinite()).sum())
-                if bad:
-                    raise InputError(
-                        f"x must be finite, got {bad} NaN or infinite values of {leaf.numel()} "
-                        f"in a tensor of shape {tuple(leaf.shape)}"
-                    )
+                raise InputError(
+                    f"x must be finite, got {bad} NaN or infinite values of {leaf.numel()} "
+                    f"in a tensor of shape {tuple(leaf.shape)}"
+                )
 
     def _check_y(self, y: Tensor) -> None:
         if self.task == "regression":
@@ -500,7 +503,7 @@ class Method(nn.Module):
 
     def _check_logits(self, model: nn.Module, logits: Tensor, rows: int) -> None:
         name = type(unwrap(model)).__name__
-        if logits.ndim == 0 or len(logits) != rows:
+        if logits.ndim == 0 or logits.shape[0] != rows:
             raise InputError(
                 f"{name} must return one row for each sample it is given: it got {rows}, and "
                 f"returned shape {tuple(logits.shape)}"
@@ -517,6 +520,10 @@ class Method(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task!r}"
+
+
+def _rows(x: Tensor, rows: slice) -> Tensor:
+    return x if rows == slice(0, x.shape[0]) else x[rows]
 
 
 def _concatenate(parts: list[Any]) -> Any:

@@ -375,7 +375,7 @@ def _epoch(
         values = {"loss": step.loss.detach(), **(step.terms if len(step.terms) > 1 else {})}
         for name, value in values.items():
             state.sums[name] = state.sums.get(name, 0) + value
-        if on_cpu and not bool(step.loss.isfinite()):
+        if on_cpu and not math.isfinite(step.loss.item()):
             raise _diverged(config, state)  # elsewhere, at the end of the epoch: no waiting
         state.batch += 1
         if last:
