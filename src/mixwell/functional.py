@@ -133,8 +133,7 @@ def pair_distance(features: Tensor, partner: Tensor, *, squared: bool = True) ->
         partner: (B,) int64.
         squared: False for the plain L2 distance.
     """
-    flat = _flat(features)
-    distance = (flat - flat.index_select(0, partner)).square().sum(1)
+    distance = kernels.pair_distance(_flat(features), partner)
     return distance if squared else distance.sqrt()
 
 
@@ -319,8 +318,8 @@ def _refine(points: int, cells: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
-def _quantile_table(device: torch.device) -> Tensor:
-    """Return h and R of :func:`beta_icdf`, (TERMS along τ, TERMS along p, all cells).
+def _quantile_terms(device: torch.device) -> list[list[Tensor]]:
+    """Return h and R of :func:`beta_icdf`: the factor of yʲ xⁱ in each cell as [j][i].
 
     Newton's method finds both at a few Chebyshev points, which are enough for 1e-12, since in the
     variables they are functions of their singularities are far.
@@ -331,16 +330,16 @@ def _quantile_table(device: torch.device) -> Tensor:
         return torch.einsum("rip,pt,cjt->jirc", along_p, values, along_tau)
 
     with torch.no_grad():
-        tau = 1.5 * (1 + _chebyshev(18)) / (4 - _chebyshev(18))
-        fall, tau = torch.meshgrid((1 + _chebyshev(18)) / 2, tau, indexing="ij")
+        y = (1 + _chebyshev(20)) / 4
+        fall, tau = torch.meshgrid((1 + _chebyshev(20)) / 2, y / (1 - y), indexing="ij")
         q = x = -torch.log1p(-fall)
         for _ in range(10):
             excess, slope = _excess(q, tau)
             q = (q - (q - excess / tau - x) / (1 - slope / tau)).clamp_min(0)
         h = _excess(q, tau)[0] / (tau * tau * fall)
 
-        tau = 1 / ((1 - _chebyshev(14)) / 3) - 0.5
-        v, tau = torch.meshgrid((1 + _chebyshev(40)) / 2, tau, indexing="ij")
+        y = 0.5 + (1 + _chebyshev(16)) / 4
+        v, tau = torch.meshgrid((1 + _chebyshev(42)) / 2, y / (1 - y), indexing="ij")
         normal = 6 * v / (1 - v)
         log_mills_normal = torch.log(torch.special.erfcx((tau * normal).sqrt()))
         eta = normal.sqrt()
@@ -351,20 +350,28 @@ def _quantile_table(device: torch.device) -> Tensor:
         gap = _log_mills(eta, tau)[0] - log_mills_normal  # τ (η² - ζ²), without cancellation
         big_r = (gap - torch.log1p(normal / 2) / 2) / v
 
-        return torch.cat([table(h), table(big_r)], -1).flatten(2).to(device)
+        both = torch.cat([table(h), table(big_r)], -1).flatten(2).to(device)
+    return [list(of_x[: TERMS + 1 - j]) for j, of_x in enumerate(both)]  # the rest is below 1e-11
+
+
+def _horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
+    """Return ``Σ coefficients[i] xⁱ``."""
+    result = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        result = torch.addcmul(coefficient, result, x)
+    return result
 
 
 def beta_icdf(u: Tensor, tau: Tensor) -> Tensor:
     """Return I⁻¹(u; τ, τ), the inverse of :func:`beta_cdf`: the kernel's warping function ω_τ.
 
     Nothing is iterated. With p = min(u, 1 - u), the lesser of λ and 1 - λ is that of a simple
-    distribution, the limit for τ → 0 or for τ → ∞ (in η Beta(τ, τ) is nearly normal), but for a
-    smooth correction from a table:
+    distribution, the limit for τ → 0 or for τ → ∞, but for a smooth correction from a table:
 
     .. code-block:: text
 
         τ < 1:  x = -log(2p) / τ,      q = x + τ (1 - e⁻ˣ) h(e⁻ˣ, τ),               λ = 1 / (1 + e^q)
-        τ ≥ 1:  ζ = -Φ⁻¹(p) / √(2τ),   η² = ζ² + (log(1 + ζ²/2) / 2 + v R(v, τ)) / τ,
+        τ ≥ 1:  ζ² = Φ⁻¹(p)² / (2τ),   η² = ζ² + (log(1 + ζ²/2) / 2 + v R(v, τ)) / τ,
                 v = ζ² / (ζ² + 6),     4λ(1 - λ) = e^(-η²)
 
     Args:
@@ -380,36 +387,28 @@ def beta_icdf(u: Tensor, tau: Tensor) -> Tensor:
     wide_u, wide_tau = torch.broadcast_tensors(_double(u), _double(tau).clamp(TAU_MIN, TAU_MAX))
     shape, wide_u, wide_tau = wide_u.shape, wide_u.reshape(-1).clamp(0, 1), wide_tau.reshape(-1)
     p = torch.minimum(wide_u, 1 - wide_u)
-    small, large = wide_tau.clamp_max(1.0), wide_tau.clamp_min(1.0)
+    along_tau = wide_tau / (wide_tau + 1) * (2 * COLUMNS)
+    column = along_tau.floor()
+    is_large = column >= COLUMNS  # τ ≥ 1
 
-    x = torch.log(2 * p) / -small
-    fall = -torch.expm1(-x)
-    # ζ²; finite at p = 0, where λ is 0 all the same.
-    normal = (torch.special.ndtri(p).square() / (2 * large)).clamp_max(1e300)
-    v = normal / (normal + 6)
-
-    # The places in the table. The one along τ goes from 0 to 1 for τ < 1, then to 2.
-    along_tau = COLUMNS * (3.5 - 3.75 / (small + 1.5) - 1.5 / (large + 0.5))
-    column = along_tau.floor().clamp_max(2 * COLUMNS - 1)
-    is_large = column >= COLUMNS  # rather than τ ≥ 1, lest rounding take the other one's cell
-    along_p = ROWS * torch.where(is_large, v, fall)
+    # -x or -ζ², as the exponents are; finite at p = 0, where λ is 0 all the same.
+    start = torch.where(is_large, torch.special.ndtri(p).square() * -0.5, torch.log(2 * p))
+    start = (start / wide_tau).clamp_min(-1e300)
+    # 1 - e⁻ˣ or v, which is also the place in the table.
+    share = torch.where(is_large, start / (start - 6), -torch.expm1(start))
+    along_p = share * ROWS
     row = along_p.floor().clamp_max(ROWS - 1)
-    table = _quantile_table(wide_u.device)
+    terms = _quantile_terms(wide_u.device)
     # The clamp is for NaN, which has no cell but stays NaN in what follows.
-    cell = (row * (2 * COLUMNS) + column).long().clamp(0, table.shape[-1] - 1)
-    row, column = along_p - row - 0.5, along_tau - column - 0.5
-    correction = torch.zeros_like(row)
-    for term_of_tau in reversed(table.unbind()):
-        value = torch.zeros_like(row)
-        for term in reversed(term_of_tau.unbind()):
-            value = torch.addcmul(term.index_select(0, cell), value, row)
-        correction = torch.addcmul(value, correction, column)
+    cell = torch.add(column, row, alpha=2 * COLUMNS).long().clamp(0, len(terms[0][0]) - 1)
+    x, y = along_p - row - 0.5, along_tau - column - 0.5
+    correction = _horner([_horner([t.index_select(0, cell) for t in of_x], x) for of_x in terms], y)
 
-    lam_small = torch.sigmoid(-x - small * fall * correction)
-    eta2 = normal + (torch.log1p(normal / 2) / 2 + v * correction) / large
-    # The lesser root of 4λ(1 - λ) = e^(-η²), without cancellation at either end.
-    lam_large = torch.exp(-eta2) / (2 + 2 * torch.sqrt(-torch.expm1(-eta2)))
-    lam = torch.where(is_large, lam_large, lam_small)
+    correction = share * correction + torch.log1p(start * -0.5) * (is_large * 0.5)
+    end = start - torch.minimum(wide_tau, 1 / wide_tau) * correction  # -q or -η²
+    odds = torch.exp(end)
+    # For τ ≥ 1 the lesser root of 4λ(1 - λ) = e^(-η²), without cancellation at either end.
+    lam = odds / torch.where(is_large, 2 + 2 * torch.sqrt(-torch.expm1(end)), 1 + odds)
     return torch.where(wide_u < 0.5, lam, 1 - lam).reshape(shape).to(u)
 
 

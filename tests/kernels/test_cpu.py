@@ -80,7 +80,7 @@ def partners(size, kind="permutation", seed=1):
 
 def weights(size, dtype=torch.float32, seed=2):
     lam = torch.rand(size, generator=torch.Generator().manual_seed(seed))
-    lam[::4] = 1.0
+    lam[1::4] = 1.0
     lam[3::4] = 0.0
     return lam.to(dtype)
 
@@ -155,7 +155,7 @@ def test_it_equals_the_plain_form(layout, mode, kernels_by, request):
         request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
     for dtype in DTYPES:
         x = LAYOUTS[layout](lambda *shape, dtype=dtype: make(*shape, dtype=dtype))
-        for partner in PARTNERS:
+        for partner in PARTNERS if mode == "lam" else ("int32", "repeated"):
             check(x, make_mix(x, mode, partner))
 
 
@@ -653,7 +653,10 @@ class Numbers(torch.utils.data.Dataset):
 def mixed_batch(samples):
     x, index = torch.utils.data.default_collate(samples)
     mix = Mix(torch.arange(len(x)).roll(1), weights(len(x), seed=int(index[0])))
-    return functional.mix(x, mix), functional.mix(x.byte(), mix), mix.lam, index
+    mixed = functional.mix(x, mix)
+    # Written where it is shared, it isn't copied once more on its way.
+    assert mixed.is_shared() or torch.utils.data.get_worker_info() is None
+    return mixed, functional.mix(x.byte(), mix), mix.lam, index
 
 
 def assert_batch(mixed, whole, lam, index):

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.kernels import cpu
+from mixwell.kernels import cpu, native
 from mixwell.kernels.memory import Recycler, recycled
 from mixwell.mix import Box, Mix
 
-__all__ = ["Recycler", "mix", "plain", "recycled"]
+__all__ = ["Recycler", "mix", "pair_distance", "plain", "recycled"]
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -54,6 +54,22 @@ def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
         assert isinstance(mixed, Tensor)
         return mixed
     return run(x, mix, out)
+
+
+def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
+    """Return the squared distance of each row of ``x`` (B, n) to its partner's: (B,)."""
+    if (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and type(x) in _PLAIN_TYPES
+        and (x.ndim < 2 or x.stride(1) == 1)
+        and x.numel()
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and native.library() is not None
+    ):
+        return cpu.pair_distance(x, partner)
+    return (x - x.index_select(0, partner)).square().sum(1)
 
 
 def _choose(x: Tensor, mix: Mix) -> Any:

@@ -18,7 +18,7 @@ from torch import Tensor
 from mixwell.kernels import native
 from mixwell.mix import Box
 
-__all__ = ["mix_into", "parts", "rows_of", "run", "transposed_into"]
+__all__ = ["mix_into", "pair_distance", "parts", "rows_of", "run", "transposed_into"]
 
 LARGE = 1 << 16
 """Bytes of a sample from which it is worth calls of its own."""
@@ -48,8 +48,9 @@ if hasattr(os, "register_at_fork"):
 def run(jobs: list[Callable[[], None]]) -> None:
     """Run the jobs side by side, the last of them here."""
     global _pool
-    if len(jobs) == 1:
-        jobs[0]()
+    if len(jobs) < 2:
+        for job in jobs:
+            job()
         return
     if _pool is None or _pool._max_workers < len(jobs) - 1:
         _pool = ThreadPoolExecutor(len(jobs) - 1, thread_name_prefix="mixwell")
@@ -152,6 +153,21 @@ def _compiled(
             for part in parts(planes * box.height, threads, 1)
         ]
     )
+
+
+def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
+    """Return the squared distance of each row of ``x`` (B, n) float32 to its partner's: (B,)."""
+    threads = torch.get_num_threads() if x.numel() * x.element_size() >= THREADED else 1
+    pieces = parts(x.shape[1], threads, 64)
+    sums = torch.zeros(max(1, len(pieces)), x.shape[0], dtype=torch.float64)
+    sigma = partner.to(torch.int64).contiguous()
+    run(
+        [
+            lambda part=part, into=into: native.pair_distance(x, sigma, into, part)  # type: ignore[misc]
+            for part, into in zip(pieces, sums.unbind(0), strict=False)
+        ]
+    )
+    return sums.sum(0).to(x.dtype)
 
 
 def parts(size: int, count: int, multiple: int = 1) -> list[slice]:

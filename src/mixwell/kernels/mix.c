@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define PIECE 8192 /* bytes */
+#define LANES 16   /* sums side by side */
 
 /* All samples, each one's partner next to it where that is not done yet. The partner of the last one
  * of a cycle is done: it is written as -1 - partner. NULL without memory. */
@@ -106,7 +107,32 @@ static inline uint16_t to_bfloat16(float x) {
 LERP(float32, float, float, SAME, SAME)
 LERP(float64, double, double, SAME, SAME)
 LERP(bfloat16, uint16_t, float, from_bfloat16, to_bfloat16)
-#ifdef HALF
+
+#if defined(__AVX2__) && defined(__F16C__)
+#include <immintrin.h>
+
+static void float16(uint16_t *out, const uint16_t *own, const uint16_t *other, float lam,
+                    int64_t n) {
+    const int near = lam < 0.5f;
+    const __m256 slope = _mm256_set1_ps(near ? lam : lam - 1.0f);
+    for (int64_t i = 0; i < n; i += 8) {
+        uint16_t parts[2][8], *to = out + i;
+        const uint16_t *a = own + i, *b = other + i;
+        if (n - i < 8) { /* the last few, by way of a full register */
+            memcpy(parts[0], a, (n - i) * 2);
+            memcpy(parts[1], b, (n - i) * 2);
+            a = parts[0], b = parts[1], to = parts[0];
+        }
+        const __m256 x = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)a));
+        const __m256 y = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)b));
+        const __m256 change = _mm256_mul_ps(slope, _mm256_sub_ps(x, y));
+        const __m256 mixed = _mm256_add_ps(near ? y : x, change);
+        _mm_storeu_si128((__m128i *)to, _mm256_cvtps_ph(mixed, _MM_FROUND_TO_NEAREST_INT));
+        if (n - i < 8) memcpy(out + i, parts[0], (n - i) * 2);
+    }
+}
+BATCH(float16, uint16_t, float)
+#elif defined(HALF)
 LERP(float16, _Float16, float, (float), (_Float16))
 #endif
 
@@ -209,8 +235,6 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
 /* ---------------------------------------------------------------------------- two-class losses */
 
 #include <math.h>
-
-#define LANES 16
 
 static inline float largest(const float *z, int64_t n, float most) {
     float lane[LANES];
@@ -370,9 +394,46 @@ int all_finite(const float *x, int64_t n) {
     return lane[0] == 0;
 }
 
+/* The same in half precision, from the bits of the exponent: all ones where it is not finite. */
+int all_finite_half(const uint16_t *x, int64_t n, int64_t exponent) {
+    const uint16_t ones = (uint16_t)exponent;
+    uint16_t found = 0;
+    for (int64_t i = 0; i < n; i++) found |= (x[i] & ones) == ones;
+    return !found;
+}
+
 /* Whether all lie in [0, most]. */
 int all_within(const int64_t *x, int64_t n, int64_t most) {
     int64_t outside = 0;
     for (int64_t i = 0; i < n; i++) outside |= x[i] | (most - x[i]);
     return outside >= 0;
+}
+
+/* ------------------------------------------------------------------------------------- distances */
+
+/* Adds to `sums` the squared distance of each sample to its partner, of elements begin to end. */
+int pair_distance(const char *x, int64_t step, const int64_t *partner, double *sums, int64_t count,
+                  int64_t begin, int64_t end) {
+    const int64_t most = PIECE / sizeof(float);
+    int64_t *others, *order = along_cycles(partner, count, &others);
+    if (!order) return 1;
+    for (int64_t at = begin; at < end; at += most) {
+        const int64_t n = end - at < most ? end - at : most;
+        for (int64_t place = 0; place < count; place++) {
+            const int64_t i = order[place];
+            const float *own = (const float *)(x + i * step) + at;
+            const float *other = (const float *)(x + partner[i] * step) + at;
+            float lane[LANES] = {0};
+            int64_t k = 0;
+            for (; k + LANES <= n; k += LANES)
+                for (int l = 0; l < LANES; l++) {
+                    const float apart = own[k + l] - other[k + l];
+                    lane[l] += apart * apart;
+                }
+            for (; k < n; k++) lane[0] += (own[k] - other[k]) * (own[k] - other[k]);
+            for (int l = 0; l < LANES; l++) sums[i] += lane[l];
+        }
+    }
+    free(order);
+    return 0;
 }

@@ -27,12 +27,14 @@ __all__ = [
     "all_within",
     "library",
     "mix",
+    "pair_distance",
     "paste",
     "takes",
     "two_class",
     "two_class_gradient",
 ]
 
+_EXPONENT = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LOG = logging.getLogger("mixwell")
 _NAMES = {
@@ -136,6 +138,8 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     parts: list[Any] = [*[pointers] * 5, sizes, real, sizes, sizes, sizes]
     loaded.two_class_gradient.argtypes = parts
     loaded.all_finite.argtypes = [pointers, sizes]
+    loaded.all_finite_half.argtypes = [pointers, sizes, sizes]
+    loaded.pair_distance.argtypes = [pointers, sizes, pointers, pointers, sizes, sizes, sizes]
     loaded.all_within.argtypes = [pointers, sizes, sizes]
     partner, lam = torch.tensor([1, 0]), torch.tensor([0.3125, 0.8125], dtype=torch.float64)
     for dtype in (torch.float32, torch.uint8):
@@ -283,9 +287,12 @@ def two_class_gradient(
 
 def all_finite(x: Tensor) -> bool:
     """Whether no value is infinite or not a number; of any tensor."""
-    loaded = library() if x.device.type == "cpu" and x.dtype == torch.float32 else None
-    if loaded is not None and x.is_contiguous() and type(x) in _PLAIN:
-        return bool(loaded.all_finite(x.data_ptr(), x.numel()))
+    if x.device.type == "cpu" and x.is_contiguous() and type(x) in _PLAIN:
+        loaded = library()
+        if loaded is not None and x.dtype == torch.float32:
+            return bool(loaded.all_finite(x.data_ptr(), x.numel()))
+        if loaded is not None and x.dtype in _EXPONENT:
+            return bool(loaded.all_finite_half(x.data_ptr(), x.numel(), _EXPONENT[x.dtype]))
     # A sum is finite where all are, and rarely else; of half precision, in single.
     total = x.sum(dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
     return bool(total.isfinite()) or bool(x.isfinite().all())
@@ -298,3 +305,19 @@ def all_within(classes: Tensor, most: int) -> bool:
         return bool(loaded.all_within(classes.data_ptr(), classes.shape[0], most))
     low, high = torch.aminmax(classes)
     return int(low) >= 0 and int(high) <= most
+
+
+def pair_distance(x: Tensor, partner: Tensor, sums: Tensor, part: slice) -> None:
+    """Add to ``sums`` (B,) float64 the squared distances of a part of the samples' elements.
+
+    Args:
+        x: (B, n) float32, its rows dense.
+        partner: (B,) int64, contiguous.
+        sums: (B,) float64, contiguous.
+        part: the elements.
+    """
+    loaded = library()
+    assert loaded is not None
+    pointers = (partner.data_ptr(), sums.data_ptr())
+    if loaded.pair_distance(*_memory(x), *pointers, x.shape[0], part.start, part.stop):
+        raise MemoryError("distances")

@@ -3,8 +3,10 @@
 Blends of dissimilar samples lie off the data manifold, and their soft labels teach underconfidence.
 SK leaves the pairs to chance and warps λ by each pair's distance: better calibration at mixup's
 accuracy. By default the distance is between features of the unmixed samples, from an extra pass
-without gradient that costs about a third of a step and leaves the model as it was;
-``distance="input"`` or ``"label"`` avoid it, as does mixing at the head itself (``layer="head"``).
+without gradient that costs about a third of a step and leaves the model as it was.
+``distance="remembered"`` takes the features of each sample's last visit instead and needs sample
+indices, ``method(model, x, y, index=i)``; ``"input"`` or ``"label"`` avoid the pass too, as does
+mixing at the head itself (``layer="head"``).
 In regression the distance is between labels, with the paper's settings for Airfoil; inputs and
 targets may have kernels of their own (``target_tau_max``, ``target_tau_std``).
 """
