@@ -202,6 +202,90 @@ def test_beta_cdf_and_inverse_match_scipy(tau):
         )
 
 
+ACROSS_TAU = [1e-30, 1e-10, 1e-3, 0.1, 0.5, 1 - 1e-12, 1.0, 1 + 1e-12, 2.0, 10.0, 1e3, 1e6]
+
+
+def across_u():
+    """Return ascending u in (0, 1): everywhere, in both tails, and about 1/2."""
+    tail = torch.logspace(-300, -1, 1500, dtype=torch.float64)
+    near = torch.logspace(-12, -1, 200, dtype=torch.float64)
+    even = torch.linspace(1e-6, 1 - 1e-6, 3000, dtype=torch.float64)
+    return torch.cat([tail, even, 0.5 - near, 0.5 + near, 1 - tail[tail > 1e-16]]).sort()[0]
+
+
+@pytest.mark.parametrize("tau", ACROSS_TAU)
+def test_beta_inverse_is_right_in_the_tails_and_about_one_half(tau):
+    u = across_u()
+    lam = functional.beta_icdf(u, torch.tensor(tau, dtype=torch.float64))
+    if tau < 1e-9:  # SciPy is off by 1e-6 about 1/2; the limit's logit errs by τ
+        p = torch.minimum(u, 1 - u)
+        lesser = torch.sigmoid((2 * p).log() / tau)
+        expected = torch.where(u < 0.5, lesser, 1 - lesser)
+    else:
+        expected = torch.from_numpy(special.betaincinv(tau, tau, u.numpy()))
+    torch.testing.assert_close(lam, expected, rtol=0, atol=1e-9)
+    assert (lam.diff() >= 0).all()
+
+
+def test_beta_inverse_in_closed_form():
+    u = across_u()
+    one, half = (functional.beta_icdf(u, torch.tensor(tau)) for tau in (1.0, 0.5))
+    torch.testing.assert_close(one, u, rtol=1e-11, atol=0)
+    torch.testing.assert_close(half, (torch.pi * u / 2).sin().square(), rtol=1e-11, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("tau", "u", "lam"),
+    [
+        (0.02, 1e-06, 1.0904781340527819e-285),
+        (1.125, 5e-156, 8.045644675746915e-139),
+        (1e-12, 0.499999999999, 0.1192075673774472),  # SciPy 1.17 is off by 2e-5 here,
+        (3.0, 1e-300, 4.641588833612779e-101),  # has NaN,
+        (30.0, 6e-297, 3.688735807606571e-11),  # and is off by 1 %.
+        (1000.0, 8e-268, 0.16198333126915737),
+    ],
+)
+def test_beta_inverse_is_right_where_it_is_hard(tau, u, lam):
+    """Golden numbers: mpmath's hypergeometric function to 60 digits, inverted by Newton."""
+    values = (torch.tensor(value, dtype=torch.float64) for value in (u, tau))
+    assert functional.beta_icdf(*values).item() == pytest.approx(lam, rel=1e-11, abs=0)
+
+
+def test_beta_inverse_grows_with_u_however_close():
+    u = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    tau = torch.logspace(-4, 4, len(u), dtype=torch.float64)
+    lam, after = functional.beta_icdf(u, tau), functional.beta_icdf(u + 1e-9 * (1 - u), tau)
+    assert (after >= lam).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_beta_inverse_keeps_dtype_and_shape(dtype):
+    u = torch.tensor([[0.0, 0.3, 1.0], [torch.nan, -0.5, 1.5]], dtype=dtype)
+    lam = functional.beta_icdf(u, torch.tensor(0.7, dtype=dtype))
+    assert (lam.dtype, lam.shape) == (dtype, u.shape)
+    assert lam[1, 0].isnan()
+    assert lam[0, ::2].tolist() == lam[1, 1:].tolist() == [0, 1]
+    assert functional.beta_icdf(u[:0], torch.ones(3, dtype=dtype)).shape == (0, 3)
+    assert functional.beta_icdf(u[0, 1], torch.tensor([1.0, torch.nan])).isnan().tolist() == [
+        False,
+        True,
+    ]
+
+
+def test_beta_inverse_compiles_with_its_table_as_a_constant():
+    u, tau = torch.rand(50), torch.rand(50) * 2
+    operations = []
+
+    def count(graph, _):
+        operations.extend(node for node in graph.graph.nodes if node.op == "call_function")
+        return graph.forward
+
+    compiled = torch.compile(functional.beta_icdf, fullgraph=True, backend=count)
+    assert torch.equal(compiled(u, tau), functional.beta_icdf(u, tau))
+    assert len(operations) < 200
+    torch.compiler.reset()
+
+
 def test_beta_inverse_at_the_ends():
     u = torch.tensor([0.0, 0.5, 1.0])
     for tau in (1e-30, 1.0, 1e6):

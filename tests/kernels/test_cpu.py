@@ -141,18 +141,10 @@ def modes_of(layout):
     return [mode for mode in MODES if make_mix(LAYOUTS[layout](make), mode) is not None]
 
 
-BOXES_BY_LAYOUT = {
-    "transposed", "lines before channels", "3-d, transposed", "5-d, channels last",
-}  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("layout", "mode"), [(layout, mode) for layout in LAYOUTS for mode in modes_of(layout)]
 )
-def test_it_equals_the_plain_form(layout, mode, kernels_by, request):
-    if mode == "box" and layout in BOXES_BY_LAYOUT and kernels_by == "compiled":
-        reason = "bug: paste() knows images by planes and by channels last alone"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_it_equals_the_plain_form(layout, mode, kernels_by):
     for dtype in DTYPES:
         x = LAYOUTS[layout](lambda *shape, dtype=dtype: make(*shape, dtype=dtype))
         for partner in PARTNERS if mode == "lam" else ("int32", "repeated"):
@@ -348,7 +340,6 @@ def test_out_may_overlap(length, kernels_by):
     assert_same(functional.mix(memory, mix, out=memory.T), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: overlap of two storages on the same memory is missed")
 @pytest.mark.parametrize("length", [50, 40000])
 def test_out_may_overlap_in_numpys_memory(length):
     memory = np.random.default_rng(0).random((10, length), dtype=np.float32)
@@ -358,7 +349,6 @@ def test_out_may_overlap_in_numpys_memory(length):
     assert_same(functional.mix(x, mix, out=out), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: compiled kernels write without telling autograd")
 def test_writing_to_out_is_seen_by_autograd():
     x, out, w = torch.randn(4, 5), torch.randn(4, 5), torch.randn(4, 5, requires_grad=True)
     loss = (w * out).sum()  # keeps `out` for its gradient
@@ -397,7 +387,6 @@ def test_an_out_that_does_not_fit_is_named(out):
         functional.mix([x], Mix(partners(5), weights(5)), out=[out(x)])
 
 
-@pytest.mark.xfail(strict=True, reason="bug: pytree's ValueError, which doesn't name out")
 @pytest.mark.parametrize("out", [{"b": torch.empty(2, 2)}, [torch.empty(2, 2)], torch.empty(2, 2)])
 def test_an_out_of_another_structure_is_named(out):
     with pytest.raises(InputError, match="mix: out"):
@@ -420,7 +409,6 @@ def test_out_of_what_has_a_gradient_is_refused():
 # --------------------------------------------------------------------------- what must not be mixed
 
 
-@pytest.mark.xfail(strict=True, reason="bug: reads and writes outside its memory")
 @pytest.mark.parametrize("wrong", [2, 5, -1, 10**9, -(10**9)])
 @pytest.mark.parametrize("box", [False, True])
 def test_a_partner_that_does_not_exist_is_refused(box, wrong):
@@ -436,7 +424,6 @@ def test_a_partner_that_does_not_exist_is_refused(box, wrong):
     assert in_fork(work) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="bug: lines are pasted into the next plane or sample")
 @pytest.mark.parametrize("edges", [[2, 9, 0, 3], [-2, 3, 0, 3], [0, 3, 2, 7], [-1, 99, -1, 99]])
 def test_a_box_that_reaches_out_of_the_image_is_clipped(edges):
     # Well inside a larger allocation, so that nothing is broken by what is written outside.
@@ -467,10 +454,7 @@ def test_gradcheck(mode, partner, large, kernels_by, monkeypatch):
     "layout", ["contiguous", "apart", "some lines", "channels last", "transposed", "samples last",
                "expanded channels", "large", "large, channels last", "one sample"],
 )  # fmt: skip
-def test_the_gradient_is_the_plain_forms(layout, mode, kernels_by, request):
-    if mode == "box" and layout == "transposed" and kernels_by == "compiled":
-        reason = "bug: paste() knows images by planes and by channels last alone"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_the_gradient_is_the_plain_forms(layout, mode, kernels_by):
     for dtype in (torch.float32, torch.bfloat16):
         for partner in ("int32", "repeated"):
             given = LAYOUTS[layout](lambda *shape, dtype=dtype: make(*shape, dtype=dtype))
@@ -490,7 +474,6 @@ def test_the_gradient_is_the_plain_forms(layout, mode, kernels_by, request):
                 torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=2 * tolerance)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: large samples are accumulated in half precision")
 def test_the_gradient_of_half_precision_is_summed_in_single():
     # In bfloat16 itself the sum of 300 ones stops at 256.
     x = torch.zeros(300, cpu.LARGE // 2, dtype=torch.bfloat16, requires_grad=True)
@@ -590,7 +573,6 @@ def test_under_torch_func():
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(value))(x)[0], gradient)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the tangent is lost without a word")
 def test_under_forward_mode():
     mix = Mix(partners(6), weights(6))
     tangent = make(6, 4, seed=5)
@@ -601,7 +583,6 @@ def test_under_forward_mode():
         torch.testing.assert_close(got, plain(tangent, mix))
 
 
-@pytest.mark.xfail(strict=True, reason="bug: the kernels read through a lazy minus sign")
 def test_a_lazily_negated_view():
     number = torch.randn(8, 3, dtype=torch.complex64, requires_grad=True)
     x = number.conj().imag[:, 0]
@@ -720,7 +701,6 @@ def test_after_a_fork_there_are_new_threads(kernels_by, threads, monkeypatch):
     assert np.array_equal(functional.mix(x, mix).numpy(), expected)
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a lock held by another thread is held in the fork")
 def test_a_fork_while_another_thread_mixes():
     x, mix = make(8, 3, 100, 100), Mix(partners(8), weights(8))
     with recycled._lock:  # as a thread has it while it takes memory

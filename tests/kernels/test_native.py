@@ -116,9 +116,7 @@ def test_a_compiler_that_hangs_is_given_up(monkeypatch):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="by a shell script")
-def test_what_a_compiler_says_need_not_be_unicode(monkeypatch, tmp_path, request):
-    reason = "bug: its UnicodeDecodeError reaches whoever mixes"
-    request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_what_a_compiler_says_need_not_be_unicode(monkeypatch, tmp_path):
     monkeypatch.setenv("CC", script(tmp_path / "cc", r"printf 'erreur: \351t\351' >&2; exit 1"))
     assert native.library() is None
     assert_mixes()
@@ -234,15 +232,12 @@ def falls_back():
 @pytest.mark.parametrize("content", [b"", b"not a library", b"\x7fELF" + bytes(60)])
 def test_a_broken_file_in_the_cache_is_no_harm(content, kept):
     kept.write_bytes(content)
-    falls_back()
+    assert_mixes()
 
 
 @needs_compiler
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
-def test_half_a_library_in_the_cache_is_no_harm(share, kept, request):
-    if share <= 0.5:
-        reason = "the process ends by SIGBUS: a file cut short, as by a power failure, is loaded"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_half_a_library_in_the_cache_is_no_harm(share, kept):
     whole = kept.read_bytes()
     kept.write_bytes(whole[: int(share * len(whole))])
     # Whether it is loaded depends on what is missing: but nothing ends.
@@ -250,7 +245,6 @@ def test_half_a_library_in_the_cache_is_no_harm(share, kept, request):
 
 
 @needs_compiler
-@pytest.mark.xfail(strict=True, reason="a broken file is never made anew: slow for ever after")
 def test_a_broken_file_is_made_anew(kept):
     kept.write_bytes(b"not a library")
     assert native.library() is not None
@@ -286,17 +280,13 @@ MISTAKES = {
         "loss += alpha[k] * (log_z - chosen[k])",
         "loss += alpha[k] * (log_z + chosen[k])",
     ),
-    "the box": ("edges[4 * i + 3] - left", "edges[4 * i + 3]"),
+    "the box": ("within(edges[4 * i + 3], width) - left", "within(edges[4 * i + 3], width)"),
 }
-UNSEEN = {"the loss", "the box"}
 
 
 @needs_compiler
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_library_that_is_wrong_is_not_used(mistake, monkeypatch, tmp_path, caplog, request):
-    if mistake in UNSEEN:
-        reason = "only float32 and uint8 are compared with torch on loading"
-        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+def test_a_library_that_is_wrong_is_not_used(mistake, monkeypatch, tmp_path, caplog):
     right, wrong = MISTAKES[mistake]
     source = SOURCE.read_text()
     assert right in source
@@ -309,7 +299,6 @@ def test_a_library_that_is_wrong_is_not_used(mistake, monkeypatch, tmp_path, cap
 
 
 @needs_compiler
-@pytest.mark.xfail(strict=True, reason="bug: AttributeError reaches whoever mixes")
 def test_a_library_without_some_of_its_functions_is_not_used(kept, tmp_path):
     empty = tmp_path / "empty.c"
     empty.write_text("int mix_float32(void) { return 0; }\n")

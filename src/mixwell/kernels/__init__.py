@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from mixwell.kernels import cpu, native
 from mixwell.kernels.memory import Recycler, recycled
@@ -56,6 +57,16 @@ def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
     return run(x, mix, out)
 
 
+def must_be_plain() -> bool:
+    """Whether operations are recorded, not run: by a compiler, functorch or forward-mode AD."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    )
+
+
 def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
     """Return the squared distance of each row of ``x`` (B, n) to its partner's: (B,)."""
     if (
@@ -64,8 +75,7 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
         and type(x) in _PLAIN_TYPES
         and (x.ndim < 2 or x.stride(1) == 1)
         and x.numel()
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        and not must_be_plain()
         and native.library() is not None
     ):
         return cpu.pair_distance(x, partner)
@@ -74,9 +84,9 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
 
 def _choose(x: Tensor, mix: Mix) -> Any:
     """Return the function that mixes this tensor, or None for the plain form."""
-    if torch.compiler.is_compiling() or type(x) not in _PLAIN_TYPES or not x.shape[0]:
+    if must_be_plain() or type(x) not in _PLAIN_TYPES or not x.shape[0]:
         return None
-    if torch._C._are_functorch_transforms_active():
+    if x.is_neg() or x.is_conj():  # what is in memory is not the value
         return None
     learnt = mix.lam.requires_grad or (mix.mask is not None and mix.mask.requires_grad)
     if learnt and torch.is_grad_enabled():
@@ -104,11 +114,22 @@ def _on_cpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
     if x.data_ptr() != target.data_ptr() and _overlap(x, target):
         return target.copy_(plain(x, mix))
     cpu.mix_into(strided, x, mix.partner, mix.lam, mix.mask, mix.box)
-    return target if strided is target else target.copy_(strided)
+    if strided is not target:
+        return target.copy_(strided)
+    if out is not None:
+        torch.autograd.graph.increment_version(out)
+    return target
 
 
 def _overlap(x: Tensor, y: Tensor) -> bool:
-    return x.untyped_storage().data_ptr() == y.untyped_storage().data_ptr()
+    """Whether two tensors may lie on the same memory."""
+    (start, stop), (other_start, other_stop) = (_span(t) for t in (x, y))
+    return start < other_stop and other_start < stop
+
+
+def _span(x: Tensor) -> tuple[int, int]:
+    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
 
 
 def _on_gpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:

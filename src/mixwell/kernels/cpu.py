@@ -115,7 +115,10 @@ def mix_into(
         out.copy_(mixed)
         return
     size = x.numel() // x.shape[0] * x.element_size()
-    if mask is None and native.takes(x.dtype):
+    images = x.is_contiguous() or (
+        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    )
+    if mask is None and (box is None or images) and native.takes(x.dtype):
         threads = torch.get_num_threads() if size * x.shape[0] >= THREADED else 1
         _compiled(out, x, partner.to(torch.int64).contiguous(), lam, box, threads)
     elif in_place or size >= LARGE:
@@ -139,7 +142,7 @@ def _compiled(
         )
         return
     planes, width = size // (box.height * box.width), x.element_size()
-    if not x.is_contiguous() and x[0].stride(-1) != 1:  # the channels of a position side by side
+    if not x.is_contiguous():  # the channels of a position side by side
         planes, width = 1, width * planes
     edges = box.edges.long()
     edges = (
@@ -218,7 +221,7 @@ def _by_sample(
     for i in order:
         own, other, result = sources[i], copies.get(sigma[i], sources[sigma[i]]), mixed[i]
         if edges is not None:
-            top, bottom, left, right = edges[i]
+            top, bottom, left, right = (max(0, edge) for edge in edges[i])
             if not in_place:
                 result.copy_(own)
             if bottom > top and right > left:
@@ -293,7 +296,8 @@ def transposed_into(
         lam: (B,).
         mask: as in ``Mix``, or None.
     """
-    if mask is None and grad[0].numel() * grad.element_size() >= LARGE:
+    exact = grad.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    if mask is None and exact and grad[0].numel() * grad.element_size() >= LARGE:
         gradients, results, weights = grad.unbind(0), out.unbind(0), lam.tolist()
         for gradient, result, weight in zip(gradients, results, weights, strict=True):
             torch.mul(gradient, weight, out=result)
@@ -303,7 +307,6 @@ def transposed_into(
     weight = lam.view(-1, *[1] * (grad.ndim - 1))
     if mask is not None:
         weight = mask.view(len(mask), *[1] * (grad.ndim - 3), *mask.shape[-2:])
-    exact = grad.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
     wide = grad if exact else grad.float()
     weight = weight.to(wide.dtype)
     own = wide * weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -45,9 +46,9 @@ class Recycler:
             # It travels to another process: written where it is shared, it isn't copied again.
             return _shared_like(x)
         with self._lock:
-            for storage in self._storages:
-                if storage.nbytes() == size and _is_free(storage):
-                    self._storages.remove(storage)
+            for place in range(len(self._storages)):
+                if self._storages[place].nbytes() == size and _is_free(self._storages, place):
+                    storage = self._storages.pop(place)
                     break
             else:
                 storage = torch.UntypedStorage(size)
@@ -60,12 +61,23 @@ class Recycler:
             self._storages = []
 
 
-def _is_free(storage: torch.UntypedStorage) -> bool:
+def _references(storages: list[torch.UntypedStorage], place: int) -> int:
+    return sys.getrefcount(storages[place])
+
+
+_ALONE = _references([torch.UntypedStorage(1)], 0)
+"""What this Python counts where the list alone refers to a storage."""
+
+
+def _is_free(storages: list[torch.UntypedStorage], place: int) -> bool:
     """Whether the recycler's list alone refers to the storage, in C++ and in Python."""
     assert _use_count is not None
-    # The list's reference, the caller's variable, this argument and getrefcount's own.
-    alone = sys.getrefcount(storage) <= 4
-    return alone and _use_count(storage._cdata) == 1 and not storage.is_shared()
+    storage_is_idle = _references(storages, place) <= _ALONE
+    return (
+        storage_is_idle
+        and _use_count(storages[place]._cdata) == 1
+        and not storages[place].is_shared()
+    )
 
 
 def _shared_like(x: Tensor) -> Tensor:
@@ -73,5 +85,13 @@ def _shared_like(x: Tensor) -> Tensor:
     return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())
 
 
+def _forked() -> None:
+    """Renew the lock: one that another thread held is held for ever in a forked process."""
+    recycled._lock = threading.Lock()
+
+
 recycled = Recycler()
 """The memory behind :func:`mixwell.functional.mix`."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -14,8 +14,11 @@
 #define LANES 16   /* sums side by side */
 
 /* All samples, each one's partner next to it where that is not done yet. The partner of the last one
- * of a cycle is done: it is written as -1 - partner. NULL without memory. */
+ * of a cycle is done: it is written as -1 - partner. NULL without memory, and for a partner that is
+ * not there. */
 static int64_t *along_cycles(const int64_t *partner, int64_t count, int64_t **others) {
+    for (int64_t i = 0; i < count; i++)
+        if (partner[i] < 0 || partner[i] >= count) return NULL;
     int64_t *order = malloc(2 * count * sizeof *order);
     char *done = calloc(count, 1);
     int64_t length = 0;
@@ -43,7 +46,7 @@ static int64_t *along_cycles(const int64_t *partner, int64_t count, int64_t **ot
         const int64_t most = PIECE / sizeof(T);                                                   \
         T kept[PIECE / sizeof(T)];                                                                \
         int64_t *others, *order = along_cycles(partner, count, &others);                          \
-        if (!order) return 1;                                                                     \
+        if (!order) return 2;                                                                     \
         for (int64_t at = begin; at < end; at += most) {                                          \
             const int64_t n = end - at < most ? end - at : most;                                  \
             int opens = 1;                                                                        \
@@ -191,6 +194,10 @@ static inline void copy(char *to, const char *from, int64_t n) {
     for (; i < n; i++) to[i] = from[i];
 }
 
+static inline int64_t within(int64_t x, int64_t most) {
+    return x < 0 ? 0 : x > most ? most : x;
+}
+
 /* The own sample outside a box, the partner inside: images of planes of `height` lines of `width`
  * bytes, of which the lines from begin to end, counted through all planes, are mixed. */
 int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_t *partner,
@@ -204,8 +211,10 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
         int opens = 1;
         for (int64_t place = 0; place < count; place++) {
             const int64_t i = order[place], j = others[place];
-            const int64_t top = edges[4 * i], bottom = edges[4 * i + 1];
-            const int64_t left = edges[4 * i + 2], across = edges[4 * i + 3] - left;
+            const int64_t top = within(edges[4 * i], height);
+            const int64_t bottom = within(edges[4 * i + 1], height);
+            const int64_t left = within(edges[4 * i + 2], width);
+            const int64_t across = within(edges[4 * i + 3], width) - left;
             const char *own = x + i * step + from * width;
             const char *other = x + (j < 0 ? -1 - j : j) * step + from * width;
             char *mixed = out + i * out_step + from * width;
@@ -226,7 +235,7 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
             }
         }
     }
-    const int failed = !order || !kept;
+    const int failed = !order ? 2 : !kept;
     free(order);
     free(kept);
     return failed;
@@ -416,7 +425,7 @@ int pair_distance(const char *x, int64_t step, const int64_t *partner, double *s
                   int64_t begin, int64_t end) {
     const int64_t most = PIECE / sizeof(float);
     int64_t *others, *order = along_cycles(partner, count, &others);
-    if (!order) return 1;
+    if (!order) return 2;
     for (int64_t at = begin; at < end; at += most) {
         const int64_t n = end - at < most ? end - at : most;
         for (int64_t place = 0; place < count; place++) {

@@ -56,7 +56,15 @@ def library() -> ctypes.CDLL | None:
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         _LOG.info("mixing without compiled kernels: %s", error)
         return None
-    return loaded if _is_right(loaded) else None
+    try:
+        _declare(loaded)
+        right = _is_right(loaded)
+    except AttributeError as error:
+        _LOG.warning("mixing without compiled kernels: %s", error)
+        return None
+    if not right:
+        _LOG.warning("mixing without compiled kernels: they were compiled wrongly")
+    return loaded if right else None
 
 
 def takes(dtype: torch.dtype) -> bool:
@@ -80,33 +88,37 @@ def _built() -> Path:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
         raise RuntimeError(f"{folder} belongs to another user")
-    kept = folder / f"mix-{key}.so"
-    if kept.is_file():
-        return kept
+    for kept in folder.glob(f"mix-{key}-*.so"):
+        # The name tells what is in it: to load a file that was cut off ends the process.
+        if kept.stem.endswith(_digest(kept)):
+            return kept
     with tempfile.TemporaryDirectory(dir=folder) as work:
         made = Path(work) / "mix.so"
-        common = [
-            *compiler.split(),
-            "-O3",
-            "-shared",
-            "-fPIC",
-            "-std=gnu11",
-            "-fno-tree-loop-distribute-patterns",
-            "-fno-math-errno",
-            "-fno-trapping-math",
-            str(source),
-            "-lm",
-            "-o",
-        ]
-        tuned = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-        for extra in ([tuned, "-DHALF"], [tuned], []):
-            done = subprocess.run(
-                [*common, str(made), *extra], capture_output=True, text=True, timeout=60
-            )
-            if done.returncode == 0:
-                os.replace(made, kept)
-                return kept
-    raise RuntimeError(f"{compiler} failed: {done.stderr.strip()[-300:]}")
+        _compile(compiler, source, made)
+        with made.open("rb") as file:
+            os.fsync(file.fileno())
+        kept = folder / f"mix-{key}-{_digest(made)}.so"
+        os.replace(made, kept)
+    return kept
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+
+
+def _compile(compiler: str, source: Path, made: Path) -> None:
+    flags = ["-O3", "-shared", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math"]
+    # A loop that copies stays one: what replaces it may be made for megabytes.
+    flags += ["-fno-tree-loop-distribute-patterns"]
+    tuned = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
+    message = ""
+    for extra in ([*flags, tuned, "-DHALF"], [*flags, tuned], flags, flags[:-1]):
+        command = [*compiler.split(), *extra, str(source), "-lm", "-o", str(made)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
+        if done.returncode == 0 and made.is_file():
+            return
+        message = done.stderr.strip()[-300:]
+    raise RuntimeError(f"{compiler} failed: {message}")
 
 
 def _processor() -> str:
@@ -125,33 +137,67 @@ def _cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixwell"
 
 
+def _declare(loaded: ctypes.CDLL) -> None:
+    """Tell the functions' arguments."""
+    pointers, sizes, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    batch: list[Any] = [pointers, sizes, pointers, sizes, pointers, pointers]
+    weights: list[Any] = [*[pointers] * 5, real, sizes, sizes, sizes]
+    arguments: dict[str, list[Any]] = {
+        "paste": [*batch, *[sizes] * 5],
+        "pair_distance": [pointers, sizes, pointers, pointers, *[sizes] * 3],
+        "two_class": [pointers, sizes, *weights, *[pointers] * 3, sizes, sizes],
+        "two_class_gradient": [*[pointers] * 5, sizes, real, *[sizes] * 3],
+        "all_finite": [pointers, sizes],
+        "all_finite_half": [pointers, sizes, sizes],
+        "all_within": [pointers, sizes, sizes],
+    }
+    for dtype in _NAMES.values():
+        if dtype != "float16" or hasattr(loaded, "mix_float16"):  # not every compiler has it
+            arguments[f"mix_{dtype}"] = [*batch, *[sizes] * 3]
+    for name, kinds in arguments.items():
+        getattr(loaded, name).argtypes = kinds
+
+
 def _is_right(loaded: ctypes.CDLL) -> bool:
     """Compare with torch once: a compiler's mistake must not go into anybody's training."""
-    pointers, sizes = ctypes.c_void_p, ctypes.c_int64
-    for name in ("paste", *(f"mix_{dtype}" for dtype in _NAMES.values())):
-        if hasattr(loaded, name):
-            kinds = [pointers, sizes, pointers, sizes, pointers, pointers]
-            getattr(loaded, name).argtypes = [*kinds, *[sizes] * (5 if name == "paste" else 3)]
-    real = ctypes.c_double
-    weights: list[Any] = [*[pointers] * 5, real, sizes, sizes, sizes]
-    loaded.two_class.argtypes = [pointers, sizes, *weights, *[pointers] * 3, sizes, sizes]
-    parts: list[Any] = [*[pointers] * 5, sizes, real, sizes, sizes, sizes]
-    loaded.two_class_gradient.argtypes = parts
-    loaded.all_finite.argtypes = [pointers, sizes]
-    loaded.all_finite_half.argtypes = [pointers, sizes, sizes]
-    loaded.pair_distance.argtypes = [pointers, sizes, pointers, pointers, sizes, sizes, sizes]
-    loaded.all_within.argtypes = [pointers, sizes, sizes]
-    partner, lam = torch.tensor([1, 0]), torch.tensor([0.3125, 0.8125], dtype=torch.float64)
-    for dtype in (torch.float32, torch.uint8):
-        x = torch.stack([torch.linspace(250, 3, 64), torch.linspace(0, 190, 64)]).to(dtype)
-        out = torch.empty_like(x)
-        _call(loaded, out, x, partner, lam, slice(0, 64))
+    partner = torch.tensor([1, 2, 0, 3])
+    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5], dtype=torch.float64)
+    base = torch.linspace(250, 3, 4 * 70, dtype=torch.float64).view(4, 70)
+    for dtype, name in _NAMES.items():
+        if not hasattr(loaded, f"mix_{name}"):
+            continue
+        x = base.to(dtype)
         expected = torch.lerp(x.double()[partner], x.double(), lam[:, None])
         expected = expected.round() if dtype == torch.uint8 else expected
-        if not torch.allclose(out.double(), expected, atol=1e-4):
-            _LOG.warning("mixing without compiled kernels: they were compiled wrongly")
-            return False
-    return True
+        for out in (torch.empty_like(x), x):
+            _call(loaded, out, x, partner, lam, slice(0, 70))
+            if not torch.allclose(out.double(), expected, rtol=2.0**-8, atol=1e-4):
+                return False
+    image, pasted = base.float(), torch.empty(4, 70)
+    edges = torch.tensor([[1, 4, 8, 16]]).expand(4, 4).contiguous()
+    loaded.paste(*_memory(pasted), *_memory(image), partner.data_ptr(), edges.data_ptr(), 4, 7, 40,
+                 0, 7)  # fmt: skip
+    inside = torch.zeros(7, 10, dtype=torch.bool)
+    inside[1:4, 2:4] = True
+    if not torch.equal(pasted, torch.where(inside.flatten(), image[partner], image)):
+        return False
+    z, a, b = image / 50, torch.tensor([0, 5, 9, 69]), torch.tensor([3, 5, 69, 0])
+    work, r, share = torch.empty(4, 4), torch.empty(4, 70), lam.float()
+    loaded.two_class(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), None, None,
+                     0.25, 0, 0, 70, r.data_ptr(), work.data_ptr(), None, 0, 4)  # fmt: skip
+    chosen = torch.stack([z[range(4), a], z[range(4), b]], 1)
+    rest = z.scatter(1, torch.stack([a, b], 1), -torch.inf).logsumexp(1, keepdim=True)
+    weight = torch.stack([share, 1 - share], 1)
+    hard = torch.where((a == b)[:, None], 0.0, 0.25 * weight)
+    loss = weight * (z.logsumexp(1, keepdim=True) - chosen) + hard * (rest - chosen).exp().log1p()
+    return torch.allclose(work[:, 0], loss.sum(1), rtol=1e-4)
+
+
+def _raise(failed: int, what: str) -> None:
+    if failed == 2:
+        raise IndexError(what)
+    if failed:
+        raise MemoryError(what)
 
 
 def _call(
@@ -159,8 +205,8 @@ def _call(
 ) -> None:
     mix = getattr(loaded, f"mix_{_NAMES[x.dtype]}")
     how = (partner.data_ptr(), lam.data_ptr())
-    if mix(*_memory(out), *_memory(x), *how, x.shape[0], part.start, part.stop):
-        raise MemoryError("mixing")
+    failed = mix(*_memory(out), *_memory(x), *how, x.shape[0], part.start, part.stop)
+    _raise(failed, "partner")
 
 
 def _memory(x: Tensor) -> tuple[int, int]:
@@ -209,8 +255,7 @@ def paste(
         *_memory(out), *_memory(x), partner.data_ptr(), edges.data_ptr(), x.shape[0], height, width,
         part.start, part.stop,
     )  # fmt: skip
-    if failed:
-        raise MemoryError("mixing")
+    _raise(failed, "partner")
 
 
 class Weights(NamedTuple):
@@ -270,8 +315,7 @@ def two_class(
         *(lam.data_ptr(), _pointer(alpha), _pointer(eta), *how),
         *(z.shape[1], _pointer(r), work.data_ptr(), _pointer(mean), rows.start, rows.stop),
     )
-    if failed:
-        raise IndexError("class") if failed == 2 else MemoryError("loss")
+    _raise(failed, "class")
 
 
 def two_class_gradient(
@@ -319,5 +363,5 @@ def pair_distance(x: Tensor, partner: Tensor, sums: Tensor, part: slice) -> None
     loaded = library()
     assert loaded is not None
     pointers = (partner.data_ptr(), sums.data_ptr())
-    if loaded.pair_distance(*_memory(x), *pointers, x.shape[0], part.start, part.stop):
-        raise MemoryError("distances")
+    failed = loaded.pair_distance(*_memory(x), *pointers, x.shape[0], part.start, part.stop)
+    _raise(failed, "partner")

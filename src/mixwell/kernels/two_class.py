@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.kernels import cpu, native
+from mixwell.kernels import cpu, must_be_plain, native
 from mixwell.kernels.memory import recycled
 
 __all__ = ["Smoothing", "from_features", "from_logits", "mean_from_logits", "plain", "weights_of"]
@@ -175,9 +175,9 @@ class _Compiled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, mean: bool
+        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, mean: bool, grad: bool
     ) -> Tensor:
-        r = recycled.empty_like(z) if ctx.needs_input_grad[0] else None
+        r = recycled.empty_like(z) if grad and ctx.needs_input_grad[0] else None
         work = z.new_empty(z.shape[0], 4)
         threads = _threads(z)
         loss = z.new_empty(()) if mean and threads == 1 else None
@@ -201,7 +201,7 @@ class _Compiled(torch.autograd.Function):
             alpha, eta = weights_of(lam, *how) if alpha is None else (alpha, eta)
             each = upstream.expand(z.shape[0]) / z.shape[0] if ctx.mean else upstream
             grad = _again(z, torch.stack([a, b], 1), alpha, eta, None, each)
-            return grad, None, None, None, None
+            return grad, None, None, None, None, None
         threads = _threads(z)
         r, ctx.r = ctx.r, None
         if r is None:  # a second pass through the same graph
@@ -211,7 +211,7 @@ class _Compiled(torch.autograd.Function):
         scale = 1 / z.shape[0] if ctx.mean else 1.0
         _by_rows(z.shape[0], threads, lambda rows: native.two_class_gradient(
             r, a, b, work, upstream, scale, rows))  # fmt: skip
-        return r, None, None, None, None
+        return r, None, None, None, None, None
 
 
 def _threads(z: Tensor) -> int:
@@ -247,9 +247,10 @@ class _FromLogits(torch.autograd.Function):
         alpha: Tensor,
         eta: Tensor | None,
         smoothing: Smoothing | None,
+        grad: bool,
     ) -> Tensor:
         # Of half precision nothing is kept: r would be twice the logits' size.
-        keep = ctx.needs_input_grad[0] and alpha.dtype == z.dtype
+        keep = grad and ctx.needs_input_grad[0] and alpha.dtype == z.dtype
         r = torch.empty_like(z, memory_format=torch.contiguous_format) if keep else None
         chosen = z.gather(1, index).to(alpha.dtype)
         log_sum = _distribution(z, None if eta is None else index, r)
@@ -271,7 +272,7 @@ class _FromLogits(torch.autograd.Function):
         z, index, alpha, eta, chosen, rest, log_z = ctx.saved_tensors
         upstream, smoothing = gradients[0], ctx.smoothing
         if torch.is_grad_enabled():
-            return _again(z, index, alpha, eta, smoothing, upstream), None, None, None, None
+            return _again(z, index, alpha, eta, smoothing, upstream), None, None, None, None, None
         r, ctx.r = ctx.r, None
         if r is None:  # half precision, or a second pass through the same graph
             r = torch.empty(z.shape, dtype=alpha.dtype, device=z.device)
@@ -289,7 +290,7 @@ class _FromLogits(torch.autograd.Function):
         r.scatter_add_(1, index, at)
         if smoothing is not None:
             _smooth_(r, upstream, smoothing)
-        return r.to(z.dtype), None, None, None, None
+        return r.to(z.dtype), None, None, None, None, None
 
 
 def _smooth_(grad: Tensor, upstream: Tensor, smoothing: Smoothing) -> None:
@@ -314,13 +315,13 @@ def from_logits(
     if _must_be_plain(alpha, eta):
         return plain(z.to(alpha.dtype), index, alpha, eta, smoothing)
     if smoothing is None and _is_compiled(z, alpha):
-        a, b = index.T.contiguous()
+        a, b = index.T.to(torch.int64).contiguous()
         weights = native.Weights(
             alpha, alpha.contiguous(), None if eta is None else eta.contiguous()
         )
-        loss = _Compiled.apply(z, a, b, weights, False)
+        loss = _Compiled.apply(z, a, b, weights, False, torch.is_grad_enabled())
     else:
-        loss = _FromLogits.apply(z, index, alpha, eta, smoothing)
+        loss = _FromLogits.apply(z, index, alpha, eta, smoothing, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
     return loss
 
@@ -358,16 +359,18 @@ def mean_from_logits(
     if _must_be_plain(lam, None) or not _is_compiled(z, lam):
         return None
     weights = native.Weights(lam.contiguous(), None, None, pull, uniform, one_sided)
-    loss = _Compiled.apply(z, a.contiguous(), b.contiguous(), weights, True)
+    loss = _Compiled.apply(z, _index(a), _index(b), weights, True, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
     return loss
 
 
+def _index(classes: Tensor) -> Tensor:
+    return classes.to(torch.int64).contiguous()
+
+
 def _must_be_plain(alpha: Tensor, eta: Tensor | None) -> bool:
     learnt = alpha.requires_grad or (eta is not None and eta.requires_grad)
-    return (
-        learnt or torch.compiler.is_compiling() or bool(torch._C._are_functorch_transforms_active())
-    )
+    return learnt or must_be_plain() or not alpha.shape[0]
 
 
 # ---------------------------------------------------------------------------------- from features
@@ -395,8 +398,8 @@ def _within(index: Tensor, part: slice) -> tuple[Tensor, Tensor]:
 
 def _exclude_(z: Tensor, index: Tensor, part: slice) -> None:
     local, inside = _within(index, part)
-    lowest = torch.where(inside, torch.finfo(z.dtype).min, torch.inf)
-    z.scatter_reduce_(1, local, lowest.to(z.dtype), "amin")
+    lowest = z.new_full(local.shape, torch.inf).masked_fill_(inside, torch.finfo(z.dtype).min)
+    z.scatter_reduce_(1, local, lowest, "amin")
 
 
 class _FromFeatures(torch.autograd.Function):
@@ -450,7 +453,7 @@ class _FromFeatures(torch.autograd.Function):
             _exclude_(z, index, part)
             z.sub_(rest[:, None]).exp_().mul_(factor[:, None])
             local, inside = _within(index, part)
-            z.scatter_add_(1, local, torch.where(inside, at, 0.0).to(z.dtype))
+            z.scatter_add_(1, local, at.masked_fill(~inside, 0.0).to(z.dtype))
             if smoothing is not None:
                 v = None if smoothing.v is None else smoothing.v[part]
                 scale = z.shape[1] / weight.shape[0] if v is None else 1.0
