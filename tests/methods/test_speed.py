@@ -84,7 +84,8 @@ class _Waits(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        *AT_THE_INPUT,
+        # With α = 2 a table goes to the device once, made of tensors that hold values.
+        *(case for case in AT_THE_INPUT if "alpha" not in case[1]),
         ("sk_mixup", {"distance": "remembered", "capacity": 50}),
         ("am_mixup", {}),
         ("mixup", {"layer": "1"}),
