@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
+import multiprocessing
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -32,3 +35,23 @@ def make_target(size: int, num_classes: int, seed: int = 0) -> MixedTarget:
     if size > 3:
         b[3] = a[3]
     return MixedTarget(a, b, lam)
+
+
+def in_fork(work: Callable[[], None], seconds: float = 60.0) -> int | None:
+    """Return the exit code of ``work`` in a forked process, where what it breaks breaks.
+
+    None if it hangs.
+    """
+
+    def quietly() -> None:
+        faulthandler.disable()
+        work()
+
+    process = multiprocessing.get_context("fork").Process(target=quietly, daemon=True)
+    process.start()
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        return None
+    return process.exitcode

@@ -1,8 +1,6 @@
 """functional.mix on the CPU equals the plain form, whatever is mixed, however."""
 
-import faulthandler
 import itertools
-import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
@@ -10,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from helpers import in_fork
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.autograd import forward_ad
@@ -664,23 +663,6 @@ def test_workers_of_a_loader_send_batches_that_stay_whole(persistent):
     assert len(kept) == 12
     for batch in kept:  # after the workers have written many more
         assert_batch(*batch)
-
-
-def in_fork(work, seconds=20.0):
-    """Return the exit code of ``work`` in a forked process; None if it hangs."""
-
-    def quietly():
-        faulthandler.disable()
-        work()
-
-    process = multiprocessing.get_context("fork").Process(target=quietly, daemon=True)
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return None
-    return process.exitcode
 
 
 def test_after_a_fork_there_are_new_threads(kernels_by, threads, monkeypatch):

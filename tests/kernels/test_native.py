@@ -1,7 +1,6 @@
 """The compiled kernels are had where they can be, and missed by nobody where they can't."""
 
 import ctypes
-import faulthandler
 import logging
 import multiprocessing
 import os
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import in_fork
 
 from mixwell import Mix, functional
 from mixwell.kernels import native, plain
@@ -207,20 +207,6 @@ def test_another_source_or_compiler_makes_another_file(kept, monkeypatch, tmp_pa
     monkeypatch.setattr(native, "_processor", lambda: "another processor")
     files.add(native._built())
     assert len(files | {kept}) == 4
-
-
-def in_fork(work, seconds=60.0):
-    """Return the exit code of ``work`` in a forked process: what it breaks breaks there."""
-
-    def quietly():
-        faulthandler.disable()
-        work()
-
-    process = multiprocessing.get_context("fork").Process(target=quietly, daemon=True)
-    process.start()
-    process.join(seconds)
-    assert not process.is_alive()
-    return process.exitcode
 
 
 def falls_back():
