@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from mixwell.batch import tensors
 from mixwell.errors import InputError, suggest
 
 __all__ = ["capture_features", "find_head", "inference", "logits_of", "stages", "tapped", "unwrap"]
@@ -167,11 +167,11 @@ def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, bool]]:
     The whole batch is used: models may be made for its size.
     """
     names = {module: name for name, module in unwrap(model).named_modules()}
-    size = next(len(leaf) for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor))
+    size = len(tensors(x)[0])
     ran: list[tuple[str, nn.Module, bool]] = []
 
     def note(module: nn.Module, _: Any, output: Any) -> None:
-        leaves = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+        leaves = tensors(output)
         batch_first = all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
         ran.append((names[module], module, bool(leaves) and batch_first))
 

@@ -722,12 +722,12 @@ def test_parts_cover_each_element_once():
                 assert all(part.start % multiple == 0 for part in parts)
 
 
-def test_an_error_in_any_job_is_raised():
-    def fail():
-        raise KeyError("here")
-
+def test_an_error_in_any_part_is_raised():
     for place in range(3):
-        jobs = [lambda: None] * 3
-        jobs[place] = fail
+
+        def fail(part, place=place):
+            if part.start == place:
+                raise KeyError("here")
+
         with pytest.raises(KeyError):
-            cpu.run(jobs)
+            cpu.run(fail, cpu.parts(3, 3))

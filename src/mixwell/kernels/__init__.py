@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
 
 from mixwell.kernels import cpu, native
 from mixwell.kernels.memory import Recycler, recycled
-from mixwell.mix import Box, Mix
+from mixwell.mix import Mix
 
 __all__ = ["Recycler", "mix", "pair_distance", "plain", "recycled"]
 
@@ -25,21 +26,12 @@ _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
 def plain(x: Tensor, mix: Mix) -> Tensor:
     """Return the mix by torch's own operations: gather, then interpolate."""
-    weight = mix.dense_mask()
-    if weight is not None:
-        weight = weight.view(len(weight), *[1] * (x.ndim - 3), *weight.shape[-2:])
-        if weight.dtype == torch.bool:
-            return torch.where(weight, x, x.index_select(0, mix.partner))
-    else:
-        weight = mix.lam.view(-1, *[1] * (x.ndim - 1))
-    if x.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128):
-        return torch.lerp(x.index_select(0, mix.partner), x, weight.to(x.dtype))
-    # λ in half precision would move the input's mix away from the label's by up to 1/256; and of
-    # integers the exact value is rounded, which has 33 bits.
-    whole = x.dtype == torch.uint8
-    own = x.double() if whole and x.device.type != "mps" else x.float()
-    mixed = torch.lerp(own.index_select(0, mix.partner), own, weight.to(own.dtype))
-    return (mixed.round() if whole else mixed).to(x.dtype)
+    mask = mix.dense_mask()
+    weight = cpu.fit_weight(mix.lam, x) if mask is None else cpu.fit_mask(mask, x)
+    other = x.index_select(0, mix.partner)
+    if weight.dtype == torch.bool:
+        return torch.where(weight, x, other)
+    return cpu.interpolated(x, other, weight).to(x.dtype)
 
 
 def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
@@ -49,9 +41,8 @@ def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
         mixed = plain(x, mix)
         return mixed if out is None else out.copy_(mixed)
     if x.requires_grad and torch.is_grad_enabled():
-        edges = None if mix.box is None else mix.box.edges
-        size = (0, 0) if mix.box is None else (mix.box.height, mix.box.width)
-        mixed = _Mix.apply(x, mix.partner, mix.lam, mix.mask, edges, size)
+        leaves, structure = pytree.tree_flatten(mix)
+        mixed = _Mix.apply(x, structure, *leaves)
         assert isinstance(mixed, Tensor)
         return mixed
     return run(x, mix, out)
@@ -93,7 +84,7 @@ def _choose(x: Tensor, mix: Mix) -> Any:
         return None
     if x.device.type == "cpu" and not x.is_complex() and cpu.rows_of(x) is not None:
         return _on_cpu
-    if x.device.type != "cpu" and x.is_contiguous() and _triton().available(x):
+    if x.device.type != "cpu" and _triton().available(x):
         return _on_gpu
     return None
 
@@ -134,74 +125,56 @@ def _span(x: Tensor) -> tuple[int, int]:
 
 def _on_gpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
     direct = out is not None and out.is_contiguous() and not _overlap(x, out)
-    edges = None if mix.box is None else mix.box.edges
-    mixed = _triton().forward(
-        x.detach(), mix.partner, mix.lam, mask=mix.mask, box=edges, out=out if direct else None
-    )
+    mixed = _triton().forward(x.detach(), **_for_gpu(mix), out=out if direct else None)
     return mixed if out is None or direct else out.copy_(mixed)
 
 
+def _for_gpu(mix: Mix) -> dict[str, Tensor | None]:
+    """Return what the Triton kernels are told of a mix."""
+    box = None if mix.box is None else mix.box.edges
+    return {"partner": mix.partner, "lam": mix.lam, "mask": mix.mask, "box": box}
+
+
 class _Mix(torch.autograd.Function):
-    """The mix, linear in ``x``; its gradient is :class:`_Transposed`, whose gradient it is."""
+    """The mix, linear in ``x``; its gradient is :class:`_Transposed`, whose gradient it is.
+
+    What it is given after ``x`` is a :class:`Mix`, flattened: autograd knows tensors alone.
+    """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        partner: Tensor,
-        lam: Tensor,
-        mask: Tensor | None,
-        edges: Tensor | None,
-        size: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(partner, lam, mask, edges)
-        ctx.size = size
-        how = _mix_of(partner, lam, mask, edges, size)
-        if x.device.type == "cpu":
-            out = torch.empty_like(x)
-            cpu.mix_into(out, x, how.partner, how.lam, how.mask, how.box)
-            return out
-        return _triton().forward(x, partner, lam, mask=mask, box=edges)
+    def forward(ctx: Any, x: Tensor, structure: Any, *leaves: Tensor) -> Tensor:
+        ctx.save_for_backward(*leaves)
+        ctx.structure = structure
+        mix = pytree.tree_unflatten(leaves, structure)
+        if x.device.type != "cpu":
+            return _on_gpu(x, mix, None)
+        out = torch.empty_like(x)
+        cpu.mix_into(out, x, mix.partner, mix.lam, mix.mask, mix.box)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad = _Transposed.apply(gradients[0], *ctx.saved_tensors, ctx.size)
-        return (grad, None, None, None, None, None)
+        leaves = ctx.saved_tensors
+        grad = _Transposed.apply(gradients[0], ctx.structure, *leaves)
+        return (grad, None, *[None for _ in leaves])
 
 
 class _Transposed(torch.autograd.Function):
     """The gradient of the mix: each sample's own share, and what it gave to others."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        grad: Tensor,
-        partner: Tensor,
-        lam: Tensor,
-        mask: Tensor | None,
-        edges: Tensor | None,
-        size: tuple[int, int],
-    ) -> Tensor:
-        ctx.save_for_backward(partner, lam, mask, edges)
-        ctx.size = size
-        if grad.device.type == "cpu":
-            out = torch.empty_like(grad)
-            weight = _mix_of(partner, lam, mask, edges, size).dense_mask()
-            cpu.transposed_into(out, grad, partner, lam, weight)
-            return out
-        return _triton().backward(grad.contiguous(), partner, lam, mask=mask, box=edges)
+    def forward(ctx: Any, grad: Tensor, structure: Any, *leaves: Tensor) -> Tensor:
+        ctx.save_for_backward(*leaves)
+        ctx.structure = structure
+        mix = pytree.tree_unflatten(leaves, structure)
+        if grad.device.type != "cpu":
+            return _triton().backward(grad.contiguous(), **_for_gpu(mix))
+        out = torch.empty_like(grad)
+        cpu.transposed_into(out, grad, mix.partner, mix.lam, mix.dense_mask())
+        return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        grad = _Mix.apply(gradients[0].contiguous(), *ctx.saved_tensors, ctx.size)
-        return (grad, None, None, None, None, None)
-
-
-def _mix_of(
-    partner: Tensor,
-    lam: Tensor,
-    mask: Tensor | None,
-    edges: Tensor | None,
-    size: tuple[int, int],
-) -> Mix:
-    return Mix(partner, lam, mask, None if edges is None else Box(edges, *size))
+        leaves = ctx.saved_tensors
+        grad = _Mix.apply(gradients[0].contiguous(), ctx.structure, *leaves)
+        return (grad, None, *[None for _ in leaves])

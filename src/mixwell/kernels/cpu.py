@@ -18,7 +18,18 @@ from torch import Tensor
 from mixwell.kernels import native
 from mixwell.mix import Box
 
-__all__ = ["mix_into", "pair_distance", "parts", "rows_of", "run", "transposed_into"]
+__all__ = [
+    "fit_mask",
+    "fit_weight",
+    "interpolated",
+    "mix_into",
+    "pair_distance",
+    "parts",
+    "rows_of",
+    "run",
+    "threads_for",
+    "transposed_into",
+]
 
 LARGE = 1 << 16
 """Bytes of a sample from which it is worth calls of its own."""
@@ -28,6 +39,9 @@ BLOCK = 1 << 15
 
 THREADED = 1 << 21
 """Bytes of a batch from which it is worth waking other threads."""
+
+EXACT = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+"""What is interpolated in its own precision."""
 
 _TO_INTEGER = 12582912.0
 """1.5 · 2²³, from which on a float32 is an integer."""
@@ -45,23 +59,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
 
 
-def run(jobs: list[Callable[[], None]]) -> None:
-    """Run the jobs side by side, the last of them here."""
+def threads_for(size: int) -> int:
+    """Return how many threads are worth waking for so many bytes."""
+    return torch.get_num_threads() if size >= THREADED else 1
+
+
+def run(work: Callable[[slice], None], parts: list[slice]) -> None:
+    """Do the parts of some work side by side, the last of them here."""
     global _pool
-    if len(jobs) < 2:
-        for job in jobs:
-            job()
+    if len(parts) < 2:
+        for part in parts:
+            work(part)
         return
-    if _pool is None or _pool._max_workers < len(jobs) - 1:
-        _pool = ThreadPoolExecutor(len(jobs) - 1, thread_name_prefix="mixwell")
+    if _pool is None or _pool._max_workers < len(parts) - 1:
+        _pool = ThreadPoolExecutor(len(parts) - 1, thread_name_prefix="mixwell")
     inference = torch.is_inference_mode_enabled()
 
-    def in_mode(job: Callable[[], None]) -> None:  # modes are a thread's own
+    def in_mode(part: slice) -> None:  # modes are a thread's own
         with torch.inference_mode(inference), torch.no_grad():
-            job()
+            work(part)
 
-    waiting = [_pool.submit(in_mode, job) for job in jobs[:-1]]
-    jobs[-1]()
+    waiting = [_pool.submit(in_mode, part) for part in parts[:-1]]
+    work(parts[-1])
     for future in waiting:
         future.result()
 
@@ -119,7 +138,7 @@ def mix_into(
         x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
     )
     if mask is None and (box is None or images) and native.takes(x.dtype):
-        threads = torch.get_num_threads() if size * x.shape[0] >= THREADED else 1
+        threads = threads_for(size * x.shape[0])
         _compiled(out, x, partner.to(torch.int64).contiguous(), lam, box, threads)
     elif in_place or size >= LARGE:
         _by_sample(out, x, partner.tolist(), lam, mask, box, in_place)
@@ -134,12 +153,7 @@ def _compiled(
     if box is None:
         weights = lam.to(torch.float64).contiguous()
         # Threads part at multiples of a cache line.
-        run(
-            [
-                lambda part=part: native.mix(out, x, partner, weights, part)  # type: ignore[misc]
-                for part in parts(size, threads, 64)
-            ]
-        )
+        run(lambda part: native.mix(out, x, partner, weights, part), parts(size, threads, 64))
         return
     planes, width = size // (box.height * box.width), x.element_size()
     if not x.is_contiguous():  # the channels of a position side by side
@@ -148,28 +162,19 @@ def _compiled(
     edges = (
         torch.cat([edges[:, :2], edges[:, 2:] * width], 1) if width > 1 else edges
     ).contiguous()
+    height, width = box.height, box.width * width
     run(
-        [
-            lambda part=part: native.paste(  # type: ignore[misc]
-                out, x, partner, edges, box.height, box.width * width, part
-            )
-            for part in parts(planes * box.height, threads, 1)
-        ]
+        lambda part: native.paste(out, x, partner, edges, height, width, part),
+        parts(planes * height, threads),
     )
 
 
 def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
     """Return the squared distance of each row of ``x`` (B, n) float32 to its partner's: (B,)."""
-    threads = torch.get_num_threads() if x.numel() * x.element_size() >= THREADED else 1
-    pieces = parts(x.shape[1], threads, 64)
+    pieces = parts(x.shape[1], threads_for(x.numel() * x.element_size()), 64)
     sums = torch.zeros(max(1, len(pieces)), x.shape[0], dtype=torch.float64)
     sigma = partner.to(torch.int64).contiguous()
-    run(
-        [
-            lambda part=part, into=into: native.pair_distance(x, sigma, into, part)  # type: ignore[misc]
-            for part, into in zip(pieces, sums.unbind(0), strict=False)
-        ]
-    )
+    run(lambda part: native.pair_distance(x, sigma, sums[pieces.index(part)], part), pieces)
     return sums.sum(0).to(x.dtype)
 
 
@@ -246,16 +251,29 @@ def _masked(result: Tensor, own: Tensor, other: Tensor, mask: Tensor) -> None:
     if mask.dtype == torch.bool:
         torch.where(mask, own, other, out=result)
     else:
-        result.copy_(_interpolated(own, other, mask.expand_as(own)))
+        result.copy_(interpolated(own, other, mask.expand_as(own)))
 
 
-def _interpolated(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """Return the mix, of a dtype that ``copy_`` turns into the samples'."""
-    if own.dtype in (torch.float32, torch.float64):
+def interpolated(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Return the mix, still to be made the samples' dtype, by ``to`` or ``copy_``."""
+    if own.dtype in EXACT:
         return torch.lerp(other, own, weight.to(own.dtype))
-    if own.dtype == torch.uint8:  # the exact value, which has 33 bits, is rounded
-        return torch.lerp(other.double(), own.double(), weight.double()).round_()
-    return torch.lerp(other.float(), own.float(), weight.float())
+    # λ in half precision would move the input's mix away from the label's by up to 1/256; and of
+    # integers the exact value is rounded, which has 33 bits.
+    whole = own.dtype == torch.uint8
+    dtype = torch.float64 if whole and own.device.type != "mps" else torch.float32
+    mixed = torch.lerp(other.to(dtype), own.to(dtype), weight.to(dtype))
+    return mixed.round_() if whole else mixed
+
+
+def fit_mask(mask: Tensor, x: Tensor) -> Tensor:
+    """Return a mask (B, 1, ..., H, W) with as many dimensions as ``x`` has."""
+    return mask.reshape(mask.shape[0], *[1] * (x.ndim - 3), *mask.shape[-2:])
+
+
+def fit_weight(lam: Tensor, x: Tensor) -> Tensor:
+    """Return λ (B,) with as many dimensions as ``x`` has."""
+    return lam.view(-1, *[1] * (x.ndim - 1))
 
 
 def _by_block(out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, mask: Tensor | None) -> None:
@@ -265,8 +283,7 @@ def _by_block(out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, mask: Tensor
         assert results is not None
         x, out, mask = rows, results, lam[:, None]
     else:
-        mask = mask.expand(x.shape[0], *mask.shape[1:])
-        mask = mask.reshape(x.shape[0], *[1] * (x.ndim - 3), *mask.shape[-2:])
+        mask = fit_mask(mask.expand(x.shape[0], *mask.shape[1:]), x)
     direct = x.dtype in (torch.float32, torch.float64) or mask.dtype == torch.bool
     if direct and mask.dtype != torch.bool:
         mask = mask.to(x.dtype)
@@ -275,7 +292,7 @@ def _by_block(out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, mask: Tensor
         part = slice(place, place + step)
         own, result, weight = x[part], out[part], mask[part]
         if not direct:
-            result.copy_(_interpolated(own, x.index_select(0, partner[part]), weight))
+            result.copy_(interpolated(own, x.index_select(0, partner[part]), weight))
             continue
         torch.index_select(x, 0, partner[part], out=result)
         if weight.dtype == torch.bool:
@@ -296,7 +313,7 @@ def transposed_into(
         lam: (B,).
         mask: as in ``Mix``, or None.
     """
-    exact = grad.dtype in (torch.float32, torch.float64, torch.complex64, torch.complex128)
+    exact = grad.dtype in EXACT
     if mask is None and exact and grad[0].numel() * grad.element_size() >= LARGE:
         gradients, results, weights = grad.unbind(0), out.unbind(0), lam.tolist()
         for gradient, result, weight in zip(gradients, results, weights, strict=True):
@@ -304,9 +321,7 @@ def transposed_into(
         for gradient, other, weight in zip(gradients, partner.tolist(), weights, strict=True):
             results[other].add_(gradient, alpha=1 - weight)
         return
-    weight = lam.view(-1, *[1] * (grad.ndim - 1))
-    if mask is not None:
-        weight = mask.view(len(mask), *[1] * (grad.ndim - 3), *mask.shape[-2:])
+    weight = fit_weight(lam, grad) if mask is None else fit_mask(mask, grad)
     wide = grad if exact else grad.float()
     weight = weight.to(wide.dtype)
     own = wide * weight

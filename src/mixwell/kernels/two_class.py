@@ -15,7 +15,7 @@ row, but for two entries: so r is all that is kept of (B, C) values, and becomes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -25,13 +25,18 @@ from torch.nn import functional as F
 from mixwell.kernels import cpu, must_be_plain, native
 from mixwell.kernels.memory import recycled
 
-__all__ = ["Smoothing", "from_features", "from_logits", "mean_from_logits", "plain", "weights_of"]
+__all__ = [
+    "Smoothing",
+    "from_features",
+    "from_logits",
+    "mean_from_logits",
+    "plain",
+    "weights_of",
+    "wide",
+]
 
 BLOCK = 1 << 16
 """Elements that are worked on at a time on the CPU: they stay in a core's second cache."""
-
-THREADED = 1 << 19
-"""Logits from which it is worth waking other threads."""
 
 CHUNK = 1 << 23
 """Logits that exist at a time where they come from features."""
@@ -49,6 +54,11 @@ class Smoothing(NamedTuple):
     epsilon: float
     mean: Tensor | float
     v: Tensor | None
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Return ``logits`` in float32 at least: sums of exponentials don't fit in half precision."""
+    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def weights_of(
@@ -114,13 +124,6 @@ def _of_rest(
     return loss, log_z
 
 
-class _Gradient(NamedTuple):
-    """∂ℓ/∂z: (B,) the factor of r, and (B, 2) what is added at a and b."""
-
-    factor: Tensor
-    at: Tensor
-
-
 def _gradient(
     chosen: Tensor,
     rest: Tensor,
@@ -129,7 +132,8 @@ def _gradient(
     alpha: Tensor,
     eta: Tensor | None,
     smoothing: Smoothing | None,
-) -> _Gradient:
+) -> tuple[Tensor, Tensor]:
+    """Return of ∂ℓ/∂z the factor of r, (B,), and what is added at a and b, (B, 2)."""
     total = alpha.sum(1)
     if smoothing is not None:
         total = total + smoothing.epsilon * smoothing.mean
@@ -142,7 +146,7 @@ def _gradient(
         pull = torch.where(same[:, None], 0.0, eta) * torch.sigmoid(rest[:, None] - chosen)
         at = at - pull
         factor = factor + pull.sum(1)
-    return _Gradient(factor, at)
+    return factor, at
 
 
 def _blocks(z: Tensor) -> Iterator[slice]:
@@ -155,8 +159,7 @@ def _distribution(z: Tensor, index: Tensor | None, r: Tensor | None) -> Tensor:
     """Return log Σ exp z (B,), without a and b if there is an index; softmax goes to ``r``."""
     log_sum = []
     for rows in _blocks(z):
-        part = z[rows]
-        part = part if part.dtype in (torch.float32, torch.float64) else part.float()
+        part = wide(z[rows])
         if index is not None:
             part = _exclude(part, index[rows])
         if r is None:
@@ -179,13 +182,9 @@ class _Compiled(torch.autograd.Function):
     ) -> Tensor:
         r = recycled.empty_like(z) if grad and ctx.needs_input_grad[0] else None
         work = z.new_empty(z.shape[0], 4)
-        threads = _threads(z)
-        loss = z.new_empty(()) if mean and threads == 1 else None
-        _by_rows(
-            z.shape[0],
-            threads,
-            lambda rows: native.two_class(z, a, b, weights, r, work, loss, rows),
-        )
+        parts = _rows(z)
+        loss = z.new_empty(()) if mean and len(parts) == 1 else None
+        cpu.run(lambda rows: native.two_class(z, a, b, weights, r, work, loss, rows), parts)
         ctx.save_for_backward(z, a, b, work)
         ctx.r, ctx.weights, ctx.mean = r, weights, mean
         if loss is not None:
@@ -202,27 +201,19 @@ class _Compiled(torch.autograd.Function):
             each = upstream.expand(z.shape[0]) / z.shape[0] if ctx.mean else upstream
             grad = _again(z, torch.stack([a, b], 1), alpha, eta, None, each)
             return grad, None, None, None, None, None
-        threads = _threads(z)
+        parts = _rows(z)
         r, ctx.r = ctx.r, None
         if r is None:  # a second pass through the same graph
             r = torch.empty_like(z)
-            _by_rows(z.shape[0], threads, lambda rows: native.two_class(
-                z, a, b, weights, r, work, None, rows))  # fmt: skip
+            cpu.run(lambda rows: native.two_class(z, a, b, weights, r, work, None, rows), parts)
         scale = 1 / z.shape[0] if ctx.mean else 1.0
-        _by_rows(z.shape[0], threads, lambda rows: native.two_class_gradient(
-            r, a, b, work, upstream, scale, rows))  # fmt: skip
+        cpu.run(lambda rows: native.two_class_gradient(r, a, b, work, upstream, scale, rows), parts)
         return r, None, None, None, None, None
 
 
-def _threads(z: Tensor) -> int:
-    return torch.get_num_threads() if z.numel() >= THREADED else 1
-
-
-def _by_rows(count: int, threads: int, work: Callable[[slice], None]) -> None:
-    if threads == 1:
-        work(slice(0, count))
-    else:
-        cpu.run([lambda part=part: work(part) for part in cpu.parts(count, threads)])  # type: ignore[misc]
+def _rows(z: Tensor) -> list[slice]:
+    """Return the rows of each thread."""
+    return cpu.parts(z.shape[0], cpu.threads_for(z.numel() * z.element_size()))
 
 
 def _again(
@@ -261,8 +252,8 @@ class _FromLogits(torch.autograd.Function):
             rest = log_sum
             loss, log_z = _of_rest(chosen, rest, index, alpha, eta)
         if smoothing is not None:
-            wide = z.to(alpha.dtype)
-            loss += smoothing.epsilon * (log_z * smoothing.mean - _dot(wide, smoothing.v))
+            dot = _dot(z.to(alpha.dtype), smoothing.v)
+            loss += smoothing.epsilon * (log_z * smoothing.mean - dot)
         ctx.save_for_backward(z, index, alpha, eta, chosen, rest, log_z)
         ctx.r, ctx.smoothing = r, smoothing
         return loss
@@ -315,7 +306,7 @@ def from_logits(
     if _must_be_plain(alpha, eta):
         return plain(z.to(alpha.dtype), index, alpha, eta, smoothing)
     if smoothing is None and _is_compiled(z, alpha):
-        a, b = index.T.to(torch.int64).contiguous()
+        a, b = _index(index.T)
         weights = native.Weights(
             alpha, alpha.contiguous(), None if eta is None else eta.contiguous()
         )
@@ -378,8 +369,7 @@ def _must_be_plain(alpha: Tensor, eta: Tensor | None) -> bool:
 
 def _logits(features: Tensor, weight: Tensor, bias: Tensor | None, part: slice) -> Tensor:
     """Return the logits of some classes in float32 at least: (B, n)."""
-    z = features @ weight[part].to(features.dtype).T
-    z = z if z.dtype in (torch.float32, torch.float64) else z.float()
+    z = wide(features @ weight[part].to(features.dtype).T)
     return z if bias is None else z.add_(bias[part].to(z.dtype))
 
 

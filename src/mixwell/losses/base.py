@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mixwell.batch import check_choice
 from mixwell.errors import InputError
 from mixwell.kernels import native
+from mixwell.kernels.two_class import wide
 from mixwell.mix import MixedTarget
 
 __all__ = [
@@ -21,11 +22,6 @@ __all__ = [
     "share",
     "wide",
 ]
-
-
-def wide(logits: Tensor) -> Tensor:
-    """Return ``logits`` in float32 at least: sums of exponentials don't fit in half precision."""
-    return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
 def share(lam: Tensor, value: Tensor) -> Tensor:
