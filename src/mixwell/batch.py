@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError, suggest
 from mixwell.functional import pair_distance, pairwise_distance
 
-__all__ = ["Batch", "Distance", "Range", "check_choice", "check_range", "tensors"]
+__all__ = ["Batch", "Distance", "Range", "check_choice", "check_counts", "check_range", "tensors"]
 
 Distance = Literal["features", "input", "label"]
+
+Result = TypeVar("Result")
 
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
@@ -37,6 +39,17 @@ def check_range(
         right = f"{high:g}]" if high != float("inf") else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
     return float(value)
+
+
+def check_counts(class_counts: Tensor | Sequence[float]) -> Tensor:
+    """Return the training samples of each class as float32 (C,), if there are some of each."""
+    counts = torch.as_tensor(class_counts, dtype=torch.float32)
+    if counts.ndim != 1 or len(counts) < 2 or not bool((counts > 0).all()):
+        raise InputError(
+            "class_counts must hold a positive count for each of two classes or more, "
+            f"got {counts.tolist()}"
+        )
+    return counts
 
 
 def tensors(x: Any) -> list[Tensor]:
@@ -76,6 +89,9 @@ class Batch:
         generator: the source of randomness, or None for the default ones.
         progress: 0-d tensor, training progress in [0, 1].
         features: computes the features (B, d) of the unmixed samples; called at most once.
+        look: computes what the model looks at, by kind; see :meth:`look`.
+        model: the model that is trained, or None where there is none (in a preview).
+        task: "classification", "multilabel", "segmentation" or "regression".
     """
 
     def __init__(
@@ -87,11 +103,17 @@ class Batch:
         generator: torch.Generator | None = None,
         progress: Tensor | None = None,
         features: Callable[[], Tensor] | None = None,
+        look: Callable[[str], Tensor] | None = None,
+        model: nn.Module | None = None,
+        task: str = "classification",
     ) -> None:
         self.x, self.y, self.index, self.generator = x, y, index, generator
+        self.model, self.task = model, task
         self.progress = torch.zeros(()) if progress is None else progress
         self._compute = features
         self._features: Tensor | None = None
+        self._look = look
+        self._seen: dict[Any, Any] = {}
         self._first = next(iter(tensors(x)), y)
 
     def __len__(self) -> int:
@@ -118,10 +140,56 @@ class Batch:
     def features(self, value: Tensor) -> None:
         self._features = value
 
+    def look(self, kind: str) -> Tensor:
+        """Return where the model looks in the unmixed samples, without gradient.
+
+        Each kind takes a pass of the model in evaluation mode, once a step.
+
+        Args:
+            kind: "gradient": (B, H, W), the size of the loss's gradient at each pixel; "maps":
+                (B, d, h, w), the last feature maps; "cam": (B, h, w), the class activation map of
+                each sample's class; "attention": (B, h, w), a vision transformer's attention
+                of its class token. All are ≥ 0; the last two and the first sum to 1 over positions.
+
+        Raises:
+            InputError: there is no model to look with, or this one has nothing of the kind.
+        """
+        if self._look is None:
+            raise InputError(
+                f"this way of mixing asks the model where it looks ({kind}): call "
+                "method(model, x, y), or preview(x, y, model=model)"
+            )
+        look = self._look
+        return self.once(kind, lambda: look(kind))
+
+    def once(self, key: Any, compute: Callable[[], Result]) -> Result:
+        """Return what ``compute()`` gives, computed at most once a step under ``key``."""
+        if key not in self._seen:
+            self._seen[key] = compute()
+        return cast(Result, self._seen[key])
+
     @property
     def classes(self) -> Tensor:
         """(B,) class indices; of soft labels the most probable class."""
+        if self.task in ("multilabel", "segmentation"):
+            raise InputError(
+                f"samples have no one class in task={self.task!r}, and this way of pairing or "
+                "weighing asks for it; choose one that looks at inputs or features"
+            )
         return self.y.argmax(1) if self.y.is_floating_point() and self.y.ndim == 2 else self.y
+
+    def count(self, counts: Tensor) -> Tensor:
+        """Return what ``counts`` (C,) holds for each sample's class: (B,)."""
+        classes = self.classes
+        try:
+            return counts.index_select(0, classes)
+        except (IndexError, RuntimeError) as error:
+            low, high = (int(end) for end in torch.aminmax(classes))
+            if low >= 0 and high < len(counts):
+                raise
+            raise InputError(
+                f"class_counts holds {len(counts)} classes, but y has values from {low} to {high}"
+            ) from error
 
     def _measured(self, distance: str) -> Tensor:
         if distance == "features":
@@ -154,6 +222,10 @@ class Batch:
     def rand(self, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1) of this shape."""
         return self._draw(torch.rand, shape)
+
+    def randn(self, *shape: int) -> Tensor:
+        """Return normal numbers of this shape."""
+        return self._draw(torch.randn, shape)
 
     def randperm(self) -> Tensor:
         """Return a random permutation of the batch: (B,) int64."""

@@ -13,7 +13,8 @@ from torch.utils import _pytree as pytree
 
 from mixwell import kernels
 from mixwell.errors import InputError
-from mixwell.mix import Mix
+from mixwell.kernels import cpu, native
+from mixwell.mix import Mix, MultiMix
 
 __all__ = [
     "beta_cdf",
@@ -24,6 +25,7 @@ __all__ = [
     "pairwise_distance",
     "remix_lambda",
     "sample_beta",
+    "sample_dirichlet",
     "similarity_tau",
 ]
 
@@ -34,7 +36,7 @@ TAU_MIN, TAU_MAX = 1e-30, 1e6
 # ---------------------------------------------------------------------------------------- mixing
 
 
-def mix(x: Any, mix: Mix, *, out: Any = None) -> Any:
+def mix(x: Any, mix: Mix | MultiMix, *, out: Any = None) -> Any:
     """Return ``λ x + (1 - λ) x[partner]`` of anything batch-first; ``x`` is left as it is.
 
     On the CPU the result of a large batch takes memory of an earlier one that nobody holds any
@@ -43,9 +45,11 @@ def mix(x: Any, mix: Mix, *, out: Any = None) -> Any:
     Args:
         x: a tensor (B, ...) or a pytree (dict, tuple, list, ...) of them. Floating tensors are
             interpolated in float32 at least and keep their dtype and gradient; uint8 is rounded
-            to the nearest integer (ties to even).
+            to the nearest integer (ties to even). Other whole numbers and bool (class maps) can't
+            be interpolated, but are taken from one sample or the other by a box or a bool mask.
         mix: B partners and weights. Where it has a mask or a box, its last two dimensions must
-            be those of every tensor in ``x``.
+            be those of ``x``; of several tensors, those of two dimensions or fewer, (B,) and
+            (B, n), have no positions and are interpolated by λ.
         out: memory for the result, like ``x`` in structure, shapes and dtypes; ``x`` itself
             mixes in place. Only without gradient.
 
@@ -58,31 +62,67 @@ def mix(x: Any, mix: Mix, *, out: Any = None) -> Any:
     tensor([[1., 3.],
             [4., 6.]])
     """
+    if isinstance(mix, MultiMix):
+        return pytree.tree_map_only(Tensor, lambda leaf: _mix_many(leaf, mix, out), x)
     if isinstance(x, Tensor):  # the usual case: a walk through a tree costs as much as 100 pixels
         return _mix_tensor(x, mix, out)
     if out is None:
-        return pytree.tree_map_only(Tensor, lambda leaf: _mix_tensor(leaf, mix, None), x)
+        return pytree.tree_map_only(Tensor, lambda leaf: _mix_leaf(leaf, mix, None), x)
     if pytree.tree_structure(x) != pytree.tree_structure(out):
         raise InputError(
             f"mix: out must have the structure of x, {pytree.tree_structure(x)}, "
             f"got {pytree.tree_structure(out)}"
         )
     return pytree.tree_map(
-        lambda leaf, to: _mix_tensor(leaf, mix, to) if isinstance(leaf, Tensor) else leaf, x, out
+        lambda leaf, to: _mix_leaf(leaf, mix, to) if isinstance(leaf, Tensor) else leaf, x, out
     )
 
 
-def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
-    if x.ndim == 0 or x.shape[0] != len(mix):
+def _mix_leaf(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
+    """Mix one of several tensors: what has no positions goes by λ."""
+    if x.ndim < 3 and not mix.is_uniform:
+        mix = Mix(mix.partner, mix.lam)
+    return _mix_tensor(x, mix, out)
+
+
+def _mix_many(x: Tensor, mix: MultiMix, out: Any) -> Tensor:
+    if out is not None:
+        raise InputError("mix: out= is for mixes of two samples; leave it out for a MultiMix")
+    _check_mixable(x, len(mix), picks=False)
+    flat = x.reshape(len(mix), -1)
+    exact = x.is_complex() or x.dtype == torch.float64
+    precise = x.dtype if exact else torch.float32
+    total = torch.zeros_like(flat, dtype=precise)
+    for partner, weight in zip(mix.partners.unbind(1), mix.weights.unbind(1), strict=True):
+        total = total + weight[:, None].to(precise) * flat.index_select(0, partner)
+    if x.dtype == torch.uint8:
+        total = total.round().clamp(0, 255)
+    return total.to(x.dtype).reshape(x.shape)
+
+
+def _check_mixable(x: Tensor, size: int, picks: bool) -> None:
+    """Raise an InputError for what can't be mixed.
+
+    Args:
+        x: what should be (size, ...).
+        size: B.
+        picks: whether each position is one sample's alone, so that no arithmetic is needed.
+    """
+    if x.ndim == 0 or x.shape[0] != size:
         raise InputError(
-            f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {len(mix)}; "
+            f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {size}; "
             "every tensor must be batch-first"
         )
-    if not (x.is_floating_point() or x.is_complex() or x.dtype == torch.uint8):
+    if not (picks or x.is_floating_point() or x.is_complex() or x.dtype == torch.uint8):
         raise InputError(
             f"mix: a tensor of {x.dtype} can't be interpolated; floating, complex and uint8 can "
             "(class labels mix as a MixedTarget; of tokens, mix a hidden layer: layer='...')"
         )
+
+
+def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
+    picks = mix.box is not None or (mix.mask is not None and mix.mask.dtype == torch.bool)
+    _check_mixable(x, len(mix), picks)
     if mix.mask is not None:
         _check_positions(x, mix.mask.shape[-2:])
     elif mix.box is not None:
@@ -223,21 +263,51 @@ def sample_beta(tau: Tensor, generator: torch.Generator | None = None) -> Tensor
     shape = _double(tau).clamp(TAU_MIN, TAU_MAX)
     if generator is not None:
         shape = shape.to(generator.device)
-    shape = shape.expand(2, *shape.shape).contiguous()
-    log_gamma = torch._standard_gamma(shape + 1, generator=generator).log()
+    shape = shape.expand(2, *shape.shape)
+    log_gamma = torch._standard_gamma(shape + 1, generator=generator).log_()
     # -log U is a standard exponential, drawn without the risk of log 0.
-    log_gamma = log_gamma - torch.empty_like(shape).exponential_(generator=generator) / shape
+    log_gamma -= torch.empty_like(log_gamma).exponential_(generator=generator).div_(shape)
     return torch.sigmoid(log_gamma[0] - log_gamma[1]).to(device=tau.device, dtype=dtype)
 
 
+def sample_dirichlet(alpha: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw weights ~ Dirichlet(α_1, ..., α_k), right for any α in [1e-30, 1e6].
+
+    Of two weights the first is :func:`sample_beta`'s λ; drawn in log space like that one.
+
+    Args:
+        alpha: (..., k), positive; clamped to [1e-30, 1e6].
+        generator: the source of randomness; the default generator of ``alpha``'s device without
+            one.
+
+    Returns:
+        (..., k) weights ≥ 0 that sum to 1, like ``alpha`` (float32 for half precision).
+    """
+    dtype = alpha.dtype if alpha.dtype in (torch.float32, torch.float64) else torch.float32
+    shape = _double(alpha).clamp(TAU_MIN, TAU_MAX)
+    if generator is not None:
+        shape = shape.to(generator.device)
+    log_gamma = torch._standard_gamma(shape + 1, generator=generator).log_()
+    log_gamma -= torch.empty_like(log_gamma).exponential_(generator=generator).div_(shape)
+    return torch.softmax(log_gamma, -1).to(device=alpha.device, dtype=dtype)
+
+
 @lru_cache(maxsize=8)
-def _legendre(device: torch.device, nodes: int = 64) -> tuple[Tensor, Tensor]:
+def _build_legendre(device: torch.device, nodes: int = 64) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [0, 1] (Golub and Welsch, 1969)."""
     k = torch.arange(1, nodes, dtype=torch.float64, device="cpu")
     off_diagonal = k / (4 * k * k - 1).sqrt()
     jacobi = torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
     points, vectors = torch.linalg.eigh(jacobi)
     return ((points + 1) / 2).to(device), vectors[0].square().to(device)
+
+
+def _legendre(device: torch.device) -> tuple[Tensor, Tensor]:
+    """:func:`_build_legendre` as constants, as :func:`_quantile_terms` are."""
+    return _build_legendre(device)
+
+
+_legendre._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _excess(q: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
@@ -375,6 +445,13 @@ def _quantile_terms(device: torch.device) -> list[list[Tensor]]:
 _quantile_terms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
+@lru_cache(maxsize=1)
+def _quantile_table() -> Tensor:
+    """Return the same by cell, (ROWS, 2 COLUMNS, 19), as the compiled kernel reads it."""
+    terms = [term for of_x in _build_terms(torch.device("cpu")) for term in of_x]
+    return torch.stack(terms, 1).view(ROWS, 2 * COLUMNS, len(terms))
+
+
 def _horner(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
     """Return ``Σ coefficients[i] xⁱ``."""
     result = coefficients[-1]
@@ -407,32 +484,58 @@ def beta_icdf(u: Tensor, tau: Tensor) -> Tensor:
     Source of the form for τ ≥ 1: N. M. Temme, "Asymptotic inversion of the incomplete beta
     function", J. Comput. Appl. Math. 41 (1992).
     """
-    wide_u, wide_tau = torch.broadcast_tensors(_double(u), _double(tau).clamp(TAU_MIN, TAU_MAX))
-    shape, wide_u, wide_tau = wide_u.shape, wide_u.reshape(-1).clamp(0, 1), wide_tau.reshape(-1)
-    p = torch.minimum(wide_u, 1 - wide_u)
-    along_tau = wide_tau / (wide_tau + 1) * (2 * COLUMNS)
+    wide_u, wide_tau = _double(u), _double(tau)
+    if wide_u.shape != wide_tau.shape:
+        wide_u, wide_tau = torch.broadcast_tensors(wide_u, wide_tau)
+    run = _compiled_icdf if _is_compiled(wide_u, wide_tau) else _icdf
+    return run(wide_u, wide_tau).to(u)
+
+
+def _is_compiled(u: Tensor, tau: Tensor) -> bool:
+    """Whether the compiled kernel takes these."""
+    return (
+        not kernels.must_be_plain()
+        and u.device.type == "cpu"
+        and type(u) is type(tau) is Tensor
+        and not (u.is_neg() or tau.is_neg())  # what is in memory is the value
+        and u.numel() > 0
+        and native.library() is not None
+    )
+
+
+def _compiled_icdf(u: Tensor, tau: Tensor) -> Tensor:
+    """:func:`beta_icdf` by the compiled kernel, of float64 tensors of the same shape."""
+    return cpu.beta_icdf(u.contiguous(), tau.contiguous(), _quantile_table())
+
+
+def _icdf(u: Tensor, tau: Tensor) -> Tensor:
+    """:func:`beta_icdf` by torch's operations, of float64 tensors of the same shape."""
+    shape = u.shape
+    u, tau = u.reshape(-1).clamp(0, 1), tau.reshape(-1).clamp(TAU_MIN, TAU_MAX)
+    p = torch.minimum(u, 1 - u)
+    along_tau = tau / (tau + 1) * (2 * COLUMNS)
     column = along_tau.floor()
     is_large = column >= COLUMNS  # τ ≥ 1
 
     # -x or -ζ², as the exponents are; finite at p = 0, where λ is 0 all the same.
     start = torch.where(is_large, torch.special.ndtri(p).square() * -0.5, torch.log(2 * p))
-    start = (start / wide_tau).clamp_min(-1e300)
+    start = (start / tau).clamp_min(-1e300)
     # w or v, which is also the place in the table.
     share = torch.where(is_large, start / (start - 6), -torch.expm1(start))
     along_p = share * ROWS
     row = along_p.floor().clamp_max(ROWS - 1)
-    terms = _quantile_terms(wide_u.device)
+    terms = _quantile_terms(u.device)
     # The clamp is for NaN, which has no cell but stays NaN in what follows.
     cell = torch.add(column, row, alpha=2 * COLUMNS).long().clamp(0, len(terms[0][0]) - 1)
     x, y = along_p - row - 0.5, along_tau - column - 0.5
     correction = _horner([_horner([t.index_select(0, cell) for t in of_x], x) for of_x in terms], y)
 
     correction = share * correction + torch.log1p(start * -0.5) * (is_large * 0.5)
-    end = start - torch.minimum(wide_tau, 1 / wide_tau) * correction  # -q or -η²
+    end = start - torch.minimum(tau, 1 / tau) * correction  # -q or -η²
     odds = torch.exp(end)
     # For τ ≥ 1 the lesser root of 4λ(1 - λ) = e^(-η²), without cancellation at either end.
     lam = odds / torch.where(is_large, 2 + 2 * torch.sqrt(-torch.expm1(end)), 1 + odds)
-    return torch.where(wide_u < 0.5, lam, 1 - lam).reshape(shape).to(u)
+    return torch.where(u < 0.5, lam, 1 - lam).reshape(shape)
 
 
 # ---------------------------------------------------------------------------------------- labels

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["Box", "Mix", "MixedTarget"]
+__all__ = ["Box", "Mix", "MixedTarget", "MultiMix", "MultiTarget", "Warp"]
 
 
 def _register(cls: type) -> type:
@@ -59,11 +59,14 @@ class Box:
             ``top = bottom``.
         height: H of the images that it is for.
         width: W.
+        source: optional (B, 4), in the order of ``edges``: the rectangle of the partner that is
+            resized into the box (ResizeMix, SnapMix). Without it the same pixels are taken.
     """
 
     edges: Tensor
     height: int
     width: int
+    source: Tensor | None = None
 
     def mask(self) -> Tensor:
         """Return the same as a mask: (B, 1, H, W) bool, True where the own sample is."""
@@ -78,6 +81,50 @@ class Box:
         inside = (self.edges[:, 1::2] - self.edges[:, ::2]).clamp_min(0).prod(1)
         whole = self.height * self.width
         return (whole - inside) / whole
+
+    def grid(self) -> Tensor | None:
+        """Return where the partner is read to fill the box, as ``F.grid_sample`` takes it.
+
+        (B, H, W, 2), of use inside the box alone; None where the same pixels are taken.
+        """
+        if self.source is None:
+            return None
+        down, across = (
+            _stretch(self.edges[:, side], self.source[:, side], size)
+            for side, size in ((slice(0, 2), self.height), (slice(2, 4), self.width))
+        )
+        height, width = self.height, self.width
+        return torch.stack(
+            [across[:, None, :].expand(-1, height, -1), down[:, :, None].expand(-1, -1, width)], 3
+        )
+
+
+def _stretch(to: Tensor, source: Tensor, size: int) -> Tensor:
+    """Return where each pixel of an axis reads, in [-1, 1]: ``source`` (B, 2) resized into ``to``.
+
+    (B, size). As in ``F.interpolate``, nothing outside of the source is read at its border.
+    """
+    (start, stop), (first, last) = to.float().unbind(1), source.float().unbind(1)
+    pixel = torch.arange(size, device=to.device) + 0.5
+    scale = (last - first) / (stop - start).clamp_min(1)
+    place = first[:, None] + (pixel - start[:, None]) * scale[:, None]
+    inside = torch.maximum(torch.minimum(place, last[:, None] - 0.5), first[:, None] + 0.5)
+    return inside * (2 / size) - 1
+
+
+@_register
+@dataclass(frozen=True, eq=False)
+class Warp:
+    """Where the two samples of each pair are read before they are mixed (PuzzleMix).
+
+    Args:
+        own: optional (B, H, W, 2) floating, places as ``F.grid_sample`` takes them (across and
+            down, -1 to 1 from edge to edge) of the own sample; None leaves it where it is.
+        partner: likewise of the partner.
+    """
+
+    own: Tensor | None = None
+    partner: Tensor | None = None
 
 
 @_register
@@ -94,12 +141,14 @@ class Mix:
         mask: optional (B, 1, ..., H, W), bool or floating in [0, 1]: the own sample's weight at
             each position, where mixing is not the same everywhere. ``lam`` is its mean.
         box: optional, instead of a mask, where that is a rectangle (CutMix).
+        warp: optional: content of the two samples moves before they are mixed (PuzzleMix).
     """
 
     partner: Tensor
     lam: Tensor
     mask: Tensor | None = None
     box: Box | None = None
+    warp: Warp | None = None
 
     def __post_init__(self) -> None:
         if self.partner.ndim != 1 or self.partner.dtype not in (torch.int64, torch.int32):
@@ -125,6 +174,12 @@ class Mix:
         """
         return self.mask if self.box is None else self.box.mask()
 
+    def warped(self) -> Warp | None:
+        """Return where both samples are read, of the warp or of a box that resizes; else None."""
+        if self.box is None or self.box.source is None:
+            return self.warp
+        return Warp(partner=self.box.grid())
+
     def __len__(self) -> int:
         return self.partner.shape[0]
 
@@ -143,10 +198,11 @@ class MixedTarget:
     built on request only.
 
     Args:
-        a: own targets. Class indices (B,) int64; or floating: soft labels (B, C), or real targets
-            (B,) or (B, K) in regression.
+        a: own targets. Class indices (B,) int64, or (B, H, W), one for each position
+            (segmentation); or floating: soft labels (B, C), or real targets (B,) or (B, K).
         b: the partners' targets, like ``a``.
         lam: (B,) floating, the weight of ``a`` in [0, 1]. It may differ from the inputs' λ (Remix).
+            Of classes by position it may have their shape, one weight for each position.
         weight: optional (B,) floating, the weight of each sample in the loss; 0 leaves it out.
     """
 
@@ -165,12 +221,13 @@ class MixedTarget:
             raise InputError(
                 f"MixedTarget: a and b must be of one kind, got {self.a.dtype} and {self.b.dtype}"
             )
-        if not self.a.is_floating_point() and self.a.ndim != 1:
+        if not self.a.is_floating_point() and self.a.ndim == 2:
             raise InputError(
-                "MixedTarget: class indices must have shape (B,), got shape "
-                f"{tuple(self.a.shape)}; give soft labels as a floating (B, C) tensor"
+                "MixedTarget: class indices must have shape (B,), or (B, H, W) by position, got "
+                f"shape {tuple(self.a.shape)}; give soft labels as a floating (B, C) tensor"
             )
-        _check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
+        if not self.by_position or self.lam.shape != self.a.shape:
+            _check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
             _check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
 
@@ -182,10 +239,23 @@ class MixedTarget:
         """Whether ``a`` and ``b`` are class indices, rather than soft labels or real targets."""
         return not self.a.is_floating_point()
 
+    @property
+    def by_position(self) -> bool:
+        """Whether there is a class for each position of a sample (segmentation)."""
+        return self.is_index and self.a.ndim > 1
+
     @classmethod
     def clean(cls, y: Tensor) -> MixedTarget:
         """Return the target of unmixed samples with targets ``y``: λ = 1."""
         return cls(y, y, torch.ones(len(y), device=y.device))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MixedTarget:
+        """Return the same on another device, for loaders that move what they load."""
+        return pytree.tree_map(lambda part: part.to(device, non_blocking=non_blocking), self)
+
+    def pin_memory(self) -> MixedTarget:
+        """Return the same in pinned memory, for a DataLoader with ``pin_memory=True``."""
+        return pytree.tree_map(lambda part: part.pin_memory(), self)
 
     def dense(self, num_classes: int | None = None) -> Tensor:
         """Return the mixed targets as one tensor, for losses from outside mixwell.
@@ -194,13 +264,95 @@ class MixedTarget:
             num_classes: C; needed for class indices, ignored otherwise.
 
         Returns:
-            (B, C) probabilities, each row summing to 1; or λ a + (1 - λ) b of real targets.
+            (B, C) probabilities, each row summing to 1; (B, C, H, W) of classes by position; or
+            λ a + (1 - λ) b of real targets.
         """
         if self.is_index:
             if num_classes is None:
                 raise InputError("dense: num_classes is needed to expand class indices")
-            a, b = (F.one_hot(y, num_classes).to(self.lam.dtype) for y in (self.a, self.b))
+            a, b = (
+                F.one_hot(y, num_classes).to(self.lam.dtype).movedim(-1, 1)
+                for y in (self.a, self.b)
+            )
         else:
             a, b = self.a, self.b
-        lam = self.lam.to(a.dtype).view(-1, *[1] * (a.ndim - 1))
+        lam = self.lam.to(a.dtype)
+        lam = lam[:, None] if lam.ndim > 1 else lam.view(-1, *[1] * (a.ndim - 1))
         return torch.lerp(b, a, lam)
+
+
+@_register
+@dataclass(frozen=True, eq=False)
+class MultiMix:
+    """A mix of k samples each: ``x̃_i = Σ_j w_ij x_{p_ij}``; of two it is a :class:`Mix`.
+
+    Args:
+        partners: (B, k) int64, k ≥ 2: the indices of the samples that are mixed, the own first.
+        weights: (B, k) floating, ≥ 0, each row summing to 1.
+    """
+
+    partners: Tensor
+    weights: Tensor
+
+    is_uniform = True
+
+    def __post_init__(self) -> None:
+        if self.partners.ndim != 2 or self.partners.dtype not in (torch.int64, torch.int32):
+            raise InputError(
+                "MultiMix: partners must be a (B, k) tensor of int64 indices, "
+                f"got {self.partners.dtype} of shape {tuple(self.partners.shape)}"
+            )
+        if not self.weights.is_floating_point() or self.weights.shape != self.partners.shape:
+            raise InputError(
+                f"MultiMix: weights must be floating of shape {tuple(self.partners.shape)}, "
+                f"got {self.weights.dtype} of shape {tuple(self.weights.shape)}"
+            )
+
+    @property
+    def lam(self) -> Tensor:
+        """(B,), the own sample's weight."""
+        return self.weights[:, 0]
+
+    def __len__(self) -> int:
+        return self.partners.shape[0]
+
+
+@_register
+@dataclass(frozen=True, eq=False)
+class MultiTarget:
+    """The target of samples mixed of k: ``weights`` w_ij of the classes ``classes`` c_ij.
+
+    Args:
+        classes: (B, k) int64 class indices, the own first; a class may come more than once.
+        weights: (B, k) floating, ≥ 0, each row summing to 1.
+        weight: optional (B,) floating, the weight of each sample in the loss; 0 leaves it out.
+    """
+
+    classes: Tensor
+    weights: Tensor
+    weight: Tensor | None = None
+
+    is_index = True
+    by_position = False
+
+    def __post_init__(self) -> None:
+        if self.classes.ndim != 2 or self.classes.is_floating_point():
+            raise InputError(
+                "MultiTarget: classes must be a (B, k) tensor of int64 class indices, "
+                f"got {self.classes.dtype} of shape {tuple(self.classes.shape)}"
+            )
+        if not self.weights.is_floating_point() or self.weights.shape != self.classes.shape:
+            raise InputError(
+                f"MultiTarget: weights must be floating of shape {tuple(self.classes.shape)}, "
+                f"got {self.weights.dtype} of shape {tuple(self.weights.shape)}"
+            )
+        if self.weight is not None:
+            _check_vector("MultiTarget", "weight", self.weight, self.classes.shape[0])
+
+    def __len__(self) -> int:
+        return self.classes.shape[0]
+
+    def dense(self, num_classes: int) -> Tensor:
+        """Return the mixed labels as (B, C) probabilities, each row summing to 1."""
+        zeros = self.weights.new_zeros(len(self), num_classes)
+        return zeros.scatter_add(1, self.classes, self.weights)

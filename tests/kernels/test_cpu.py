@@ -171,22 +171,26 @@ def test_weights_of_any_dtype_and_stride(layout, mode, kernels_by):
 @pytest.mark.parametrize("layout", ["contiguous", "channels last", "large", "long"])
 def test_several_threads_share_a_batch(layout, mode, kernels_by, threads, monkeypatch):
     monkeypatch.setattr(cpu, "THREADED", 0)
-    threads(2 if layout == "large" else 3)
     for dtype in (torch.float32, torch.bfloat16, torch.uint8):
         x = LAYOUTS[layout](lambda *shape, dtype=dtype: make(*shape, dtype=dtype))
         mix = make_mix(x, mode)
         if mix is None:
             continue
-        check(x, mix)
-        expected = plain(x, mix)
-        assert_same(functional.mix(x, mix, out=x), expected)
+        before, expected = x.clone(), plain(x, mix)
+        threads(2 if layout == "large" else 3)
+        mixed, kept = functional.mix(x, mix), x.clone()
+        functional.mix(x, mix, out=x)
+        threads(1)  # torch's own would wait for each other at every operation
+        for got in (mixed, x):
+            assert_same(got, expected)
+        assert torch.equal(kept, before)
 
 
 @pytest.mark.parametrize("mode", ["lam", "box"])
 def test_a_batch_of_some_megabytes(mode, kernels_by, threads):
     threads(2)
-    for dtype in (torch.float32, torch.uint8):
-        x = make(8, 3, 320, 300, dtype=dtype)
+    for dtype, side in ((torch.float32, 150), (torch.uint8, 300)):
+        x = make(8, 3, side, side, dtype=dtype)
         assert x.nbytes >= cpu.THREADED
         check(x, make_mix(x, mode))
 
@@ -253,7 +257,7 @@ def test_bytes_are_the_exact_value_rounded_to_even(lam, length, kernels_by):
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_what_is_not_finite_goes_where_it_belongs(dtype, mode, kernels_by):
-    for shape in [(5, 3, 9, 8), (5, 3, 160, 160)]:
+    for shape in [(5, 3, 9, 8), (5, 3, 111, 100)]:  # one after another by torch, from cpu.LARGE
         x = make(*shape, dtype=dtype)
         for place, value in enumerate((torch.nan, torch.inf, -torch.inf)):
             x[place, 0, place + 1, 3:6] = value
@@ -518,9 +522,9 @@ def test_gradients_accumulate_and_the_result_may_be_changed():
 @pytest.mark.parametrize("shape", [(6, 40), (6, 3, 130, 120)])
 def test_without_gradients(shape, kernels_by, threads, monkeypatch):
     monkeypatch.setattr(cpu, "THREADED", 0)
-    threads(2)
     x, mix = make(*shape).requires_grad_(), Mix(partners(6), weights(6))
     expected = plain(x, mix).detach()
+    threads(2 if kernels_by == "compiled" else 1)
     with torch.no_grad():
         mixed = functional.mix(x, mix)
     assert not mixed.requires_grad
@@ -697,7 +701,7 @@ def test_several_threads_mix_at_once(kernels_by, threads, monkeypatch):
     def work(seed):
         start.wait()
         kept = []
-        for step in range(20):
+        for step in range(10):
             x = make(6, 150, 100, seed=100 * seed + step)
             mix = Mix(partners(6, seed=seed), weights(6, seed=step))
             kept.append((functional.mix(x, mix), x, mix))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from mixwell.kernels import cpu, native
@@ -29,9 +30,34 @@ def plain(x: Tensor, mix: Mix) -> Tensor:
     mask = mix.dense_mask()
     weight = cpu.fit_weight(mix.lam, x) if mask is None else cpu.fit_mask(mask, x)
     other = x.index_select(0, mix.partner)
+    warp = mix.warped()
+    if warp is not None:
+        x, other = _read(x, warp.own), _read(other, warp.partner)
     if weight.dtype == torch.bool:
         return torch.where(weight, x, other)
     return cpu.interpolated(x, other, weight).to(x.dtype)
+
+
+def _read(x: Tensor, grid: Tensor | None) -> Tensor:
+    """Return ``x`` (B, ..., H, W) read at ``grid`` (B, H, W, 2), bilinearly between pixels.
+
+    Of whole numbers that are no brightness (classes, masks) the nearest pixel is taken.
+    """
+    if grid is None:
+        return x
+    images = x.reshape(x.shape[0], -1, *x.shape[-2:])
+    smooth = x.is_floating_point() or x.dtype == torch.uint8
+    precise = torch.float64 if x.dtype in (torch.float64, torch.int64) else torch.float32
+    read = F.grid_sample(
+        images.to(precise),
+        grid.to(precise),
+        mode="bilinear" if smooth else "nearest",
+        padding_mode="border",
+        align_corners=False,
+    )
+    if not x.is_floating_point():
+        read = read.round_()
+    return read.to(x.dtype).reshape(x.shape)
 
 
 def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
@@ -78,6 +104,10 @@ def _choose(x: Tensor, mix: Mix) -> Any:
     if must_be_plain() or type(x) not in _PLAIN_TYPES or not x.shape[0]:
         return None
     if x.is_neg() or x.is_conj():  # what is in memory is not the value
+        return None
+    if mix.warp is not None or (mix.box is not None and mix.box.source is not None):
+        return None
+    if not (x.is_floating_point() or x.dtype == torch.uint8):
         return None
     learnt = mix.lam.requires_grad or (mix.mask is not None and mix.mask.requires_grad)
     if learnt and torch.is_grad_enabled():

@@ -19,6 +19,7 @@ from mixwell.kernels import native
 from mixwell.mix import Box
 
 __all__ = [
+    "beta_icdf",
     "fit_mask",
     "fit_weight",
     "interpolated",
@@ -176,6 +177,15 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
     sigma = partner.to(torch.int64).contiguous()
     run(lambda part: native.pair_distance(x, sigma, sums[pieces.index(part)], part), pieces)
     return sums.sum(0).to(x.dtype)
+
+
+def beta_icdf(u: Tensor, tau: Tensor, table: Tensor) -> Tensor:
+    """Return the inverse distribution function of Beta(τ, τ); see :func:`native.beta_icdf`."""
+    lam = torch.empty_like(u)
+    # One value takes as long as mixing some 128 bytes.
+    pieces = parts(u.numel(), threads_for(128 * u.numel()), 8)
+    run(lambda part: native.beta_icdf(lam, u, tau, table, part), pieces)
+    return lam
 
 
 def parts(size: int, count: int, multiple: int = 1) -> list[slice]:

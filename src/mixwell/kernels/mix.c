@@ -157,13 +157,20 @@ static inline uint8_t nearest(uint8_t own, uint8_t other, float lam) {
 #if defined(__AVX2__) && defined(__FMA__)
 #include <immintrin.h>
 
-static inline __m256i nearest_8(const uint8_t *own, const uint8_t *other, __m256 lam) {
-    const __m256i a = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)own));
-    const __m256i b = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)other));
-    const __m256 apart = _mm256_cvtepi32_ps(_mm256_sub_epi32(a, b));
-    const __m256 base = _mm256_castsi256_ps(_mm256_add_epi32(b, _mm256_set1_epi32(MAGIC)));
-    const __m256i mixed = _mm256_castps_si256(_mm256_fmadd_ps(lam, apart, base));
-    return _mm256_and_si256(mixed, _mm256_set1_epi32(255));
+/* Of 8 bytes, each of which is the lowest of MAGIC's bits. */
+static inline __m256i nearest_8(__m256i own, __m256i other, __m256 lam) {
+    const __m256 a = _mm256_castsi256_ps(own), b = _mm256_castsi256_ps(other);
+    const __m256 mixed = _mm256_fmadd_ps(lam, _mm256_sub_ps(a, b), b);
+    return _mm256_and_si256(_mm256_castps_si256(mixed), _mm256_set1_epi32(255));
+}
+
+/* Of 16 bytes, each in 16 bits. */
+static inline __m256i nearest_16(__m256i own, __m256i other, __m256 lam) {
+    const __m256i magic = _mm256_set1_epi16(MAGIC >> 16);
+    return _mm256_packus_epi32(nearest_8(_mm256_unpacklo_epi16(own, magic),
+                                         _mm256_unpacklo_epi16(other, magic), lam),
+                               nearest_8(_mm256_unpackhi_epi16(own, magic),
+                                         _mm256_unpackhi_epi16(other, magic), lam));
 }
 #endif
 
@@ -171,14 +178,15 @@ static void uint8(uint8_t *out, const uint8_t *own, const uint8_t *other, float 
     int64_t i = 0;
 #if defined(__AVX2__) && defined(__FMA__) /* compilers alone get half of this speed */
     const __m256 weight = _mm256_set1_ps(lam);
-    const __m256i places = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    for (; i + 32 <= n; i += 32) {
-        const __m256i first = _mm256_packus_epi32(nearest_8(own + i, other + i, weight),
-                                                  nearest_8(own + i + 8, other + i + 8, weight));
-        const __m256i last = _mm256_packus_epi32(nearest_8(own + i + 16, other + i + 16, weight),
-                                                 nearest_8(own + i + 24, other + i + 24, weight));
-        const __m256i all = _mm256_packus_epi16(first, last);
-        _mm256_storeu_si256((__m256i *)(out + i), _mm256_permutevar8x32_epi32(all, places));
+    const __m256i zero = _mm256_setzero_si256();
+    for (; i + 32 <= n; i += 32) { /* packing puts back in order what unpacking took apart */
+        const __m256i a = _mm256_loadu_si256((const __m256i *)(own + i));
+        const __m256i b = _mm256_loadu_si256((const __m256i *)(other + i));
+        const __m256i first = nearest_16(_mm256_unpacklo_epi8(a, zero),
+                                         _mm256_unpacklo_epi8(b, zero), weight);
+        const __m256i last = nearest_16(_mm256_unpackhi_epi8(a, zero),
+                                        _mm256_unpackhi_epi8(b, zero), weight);
+        _mm256_storeu_si256((__m256i *)(out + i), _mm256_packus_epi16(first, last));
     }
 #endif
     for (; i < n; i++) out[i] = nearest(own[i], other[i], lam);
@@ -341,12 +349,23 @@ static void two_class_row(const float *row, int64_t classes, int64_t a, int64_t 
     work[1] = (float)factor;
 }
 
+/* Turns what two_class_row left in a row into the gradient, times `up`. */
+static void finish_row(float *row, int64_t classes, int64_t a, int64_t b, const float work[4],
+                       float up) {
+    const float factor = work[1] * up;
+    for (int64_t c = 0; c < classes; c++) row[c] *= factor;
+    row[a] += work[2] * up;
+    row[b] += work[3] * up;
+}
+
 /* The losses of rows begin to end. The weights are alpha's and eta's two columns; without alpha,
  * lam and 1 - lam, and for eta `pull` times these (times 1 if `uniform`), for b none if `one_sided`.
- * `mean`, if it is not NULL, gets the mean of these rows. Returns 2 for a class that does not exist. */
+ * With `work` what two_class_gradient needs is kept there and in r. Without, r gets the gradient of
+ * `scale` times their sum, which `total` gets. Returns 2 for a class that does not exist. */
 int two_class(const float *z, int64_t step, const int64_t *a, const int64_t *b, const float *lam,
               const float *alpha, const float *eta, double pull, int64_t uniform, int64_t one_sided,
-              int64_t classes, float *r, float *work, float *mean, int64_t begin, int64_t end) {
+              int64_t classes, float *r, float *work, double scale, float *total, int64_t begin,
+              int64_t end) {
     float *scratch = r ? NULL : malloc(classes * sizeof *scratch);
     if (!r && !scratch) return 1;
     double sum = 0;
@@ -367,26 +386,22 @@ int two_class(const float *z, int64_t step, const int64_t *a, const int64_t *b, 
             if (one_sided) hard[1] = 0;
         }
         const double *decoupled = alpha ? (eta ? hard : NULL) : (pull > 0 ? hard : NULL);
-        float *e = r ? r + i * classes : scratch;
-        two_class_row(z + i * step, classes, a[i], b[i], share, decoupled, e, work + 4 * i);
-        sum += work[4 * i];
+        float *e = r ? r + i * classes : scratch, own[4], *result = work ? work + 4 * i : own;
+        two_class_row(z + i * step, classes, a[i], b[i], share, decoupled, e, result);
+        if (r && !work) finish_row(e, classes, a[i], b[i], result, (float)scale);
+        sum += result[0];
     }
-    if (mean) *mean = (float)(sum / (end - begin));
+    if (total) *total = (float)(sum * scale);
     free(scratch);
     return 0;
 }
 
-/* Turns r into the gradient, of rows begin to end. */
+/* Turns r into the gradient, of rows begin to end, by each one's upstream. */
 int two_class_gradient(float *r, const int64_t *a, const int64_t *b, const float *work,
-                       const float *upstream, int64_t step, double scale, int64_t classes,
-                       int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i++) {
-        float *row = r + i * classes;
-        const float up = (float)(upstream[i * step] * scale), factor = work[4 * i + 1] * up;
-        for (int64_t c = 0; c < classes; c++) row[c] *= factor;
-        row[a[i]] += work[4 * i + 2] * up;
-        row[b[i]] += work[4 * i + 3] * up;
-    }
+                       const float *upstream, int64_t step, int64_t classes, int64_t begin,
+                       int64_t end) {
+    for (int64_t i = begin; i < end; i++)
+        finish_row(r + i * classes, classes, a[i], b[i], work + 4 * i, upstream[i * step]);
     return 0;
 }
 
@@ -444,5 +459,94 @@ int pair_distance(const char *x, int64_t step, const int64_t *partner, double *s
         }
     }
     free(order);
+    return 0;
+}
+
+/* ---------------------------------------------------------------------- the inverse Beta function */
+
+#define TAU_MIN 1e-30
+#define TAU_MAX 1e6
+#define TERMS 5      /* of a cell's polynomial along either side */
+#define ALL_TERMS 19 /* of both: y^j x^i with i, j < TERMS and i + j <= TERMS */
+
+static inline double polynomial(const double *factors, int count, double x) {
+    double result = factors[count - 1];
+    for (int i = count - 2; i >= 0; i--) result = factors[i] + result * x;
+    return result;
+}
+
+/* The square of the normal quantile of 0 < p <= 1/2, by algorithm AS 241: M. J. Wichura, "The
+ * percentage points of the normal distribution", Applied Statistics 37 (1988). */
+static double normal_quantile_squared(double p) {
+    static const double near[2][8] = {
+        {3.3871328727963666080, 133.14166789178437745, 1971.5909503065514427,
+         13731.693765509461125, 45921.953931549871457, 67265.770927008700853,
+         33430.575583588128105, 2509.0809287301226727},
+        {1.0, 42.313330701600911252, 687.18700749205790830, 5394.1960214247511077,
+         21213.794301586595867, 39307.895800092710610, 28729.085735721942674,
+         5226.4952788528545610}};
+    static const double middle[2][8] = {
+        {1.42343711074968357734, 4.63033784615654529590, 5.76949722146069140550,
+         3.64784832476320460504, 1.27045825245236838258, 0.241780725177450611770,
+         0.0227238449892691845833, 7.74545014278341407640e-4},
+        {1.0, 2.05319162663775882187, 1.67638483018380384940, 0.689767334985100004550,
+         0.148103976427480074590, 0.0151986665636164571966, 5.47593808499534494600e-4,
+         1.05075007164441684324e-9}};
+    static const double far[2][8] = {
+        {6.65790464350110377720, 5.46378491116411436990, 1.78482653991729133580,
+         0.296560571828504891230, 0.0265321895265761230930, 1.24266094738807843860e-3,
+         2.71155556874348757815e-5, 2.01033439929228813265e-7},
+        {1.0, 0.599832206555887937690, 0.136929880922735805310, 0.0148753612908506148525,
+         7.86869131145613259100e-4, 1.84631831751005468180e-5, 1.42151175831644588870e-7,
+         2.04426310338993978564e-15}};
+    const double apart = 0.5 - p;
+    const int is_near = apart <= 0.425;
+    const double root = is_near ? 0 : sqrt(-log(p));
+    const double x = is_near ? 0.180625 - apart * apart : root <= 5 ? root - 1.6 : root - 5;
+    const double (*factors)[8] = is_near ? near : root <= 5 ? middle : far;
+    const double ratio = polynomial(factors[0], 8, x) / polynomial(factors[1], 8, x);
+    return ratio * ratio * (is_near ? apart * apart : 1);
+}
+
+static inline double of_cell(const double *factors, double x, double y) {
+    double of_j[TERMS];
+    for (int j = 0; j < TERMS; j++) {
+        const int count = j ? TERMS + 1 - j : TERMS;
+        of_j[j] = polynomial(factors, count, x);
+        factors += count;
+    }
+    return polynomial(of_j, TERMS, y);
+}
+
+/* The lambda with I(lambda; tau, tau) = u, of pairs begin to end: functional.beta_icdf, whose names
+ * these are. The table has `rows` cells along p, each with twice `columns` along tau. */
+int beta_icdf(double *lam, const double *u, const double *tau, const double *table, int64_t rows,
+              int64_t columns, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+        if (u[i] != u[i] || tau[i] != tau[i]) {
+            lam[i] = NAN;
+            continue;
+        }
+        const double t = tau[i] < TAU_MIN ? TAU_MIN : tau[i] > TAU_MAX ? TAU_MAX : tau[i];
+        const double along_tau = t / (t + 1) * (double)(2 * columns);
+        const int64_t column = (int64_t)along_tau;
+        const int is_large = column >= columns;
+        const double lower = u[i] < 0 ? 0 : u[i], upper = u[i] > 1 ? 0 : 1 - u[i];
+        const double p = lower < upper ? lower : upper;
+        double start = -1e300;
+        if (p > 0) start = (is_large ? -0.5 * normal_quantile_squared(p) : log(2 * p)) / t;
+        if (start < -1e300) start = -1e300; /* lambda is 0 long before */
+        const double share = is_large ? start / (start - 6) : -expm1(start);
+        const double along_p = share * (double)rows;
+        const int64_t row = within((int64_t)along_p, rows - 1);
+        const double *cell = table + ALL_TERMS * (row * 2 * columns + column);
+        const double x = along_p - (double)row - 0.5, y = along_tau - (double)column - 0.5;
+        double correction = share * of_cell(cell, x, y);
+        if (is_large) correction += 0.5 * log1p(-0.5 * start);
+        const double exponent = start - (is_large ? 1 / t : t) * correction;
+        const double odds = exp(exponent);
+        const double lesser = odds / (is_large ? 2 + 2 * sqrt(-expm1(exponent)) : 1 + odds);
+        lam[i] = u[i] < 0.5 ? lesser : 1 - lesser;
+    }
     return 0;
 }

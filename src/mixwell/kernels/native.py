@@ -25,6 +25,7 @@ __all__ = [
     "Weights",
     "all_finite",
     "all_within",
+    "beta_icdf",
     "library",
     "mix",
     "pair_distance",
@@ -145,11 +146,12 @@ def _declare(loaded: ctypes.CDLL) -> None:
     arguments: dict[str, list[Any]] = {
         "paste": [*batch, *[sizes] * 5],
         "pair_distance": [pointers, sizes, pointers, pointers, *[sizes] * 3],
-        "two_class": [pointers, sizes, *weights, *[pointers] * 3, sizes, sizes],
-        "two_class_gradient": [*[pointers] * 5, sizes, real, *[sizes] * 3],
+        "two_class": [pointers, sizes, *weights, *[pointers] * 2, real, pointers, sizes, sizes],
+        "two_class_gradient": [*[pointers] * 5, *[sizes] * 4],
         "all_finite": [pointers, sizes],
         "all_finite_half": [pointers, sizes, sizes],
         "all_within": [pointers, sizes, sizes],
+        "beta_icdf": [*[pointers] * 4, *[sizes] * 4],
     }
     for dtype in _NAMES.values():
         if dtype != "float16" or hasattr(loaded, "mix_float16"):  # not every compiler has it
@@ -184,13 +186,23 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     z, a, b = image / 50, torch.tensor([0, 5, 9, 69]), torch.tensor([3, 5, 69, 0])
     work, r, share = torch.empty(4, 4), torch.empty(4, 70), lam.float()
     loaded.two_class(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), None, None,
-                     0.25, 0, 0, 70, r.data_ptr(), work.data_ptr(), None, 0, 4)  # fmt: skip
+                     0.25, 0, 0, 70, r.data_ptr(), work.data_ptr(), 1, None, 0, 4)  # fmt: skip
     chosen = torch.stack([z[range(4), a], z[range(4), b]], 1)
     rest = z.scatter(1, torch.stack([a, b], 1), -torch.inf).logsumexp(1, keepdim=True)
     weight = torch.stack([share, 1 - share], 1)
     hard = torch.where((a == b)[:, None], 0.0, 0.25 * weight)
     loss = weight * (z.logsumexp(1, keepdim=True) - chosen) + hard * (rest - chosen).exp().log1p()
-    return torch.allclose(work[:, 0], loss.sum(1), rtol=1e-4)
+    if not torch.allclose(work[:, 0], loss.sum(1), rtol=1e-4):
+        return False
+    # A table of one row, whose polynomials have the factors 1, 2, 3, ... hundredths.
+    table = torch.arange(1, 39, dtype=torch.float64).view(1, 2, 19) / 100
+    u, tau = (
+        torch.tensor(v, dtype=torch.float64) for v in ([0.1, 0.7, 0.02, 0.999], [0.5, 3, 0.01, 40])
+    )
+    beta = torch.empty_like(u)
+    loaded.beta_icdf(beta.data_ptr(), u.data_ptr(), tau.data_ptr(), table.data_ptr(), 1, 1, 0, 4)
+    by_torch = beta.new_tensor([0.03742408125, 0.61037084207, 1.6068227151e-140, 0.6682897038])
+    return torch.allclose(beta, by_torch, rtol=1e-9, atol=0)
 
 
 def _raise(failed: int, what: str) -> None:
@@ -288,8 +300,8 @@ def two_class(
     b: Tensor,
     weights: Weights,
     r: Tensor | None,
-    work: Tensor,
-    mean: Tensor | None,
+    work: Tensor | None,
+    total: Tensor | None,
     rows: slice,
 ) -> None:
     """Compute the losses of some rows: ``two_class`` in mix.c.
@@ -299,9 +311,10 @@ def two_class(
         a: (B,) int64, contiguous, as all that follows.
         b: (B,) int64.
         weights: of the two.
-        r: (B, C) float32, or None where no gradient is wanted.
-        work: (B, 4) float32, gets the loss and what its gradient needs.
-        mean: () float32, gets the mean of these rows; or None.
+        r: (B, C) float32, or None where no gradient is wanted: gets that of ``total``; of ``work``
+            what it is made of, by :func:`two_class_gradient`.
+        work: (B, 4) float32, gets each loss and what its gradient needs; or None.
+        total: () float32, where there is no ``work``: gets these rows' part of the mean.
         rows: which.
 
     Raises:
@@ -313,20 +326,20 @@ def two_class(
     failed = loaded.two_class(
         *(z.data_ptr(), z.stride(0), a.data_ptr(), b.data_ptr()),
         *(lam.data_ptr(), _pointer(alpha), _pointer(eta), *how),
-        *(z.shape[1], _pointer(r), work.data_ptr(), _pointer(mean), rows.start, rows.stop),
+        *(z.shape[1], _pointer(r), _pointer(work), 1 / z.shape[0], _pointer(total)),
+        *(rows.start, rows.stop),
     )
     _raise(failed, "class")
 
 
 def two_class_gradient(
-    r: Tensor, a: Tensor, b: Tensor, work: Tensor, upstream: Tensor, scale: float, rows: slice
+    r: Tensor, a: Tensor, b: Tensor, work: Tensor, upstream: Tensor, rows: slice
 ) -> None:
-    """Turn ``r`` (B, C) into some rows' gradient, of ``scale`` times ``upstream``, () or (B,)."""
+    """Turn ``r`` (B, C) into some rows' gradient, times ``upstream`` (B,)."""
     loaded = library()
     assert loaded is not None
     parts = [part.data_ptr() for part in (r, a, b, work, upstream)]
-    step = upstream.stride(0) if upstream.ndim else 0
-    loaded.two_class_gradient(*parts, step, scale, r.shape[1], rows.start, rows.stop)
+    loaded.two_class_gradient(*parts, upstream.stride(0), r.shape[1], rows.start, rows.stop)
 
 
 def all_finite(x: Tensor) -> bool:
@@ -365,3 +378,20 @@ def pair_distance(x: Tensor, partner: Tensor, sums: Tensor, part: slice) -> None
     pointers = (partner.data_ptr(), sums.data_ptr())
     failed = loaded.pair_distance(*_memory(x), *pointers, x.shape[0], part.start, part.stop)
     _raise(failed, "partner")
+
+
+def beta_icdf(lam: Tensor, u: Tensor, tau: Tensor, table: Tensor, part: slice) -> None:
+    """Write the inverse distribution function of Beta(τ, τ) at some of the probabilities.
+
+    Args:
+        lam: (n,) float64, contiguous, as all that follows.
+        u: (n,) float64.
+        tau: (n,) float64.
+        table: (rows, 2 columns, 19) float64, of ``functional``.
+        part: which.
+    """
+    loaded = library()
+    assert loaded is not None
+    pointers = [x.data_ptr() for x in (lam, u, tau, table)]
+    rows, columns = table.shape[0], table.shape[1] // 2
+    loaded.beta_icdf(*pointers, rows, columns, part.start, part.stop)

@@ -174,41 +174,81 @@ def _distribution(z: Tensor, index: Tensor | None, r: Tensor | None) -> Tensor:
 
 
 class _Compiled(torch.autograd.Function):
-    """:class:`_FromLogits` by the compiled kernels; the mean over samples too, if asked for."""
+    """:class:`_FromLogits` by the compiled kernels."""
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, mean: bool, grad: bool
+        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, grad: bool
     ) -> Tensor:
         r = recycled.empty_like(z) if grad and ctx.needs_input_grad[0] else None
         work = z.new_empty(z.shape[0], 4)
-        parts = _rows(z)
-        loss = z.new_empty(()) if mean and len(parts) == 1 else None
-        cpu.run(lambda rows: native.two_class(z, a, b, weights, r, work, loss, rows), parts)
+        cpu.run(lambda rows: native.two_class(z, a, b, weights, r, work, None, rows), _rows(z))
         ctx.save_for_backward(z, a, b, work)
-        ctx.r, ctx.weights, ctx.mean = r, weights, mean
-        if loss is not None:
-            return loss
-        return work[:, 0].mean() if mean else work[:, 0].clone()
+        ctx.r, ctx.weights = r, weights
+        return work[:, 0].clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         z, a, b, work = ctx.saved_tensors
         upstream, weights = gradients[0], ctx.weights
         if torch.is_grad_enabled():
-            lam, alpha, eta, *how = weights
-            alpha, eta = weights_of(lam, *how) if alpha is None else (alpha, eta)
-            each = upstream.expand(z.shape[0]) / z.shape[0] if ctx.mean else upstream
-            grad = _again(z, torch.stack([a, b], 1), alpha, eta, None, each)
-            return grad, None, None, None, None, None
+            _, alpha, eta, *_ = weights
+            grad = _again(z, torch.stack([a, b], 1), alpha, eta, None, upstream)
+            return grad, None, None, None, None
         parts = _rows(z)
         r, ctx.r = ctx.r, None
         if r is None:  # a second pass through the same graph
             r = torch.empty_like(z)
             cpu.run(lambda rows: native.two_class(z, a, b, weights, r, work, None, rows), parts)
-        scale = 1 / z.shape[0] if ctx.mean else 1.0
-        cpu.run(lambda rows: native.two_class_gradient(r, a, b, work, upstream, scale, rows), parts)
-        return r, None, None, None, None, None
+        cpu.run(lambda rows: native.two_class_gradient(r, a, b, work, upstream, rows), parts)
+        return r, None, None, None, None
+
+
+class _CompiledMean(torch.autograd.Function):
+    """The mean of the samples' losses, its gradient computed on the same way through the logits."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, grad: bool
+    ) -> Tensor:
+        r = recycled.empty_like(z) if grad and ctx.needs_input_grad[0] else None
+        ctx.save_for_backward(z, a, b)
+        ctx.r, ctx.weights = r, weights
+        return _mean_into(r, z, a, b, weights)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        z, a, b = ctx.saved_tensors
+        upstream, weights = gradients[0], ctx.weights
+        if torch.is_grad_enabled():
+            lam, _, _, *how = weights
+            each = upstream.expand(z.shape[0]) / z.shape[0]
+            grad = _again(z, torch.stack([a, b], 1), *weights_of(lam, *how), None, each)
+            return grad, None, None, None, None
+        r, ctx.r = ctx.r, None
+        if r is None:  # a second pass through the same graph
+            r = torch.empty_like(z)
+            _mean_into(r, z, a, b, weights)
+        if upstream.item() != 1:
+            r *= upstream
+        return r, None, None, None, None
+
+
+def _mean_into(
+    r: Tensor | None, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights
+) -> Tensor:
+    """Return the mean loss; its gradient goes to ``r``."""
+    parts = _rows(z)
+    if len(parts) == 1:
+        mean = z.new_empty(())
+        native.two_class(z, a, b, weights, r, None, mean, parts[0])
+        return mean
+    shares = z.new_empty(len(parts))
+    cpu.run(
+        lambda rows: native.two_class(z, a, b, weights, r, None, shares[parts.index(rows)], rows),
+        parts,
+    )
+    return shares.sum()
 
 
 def _rows(z: Tensor) -> list[slice]:
@@ -310,7 +350,7 @@ def from_logits(
         weights = native.Weights(
             alpha, alpha.contiguous(), None if eta is None else eta.contiguous()
         )
-        loss = _Compiled.apply(z, a, b, weights, False, torch.is_grad_enabled())
+        loss = _Compiled.apply(z, a, b, weights, torch.is_grad_enabled())
     else:
         loss = _FromLogits.apply(z, index, alpha, eta, smoothing, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
@@ -350,12 +390,14 @@ def mean_from_logits(
     if _must_be_plain(lam, None) or not _is_compiled(z, lam):
         return None
     weights = native.Weights(lam.contiguous(), None, None, pull, uniform, one_sided)
-    loss = _Compiled.apply(z, _index(a), _index(b), weights, True, torch.is_grad_enabled())
+    loss = _CompiledMean.apply(z, _index(a), _index(b), weights, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
     return loss
 
 
 def _index(classes: Tensor) -> Tensor:
+    if classes.dtype == torch.int64 and classes.is_contiguous():  # usual, and cheaper to ask
+        return classes
     return classes.to(torch.int64).contiguous()
 
 

@@ -11,21 +11,24 @@ from torch.nn import functional as F
 from mixwell.batch import check_range
 from mixwell.errors import InputError
 from mixwell.kernels import two_class
+from mixwell.losses import many
 from mixwell.losses.base import (
     Loss,
+    by_position,
     check_features,
     check_logits,
     class_weight_buffer,
     share,
     wide,
 )
-from mixwell.mix import MixedTarget
+from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = ["MixedCrossEntropy"]
 
 
 def _wide(lam: Tensor, logits: Tensor) -> Tensor:
-    return lam.to(torch.float64 if logits.dtype == torch.float64 else torch.float32)
+    precise = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return lam if lam.dtype == precise else lam.to(precise)
 
 
 class MixedCrossEntropy(Loss):
@@ -41,6 +44,7 @@ class MixedCrossEntropy(Loss):
         class_weight: (C,) weights w. As in ``F.cross_entropy`` the mean is then weighted:
             divided by Σ_i λ_i w[a_i] + (1 - λ_i) w[b_i].
         label_smoothing: ε in [0, 1]: the targets become (1 - ε) ỹ + ε / C.
+        ignore_index: in segmentation, the class of positions that are left out.
         reduction: "mean", "sum" or "none".
 
     >>> loss = MixedCrossEntropy()
@@ -49,6 +53,8 @@ class MixedCrossEntropy(Loss):
     0.5633
     """
 
+    tasks = ("classification", "segmentation")
+
     class_weight: Tensor | None
 
     def __init__(
@@ -56,23 +62,30 @@ class MixedCrossEntropy(Loss):
         class_weight: Tensor | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         reduction: str = "mean",
+        ignore_index: int = -100,
     ) -> None:
         super().__init__(reduction)
+        self.ignore_index = ignore_index
         self.register_buffer("class_weight", class_weight_buffer(class_weight), persistent=False)
         self.label_smoothing = check_range("label_smoothing", label_smoothing, 0, 1)
 
-    def forward(self, logits: Tensor, target: MixedTarget | Tensor) -> Tensor:
+    def forward(self, logits: Tensor, target: MixedTarget | MultiTarget | Tensor) -> Tensor:
         """Return the loss.
 
         Args:
-            logits: (B, C).
-            target: a MixedTarget, or dense probabilities (B, C).
+            logits: (B, C); (B, C, H, W) for a target by position.
+            target: a MixedTarget, a MultiTarget, or dense probabilities (B, C).
 
         Returns:
-            A scalar, or (B,) with ``reduction="none"``; in float32 at least.
+            A scalar, or (B,) with ``reduction="none"``, (B, H, W) by position; in float32 at least.
         """
-        if isinstance(target, Tensor) or not target.is_index:
+        if isinstance(target, Tensor):
             return self._dense(logits, target)
+        if isinstance(target, MixedTarget) and not target.is_index:
+            return self._dense(logits, target)
+        if isinstance(target, MixedTarget) and target.by_position:
+            loss = self.forward(*by_position(logits, target, self.ignore_index))
+            return loss.view(target.a.shape) if self.reduction == "none" else loss
         name = type(self).__name__
         check_logits(name, logits, target, values=False)
         try:
@@ -81,7 +94,9 @@ class MixedCrossEntropy(Loss):
             check_logits(name, logits, target)  # says which index is wrong, if one is
             raise
 
-    def _of_logits(self, logits: Tensor, target: MixedTarget) -> Tensor:
+    def _of_logits(self, logits: Tensor, target: MixedTarget | MultiTarget) -> Tensor:
+        if isinstance(target, MultiTarget):
+            return self._two_class(many.from_logits, logits.shape[1], (logits,), target)
         weighted = target.weight is not None or self.class_weight is not None
         if self.reduction == "mean" and not weighted and not self.label_smoothing:
             how = self._decoupling()
@@ -92,7 +107,11 @@ class MixedCrossEntropy(Loss):
         return self._two_class(two_class.from_logits, logits.shape[1], (logits,), target)
 
     def from_features(
-        self, features: Tensor, weight: Tensor, bias: Tensor | None, target: MixedTarget
+        self,
+        features: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: MixedTarget | MultiTarget,
     ) -> Tensor:
         """Return the same loss from the last layer's input: the logits never exist whole.
 
@@ -107,21 +126,26 @@ class MixedCrossEntropy(Loss):
         """
         check_features(type(self).__name__, features, weight, bias, target)
         layer = (features, weight, bias)
-        return self._two_class(two_class.from_features, len(weight), layer, target)
+        kernel = many if isinstance(target, MultiTarget) else two_class
+        return self._two_class(kernel.from_features, len(weight), layer, target)
 
     def _two_class(
         self,
         compute: Callable[..., Tensor],
         num_classes: int,
         inputs: tuple[Tensor | None, ...],
-        target: MixedTarget,
+        target: MixedTarget | MultiTarget,
     ) -> Tensor:
         """Return the reduced loss: ``compute`` gives each sample's, of logits or features."""
         first = inputs[0]
         assert first is not None
-        lam = _wide(target.lam, first)
-        index = torch.stack([target.a, target.b], 1)
-        alpha, eta = two_class.weights_of(lam, *self._decoupling())
+        if isinstance(target, MultiTarget):
+            index = target.classes
+            shares = _wide(target.weights, first)
+            alpha, eta = many.weights_of(shares, index, *self._decoupling())
+        else:
+            index = torch.stack([target.a, target.b], 1)
+            alpha, eta = two_class.weights_of(_wide(target.lam, first), *self._decoupling())
         class_weight = self._class_weight(num_classes, alpha)
         class_share = smoothing = None
         if class_weight is not None:
