@@ -9,10 +9,14 @@ from mixwell import InputError, functional
 from mixwell.batch import Batch
 from mixwell.coefficient import (
     Beta,
+    ClassAware,
     Constant,
+    Dirichlet,
     FeatureMemory,
     Midpoint,
+    PSeries,
     SimilarityKernel,
+    SkewedBeta,
     TruncatedBeta,
 )
 from mixwell.heads import capture_features
@@ -251,3 +255,130 @@ def test_memory_needs_to_know_which_samples_these_are(make_net, images):
     x, y = images
     with pytest.raises(InputError, match="index=i"):
         _remembering()(make_net(), x, y)
+
+
+# ---------------------------------------------------------------------- unequal and several weights
+
+
+def test_skewed_beta_follows_its_distribution():
+    """Two KS tests at fixed seeds; each fails by chance one time in a thousand."""
+    for alpha in (0.1, 2.0):
+        rest = 1 - draw(SkewedBeta(alpha), make_batch(20_000)).double()
+        # 1 - λ is 0 below float32's precision at 1.
+        assert stats.kstest(rest[rest > 1e-5].numpy(), lambda x, a=alpha: (
+            (x**a - 1e-5**a) / (1 - 1e-5**a)
+        )).pvalue > 1e-3  # fmt: skip
+        assert float(rest.mean()) == pytest.approx(alpha / (alpha + 1), abs=0.01)
+    assert len(draw(SkewedBeta(per="batch"), make_batch()).unique()) == 1
+
+
+def class_batch(own, other, size=20_000, seed=0):
+    """Return a batch of pairs of one class with another, and the partners."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.tensor([own, other]).repeat(size // 2)
+    batch = Batch(torch.zeros(size, 1), y, generator=generator)
+    return batch, torch.arange(size) ^ 1
+
+
+@pytest.mark.parametrize(("own", "other"), [(0, 1), (1, 0), (2, 0), (1, 1)])
+@pytest.mark.parametrize("alpha", [0.4, 1.0])
+def test_class_aware_lam_is_a_beta_moved_around_by_the_counts(own, other, alpha):
+    """Eight KS tests at fixed seeds; each fails by chance one time in a thousand."""
+    counts = torch.tensor([100.0, 25.0, 3.0])
+    batch, partner = class_batch(own, other)
+    lam = ClassAware(counts, alpha)(batch, partner)
+    assert ((lam >= 0) & (lam <= 1)).all()
+    shift = float(counts[other] / (counts[own] + counts[other]))
+
+    def cdf(x):
+        # u + ξ wraps at 1: λ ≤ x has u in (1 - ξ, 1 - ξ + x], or in [0, x - ξ] as well.
+        low = special.betainc(alpha, alpha, (x + 1 - shift).clip(max=1))
+        return low - special.betainc(alpha, alpha, 1 - shift) + special.betainc(
+            alpha, alpha, (x - shift).clip(min=0)
+        )  # fmt: skip
+
+    assert stats.kstest(lam[::2].double().numpy(), cdf).pvalue > 1e-3
+
+
+def test_class_aware_gives_the_rarer_class_more():
+    batch, partner = class_batch(0, 1, 2000)
+    lam = ClassAware([1000, 10], alpha=0.1)(batch, partner)
+    assert lam[::2].median() < 0.05
+    assert lam[1::2].median() > 0.95
+
+
+def test_dirichlet_has_its_means_and_variances():
+    """Means and variances of 40,000 rows at fixed seeds, within 4 standard errors."""
+    for alpha, k in ((0.3, 3), (1.0, 5), (6.0, 4)):
+        weights = Dirichlet(alpha, k).weights(make_batch(40_000)).double()
+        assert weights.shape == (40_000, k)
+        torch.testing.assert_close(weights.sum(1), torch.ones(40_000, dtype=torch.float64))
+        assert (weights >= 0).all()
+        variance = (1 / k) * (1 - 1 / k) / (k * alpha + 1)
+        error = 4 * (variance / 40_000) ** 0.5
+        assert (weights.mean(0) - 1 / k).abs().max() < error
+        assert float(weights.var()) == pytest.approx(variance, rel=0.05)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 3.0])
+def test_one_weight_of_a_dirichlet_is_a_beta(alpha):
+    """Two KS tests at fixed seeds; each fails by chance one time in a thousand."""
+    weight = Dirichlet(alpha, 4).weights(make_batch(20_000))[:, 2].double().numpy()
+    assert stats.kstest(weight, lambda x: special.betainc(alpha, 3 * alpha, x)).pvalue > 1e-3
+
+
+def test_two_of_a_dirichlet_are_betas_lam():
+    """One KS test at a fixed seed; fails by chance one time in a thousand."""
+    part = Dirichlet(0.5, 2)
+    assert part.samples == 2
+    lam = draw(part, make_batch(20_000)).double().numpy()
+    assert stats.kstest(lam, lambda x: special.betainc(0.5, 0.5, x)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("alpha", [1e-25, 1e-6])
+def test_tiny_alpha_picks_one_sample(alpha):
+    weights = Dirichlet(alpha, 3).weights(make_batch(3000))
+    assert weights.isfinite().all()
+    assert ((weights == 0) | (weights == 1)).float().mean() > 0.99
+    counts = weights.argmax(1).bincount(minlength=3)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_one_draw_of_weights_for_all():
+    assert len(Dirichlet(per="batch").weights(make_batch()).unique(dim=0)) == 1
+    assert len(Dirichlet().weights(make_batch()).unique(dim=0)) == 6
+
+
+def test_p_series():
+    weights = PSeries(2.8, 4).weights(make_batch(3))
+    expected = torch.tensor([1, 2**-2.8, 3**-2.8, 4**-2.8])
+    torch.testing.assert_close(weights, (expected / expected.sum()).expand(3, 4))
+    # Over any number of samples the own one has most of the weight from γ = 1.72865 on.
+    assert PSeries(1.72865, 100_000).weights(make_batch(1))[0, 0] >= 0.5
+
+
+def test_a_seeded_generator_repeats_the_weights():
+    for part in (Dirichlet(), SkewedBeta(), ClassAware([3, 2, 1])):
+        first, second = (
+            part.weights(make_batch(9, 4))
+            if part.samples > 2
+            else part(make_batch(9, 4), torch.arange(9).flip(0))
+            for _ in range(2)
+        )
+        assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Dirichlet(k=1), "k must be a whole number from 2 on"),
+        (lambda: Dirichlet(alpha=0), "alpha must be"),
+        (lambda: PSeries(gamma=-1), "gamma must be"),
+        (lambda: draw(Dirichlet(k=3), make_batch()), "no one λ for a pair"),
+        (lambda: ClassAware([1]), "class_counts must hold"),
+        (lambda: draw(ClassAware([5, 2]), make_batch()), "class_counts holds 2 classes, but y"),
+    ],
+)
+def test_bad_weights_are_named(call, words):
+    with pytest.raises(InputError, match=words):
+        call()

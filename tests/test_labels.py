@@ -3,7 +3,7 @@ import torch
 
 from mixwell import InputError, Mix
 from mixwell.batch import Batch
-from mixwell.labels import HeavierSide, OneSided, Remix, Soft
+from mixwell.labels import HeavierSide, Local, OneSided, Remix, Soft
 
 BATCH = Batch(torch.zeros(4, 2), torch.tensor([0, 1, 2, 1]))
 MIX = Mix(torch.tensor([1, 0, 2, 0]), torch.tensor([0.2, 0.5, 0.7, 0.9]))
@@ -37,3 +37,50 @@ def test_remix_gives_way_to_the_rarer_class():
 def test_bad_counts_are_named(counts):
     with pytest.raises(InputError, match="class_counts"):
         Remix(counts)
+
+
+def test_remix_names_a_class_without_a_count():
+    with pytest.raises(InputError, match="holds 2 classes, but y has values from 0 to 2"):
+        Remix([5, 3])(BATCH, MIX, MIX.lam)
+
+
+FAR = Batch(torch.tensor([[0.0], [1.0], [3.0], [9.0]]), torch.tensor([0, 1, 2, 1]))
+CIRCLE = Mix(torch.tensor([1, 2, 3, 0]), torch.tensor([0.2, 0.5, 0.7, 0.9]))  # 1, 2, 6 and 9 apart
+
+
+def test_local_weights_fall_with_the_distance():
+    target = Local(decay=0.5, relative=False)(FAR, CIRCLE, CIRCLE.lam)
+    expected = torch.exp(-0.5 * torch.tensor([0.0, 1, 5, 8]))
+    torch.testing.assert_close(target.weight, expected)
+    assert torch.equal(target.lam, CIRCLE.lam)
+    relative = Local(decay=2.25)(FAR, CIRCLE, CIRCLE.lam)  # of a mean of 4.5: the same
+    torch.testing.assert_close(relative.weight, expected)
+
+
+def test_local_limit_and_other_distances():
+    target = Local(decay=0.0, limit=2.0, relative=False)(FAR, CIRCLE, CIRCLE.lam)
+    assert target.weight.tolist() == [1, 1, 0, 0]
+    by_label = Local(decay=1.0, distance="label", relative=False)(FAR, MIX, MIX.lam)
+    assert by_label.weight[2] == 1  # its own partner
+    assert by_label.weight[0] < 1
+
+
+def test_local_weights_do_not_underflow_and_identical_samples_have_one():
+    far = Batch(1e6 * FAR.x, FAR.y)
+    target = Local(decay=1.0, relative=False)(far, CIRCLE, CIRCLE.lam)
+    assert target.weight.tolist() == [1, 0, 0, 0]
+    same = Batch(torch.ones(4, 3), FAR.y)
+    assert Local()(same, CIRCLE, CIRCLE.lam).weight.tolist() == [1] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"decay": -1}, "decay must be"),
+        ({"limit": 0}, "limit must be"),
+        ({"distance": "text"}, "distance='text'"),
+    ],
+)
+def test_bad_local_settings_are_named(arguments, words):
+    with pytest.raises(InputError, match=words):
+        Local(**arguments)

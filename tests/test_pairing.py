@@ -17,6 +17,10 @@ ALL = [
     pairing.Quantile(0.3, "below", distance="input"),
     pairing.Quantile(0.3, "above", distance="input"),
     pairing.LabelKernel(),
+    pairing.DistanceKernel(),
+    pairing.DistanceKernel(0.1, "label"),
+    pairing.ClassBalanced(),
+    pairing.InverseFrequency([50, 10, 2]),
 ]
 
 
@@ -123,9 +127,97 @@ def test_a_narrow_label_kernel_takes_the_nearest():
         (lambda: pairing.Quantile(1.5), "q must be"),
         (lambda: pairing.Quantile(side="left"), "side='left'"),
         (lambda: pairing.LabelKernel(bandwidth=0), "bandwidth must be"),
+        (lambda: pairing.DistanceKernel(bandwidth=0), "bandwidth must be"),
+        (lambda: pairing.DistanceKernel(distance="text"), "distance='text'"),
+        (lambda: pairing.InverseFrequency([3, 0]), "class_counts must hold"),
+        (lambda: pairing.InverseFrequency([3, 1], tau="low"), "tau must be"),
+        (lambda: pairing.InverseFrequency([3, 1])(make_batch(9)), "class_counts holds 2 classes"),
         (lambda: pairing.NearestNeighbour()(make_batch(3)), "distance='features' needs"),
     ],
 )
 def test_bad_input_is_named(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+LONG_TAILED = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 2, 0])
+
+
+def drawn(part, y, times=2000, x=None):
+    """Return so many draws of the whole batch's partners, (times, B)."""
+    batch = make_batch(len(y), y=y)
+    if x is not None:
+        batch = Batch(x, y, generator=batch.generator)
+    return torch.stack([part(batch) for _ in range(times)])
+
+
+def test_class_balanced_partners_are_uniform_over_classes_and_within_them():
+    """Chi-squared over 20,000 draws at a fixed seed; fails by chance one time in a thousand."""
+    partner = drawn(pairing.ClassBalanced(), LONG_TAILED)
+    per_class = torch.tensor([7, 2, 1])[LONG_TAILED]
+    expected = len(partner) * 10 / (3 * per_class.double())
+    counts = torch.bincount(partner.flatten(), minlength=10)
+    assert stats.chisquare(counts.numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_partners_of_different_samples_are_drawn_independently():
+    """Chi-squared of two samples' partner classes at a fixed seed; error rate 0.001."""
+    classes = LONG_TAILED[drawn(pairing.ClassBalanced(), LONG_TAILED, 4000)[:, :2]]
+    counts = torch.bincount(classes[:, 0] * 3 + classes[:, 1], minlength=9)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("tau", [-2.0, -1.0, 0.0, 0.7])
+def test_inverse_frequency_follows_its_power(tau):
+    """Four chi-squared tests at fixed seeds; each fails by chance one time in a thousand."""
+    counts = torch.tensor([500.0, 20.0, 3.0])
+    partner = drawn(pairing.InverseFrequency(counts, tau), LONG_TAILED)
+    expected = counts[LONG_TAILED].double() ** tau
+    expected = partner.numel() * expected / expected.sum()
+    seen = torch.bincount(partner.flatten(), minlength=10).numpy()
+    common = expected.numpy() > 5  # as chi-squared asks
+    assert (
+        stats.chisquare(
+            [*seen[common], seen[~common].sum() + 1e-9],
+            [*expected.numpy()[common], expected.numpy()[~common].sum() + 1e-9],
+        ).pvalue
+        > 1e-3
+    )
+
+
+def test_counts_of_any_size_are_no_trouble():
+    counts = [1e30, 1.0]
+    partner = pairing.InverseFrequency(counts, -8)(
+        make_batch(6, y=torch.tensor([0, 0, 1, 0, 0, 0]))
+    )
+    assert partner.tolist() == [2] * 6
+
+
+def test_distance_kernel_follows_its_density():
+    """Chi-squared over 3,000 draws at a fixed seed; fails by chance one time in a thousand."""
+    x = torch.tensor([[0.0], [0.5], [1.0], [3.0]])
+    partner = drawn(pairing.DistanceKernel(0.6), torch.zeros(4).long(), 3000, x)[:, 0]
+    squared = (x - x.T).double().square()
+    unit = squared.sum() / 12
+    density = torch.exp(-squared[0] / (2 * 0.6**2 * unit))
+    density[0] = 0
+    expected = 3000 * density / density.sum()
+    counts = torch.bincount(partner, minlength=4)
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:].numpy(), expected[1:].numpy()).pvalue > 1e-3
+
+
+def test_distance_kernel_does_not_depend_on_the_scale_of_the_data():
+    y, x = torch.zeros(8).long(), torch.randn(8, 3)
+    part = pairing.DistanceKernel(0.3)
+    assert torch.equal(drawn(part, y, 20, x), drawn(part, y, 20, 64 * x))
+    alike = drawn(part, y, 50, torch.ones(8, 3))
+    assert (alike != torch.arange(8)).all()
+    assert len(alike.unique()) == 8
+
+
+@pytest.mark.parametrize("part", [pairing.ClassBalanced(), pairing.InverseFrequency([9, 3, 1])])
+def test_class_wise_pairings_take_soft_labels(part):
+    y = torch.eye(3)[[0, 0, 1, 2]] * 0.8 + 0.05
+    hard = part(make_batch(4, y=torch.tensor([0, 0, 1, 2])))
+    assert torch.equal(part(make_batch(4, y=y)), hard)

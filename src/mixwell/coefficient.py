@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mixwell import functional
-from mixwell.batch import Batch, Distance, Range, check_choice, check_range
+from mixwell.batch import Batch, Distance, Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Mix
 
 __all__ = [
     "Beta",
+    "ClassAware",
     "Coefficient",
     "Constant",
+    "Dirichlet",
     "FeatureMemory",
     "Midpoint",
+    "PSeries",
     "SimilarityKernel",
+    "SkewedBeta",
     "TruncatedBeta",
 ]
 
@@ -39,12 +44,19 @@ class Coefficient(nn.Module):
     remembers = False
     """Whether :meth:`remember` wants the features of each step."""
 
+    samples: int = 2
+    """How many samples are mixed into one: with more than two, :meth:`weights` is asked."""
+
     def __init__(self, per: Per = "sample") -> None:
         super().__init__()
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
         """Return (B,) λ in [0, 1]."""
+        raise NotImplementedError
+
+    def weights(self, batch: Batch) -> Tensor:
+        """Return (B, k) weights, rows summing to 1, the own sample's first: for ``samples > 2``."""
         raise NotImplementedError
 
     def pair(self, batch: Batch, partner: Tensor) -> tuple[Tensor, Tensor]:
@@ -354,3 +366,134 @@ class Midpoint(Coefficient):
 
     def extra_repr(self) -> str:
         return f"schedule={self.schedule!r}, lam0={self.lam0}, k={self.k}"
+
+
+class SkewedBeta(Coefficient):
+    """1 - λ ~ Beta(α, 1): small α leaves the own sample nearly as it is (Balanced-MixUp).
+
+    Args:
+        alpha: α > 0; the mean of 1 - λ is α / (α + 1).
+        per: "sample" or "batch".
+
+    Source: "Balanced-MixUp for Highly Imbalanced Medical Image Classification", arXiv:2109.09850.
+    """
+
+    ranges: ClassVar = {"alpha": Range(0.05, 2, log=True)}
+
+    def __init__(self, alpha: float = 0.1, per: Per = "sample") -> None:
+        super().__init__(per)
+        self.alpha = check_range("alpha", alpha, open=True)
+
+    def forward(self, batch: Batch, partner: Tensor) -> Tensor:
+        return 1 - self._uniform(batch).pow(1 / self.alpha)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, per={self.per!r}"
+
+
+class ClassAware(Coefficient):
+    """λ near the partner's share of the two classes' samples: the rarer class weighs more (UniMix).
+
+    .. code-block:: text
+
+        ξ_i = n_b / (n_a + n_b),   u_i ~ Beta(α, α),   λ_i = u_i + ξ_i, less 1 if it exceeds 1
+
+    with n_a and n_b the training samples of the own class and of the partner's. For α < 1, u is
+    near 0 or 1, and λ near ξ; α = 1 is mixup's uniform λ.
+
+    Args:
+        class_counts: (C,) training samples of each class.
+        alpha: α > 0.
+
+    Source: "Towards Calibrated Model for Long-Tailed Visual Recognition from Prior Perspective",
+    arXiv:2111.03874.
+    """
+
+    counts: Tensor
+
+    ranges: ClassVar = {"alpha": Range(0.1, 1)}
+
+    def __init__(self, class_counts: Tensor | Sequence[float], alpha: float = 0.8) -> None:
+        super().__init__()
+        self.register_buffer("counts", check_counts(class_counts), persistent=False)
+        self.alpha = check_range("alpha", alpha, open=True)
+
+    def forward(self, batch: Batch, partner: Tensor) -> Tensor:
+        own = batch.count(self.counts)
+        other = own.index_select(0, partner)
+        lam = self._symmetric(batch, self.alpha) + other / (own + other)
+        return torch.where(lam > 1, lam - 1, lam)
+
+    def extra_repr(self) -> str:
+        return f"class_counts={self.counts.tolist()}, alpha={self.alpha}"
+
+
+class _ManySamples(Coefficient):
+    """Weights for mixes of k samples, the own and k - 1 partners."""
+
+    def __init__(self, k: int, per: Per = "sample") -> None:
+        super().__init__(per)
+        if not isinstance(k, int) or k < 2:
+            raise InputError(f"k must be a whole number from 2 on, got {k!r}")
+        self.samples = k
+
+    def forward(self, batch: Batch, partner: Tensor) -> Tensor:
+        if self.samples > 2:
+            raise InputError(
+                f"{type(self).__name__}(k={self.samples}) has no one λ for a pair: ask weights()"
+            )
+        return self.weights(batch)[:, 0]
+
+
+class Dirichlet(_ManySamples):
+    """Weights ~ Dirichlet(α, ..., α) of the own sample and k - 1 partners; of two, Beta(α, α).
+
+    The mean weight of each is 1 / k: with α ≥ 1 the own sample is hardly more than one of k. A
+    small α gives nearly all to one of them.
+
+    Args:
+        alpha: α > 0.
+        k: how many samples are mixed into one; ≥ 2.
+        per: "sample" or "batch".
+    """
+
+    ranges: ClassVar = {"alpha": Range(0.05, 20, log=True)}
+
+    def __init__(self, alpha: float = 1.0, k: int = 3, per: Per = "sample") -> None:
+        super().__init__(k, per)
+        self.alpha = check_range("alpha", alpha, open=True)
+
+    def weights(self, batch: Batch) -> Tensor:
+        rows = 1 if self.per == "batch" else len(batch)
+        alpha = torch.full((rows, self.samples), self.alpha, device=batch.device)
+        return functional.sample_dirichlet(alpha, batch.generator).expand(len(batch), -1)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, k={self.samples}, per={self.per!r}"
+
+
+class PSeries(_ManySamples):
+    """Weights in proportion to 1, 2^-γ, 3^-γ, ...: the own sample's first (ζ-mixup).
+
+    For γ ≥ 1.72865 the own sample weighs more than all others together, however many.
+
+    Args:
+        gamma: γ ≥ 0.
+        k: how many samples are mixed into one; ≥ 2.
+
+    Source: "Multi-Sample ζ-mixup", arXiv:2204.03323.
+    """
+
+    ranges: ClassVar = {"gamma": Range(1.7, 6)}
+
+    def __init__(self, gamma: float = 2.8, k: int = 8) -> None:
+        super().__init__(k)
+        self.gamma = check_range("gamma", gamma)
+
+    def weights(self, batch: Batch) -> Tensor:
+        place = torch.arange(1, self.samples + 1, device=batch.device, dtype=torch.float32)
+        weights = place.pow(-self.gamma)
+        return (weights / weights.sum()).expand(len(batch), -1)
+
+    def extra_repr(self) -> str:
+        return f"gamma={self.gamma}, k={self.samples}"

@@ -13,7 +13,20 @@ from torch import Tensor, nn
 from mixwell.batch import tensors
 from mixwell.errors import InputError, suggest
 
-__all__ = ["capture_features", "find_head", "inference", "logits_of", "stages", "tapped", "unwrap"]
+__all__ = [
+    "capture_features",
+    "find_head",
+    "inference",
+    "is_compiled",
+    "logits_of",
+    "release",
+    "stages",
+    "tapped",
+    "unwrap",
+    "watch",
+]
+
+Side = Literal["input", "output", "keywords"]
 
 _HEADS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 _STAGES: WeakKeyDictionary[nn.Module, list[str]] = WeakKeyDictionary()
@@ -39,7 +52,9 @@ def is_compiled(model: nn.Module) -> bool:
             return True
         seen = getattr(seen, "_forward_module", None) or getattr(seen, "module", None)
     return any(
-        hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")  # Lightning's way
         for module in model.modules()
     )
 
@@ -161,21 +176,24 @@ def check_one_head(model: nn.Module) -> None:
         )
 
 
-def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, bool]]:
-    """Return what runs in a forward pass: name, module, and whether its output is batch-first.
+def watch(
+    model: nn.Module, x: Any, note: Callable[[str, nn.Module, tuple[Any, ...], Any], None]
+) -> None:
+    """Run ``model`` in evaluation mode, and have each module that runs noted as it ends.
 
     The whole batch is used: models may be made for its size.
+
+    Args:
+        model: any module, of which nothing is changed.
+        x: a batch of inputs.
+        note: called with the module's name, itself, its arguments and its output.
     """
     names = {module: name for name, module in unwrap(model).named_modules()}
-    size = len(tensors(x)[0])
-    ran: list[tuple[str, nn.Module, bool]] = []
 
-    def note(module: nn.Module, _: Any, output: Any) -> None:
-        leaves = tensors(output)
-        batch_first = all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
-        ran.append((names[module], module, bool(leaves) and batch_first))
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        note(names[module], module, args, output)
 
-    handles = [module.register_forward_hook(note) for module in names]
+    handles = [module.register_forward_hook(hook) for module in names]
     try:
         # A compiled part would not run the hooks; eagerly it does.
         with inference(model), torch.compiler.set_stance("force_eager"):
@@ -183,6 +201,19 @@ def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, bool]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _trace(model: nn.Module, x: Any) -> list[tuple[str, nn.Module, bool]]:
+    """Return what runs in a forward pass: name, module, and whether its output is batch-first."""
+    size = len(tensors(x)[0])
+    ran: list[tuple[str, nn.Module, bool]] = []
+
+    def note(name: str, module: nn.Module, _: Any, output: Any) -> None:
+        leaves = tensors(output)
+        batch_first = all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
+        ran.append((name, module, bool(leaves) and batch_first))
+
+    watch(model, x, note)
     return ran
 
 
@@ -203,15 +234,18 @@ class Tap:
     Args:
         module: the layer.
         name: its name, for messages.
-        side: "input", its first argument, or "output".
+        side: "input", its first argument; "output"; or "keywords", a dict of its keyword
+            arguments, which stay as they are.
     """
 
-    def __init__(self, module: nn.Module, name: str, side: Literal["input", "output"]) -> None:
+    def __init__(self, module: nn.Module, name: str, side: Side) -> None:
         self.name, self.side = name, side
         self.function: Callable[[Any], Any] | None = None
         self.fired = False
         if side == "input":
             self._handle = module.register_forward_pre_hook(self._before)
+        elif side == "keywords":
+            self._handle = module.register_forward_pre_hook(self._look, with_kwargs=True)
         else:
             self._handle = module.register_forward_hook(self._after)
 
@@ -220,6 +254,11 @@ class Tap:
             return None
         self.fired = True
         return (self.function(args[0]), *args[1:])
+
+    def _look(self, module: nn.Module, args: Any, keywords: dict[str, Any]) -> None:
+        if self.function is not None:
+            self.fired = True
+            self.function(keywords)
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
         if self.function is None:
@@ -238,7 +277,7 @@ def tapped(
     name: str,
     function: Callable[[Any], Any],
     *,
-    side: Literal["input", "output"] = "input",
+    side: Side = "input",
 ) -> Iterator[None]:
     """Pass what enters (or leaves) the layer ``name`` through ``function`` while in the context.
 
@@ -271,6 +310,20 @@ def tapped(
     finally:
         tap.function = None
         if not compiled:
+            tap.remove()
+
+
+def release(model: nn.Module) -> None:
+    """Take the idle hooks off a compiled model that methods have left there.
+
+    Do so when training is over and before the whole module is copied, saved or exported, which
+    would else have a part of mixwell in it. Models that are not compiled have none.
+
+    Args:
+        model: the compiled model, or the one that was compiled.
+    """
+    for module in model.modules():
+        for tap in _TAPS.pop(module, {}).values():
             tap.remove()
 
 
@@ -318,20 +371,37 @@ def stages(model: nn.Module, x: Any) -> list[str]:
 
 def _stages(model: nn.Module, x: Any) -> list[str]:
     ran = _trace(model, x)
-    names = [name for name, _, _ in ran]
     linears = [name for name, module, _ in ran if isinstance(module, nn.Linear)]
     head = linears[-1] if linears else ""
+    prefix = ""
+    while head.startswith(prefix):
+        found = _stages_within(unwrap(model), prefix, ran, head)
+        if found:
+            return found[: (len(found) + 1) // 2]
+        # A module that only wraps the network (a LightningModule, torch.compile): look inside.
+        prefix += head.removeprefix(prefix).partition(".")[0] + "."
+    return []
+
+
+def _stages_within(
+    model: nn.Module, prefix: str, ran: list[tuple[str, nn.Module, bool]], head: str
+) -> list[str]:
+    """Return the stages, all of them, of the module whose layers' names begin with ``prefix``."""
+    names = [name for name, _, _ in ran]
 
     def usable(name: str, module: nn.Module, batch_first: bool) -> bool:
-        parent, _, _ = name.rpartition(".")
-        stage = "." not in name and not isinstance(module, nn.Sequential)
+        if not name.startswith(prefix):
+            return False
+        own = name.removeprefix(prefix)
+        parent, _, _ = own.rpartition(".")
+        stage = "." not in own and not isinstance(module, nn.Sequential)
         stage = stage or (
             "." not in parent
             and bool(parent)
-            and isinstance(unwrap(model).get_submodule(parent), nn.Sequential)
+            and isinstance(model.get_submodule(prefix + parent), nn.Sequential)
         )
         return (
-            bool(name)
+            bool(own)
             and stage
             and names.count(name) == 1
             and not (head == name or head.startswith(name + "."))
@@ -341,5 +411,4 @@ def _stages(model: nn.Module, x: Any) -> list[str]:
 
     candidates = [(name, module) for name, module, first in ran if usable(name, module, first)]
     blocks = [name for name, module in candidates if next(module.children(), None) is not None]
-    found = blocks if len(blocks) > 1 else [name for name, _ in candidates]
-    return found[: (len(found) + 1) // 2]
+    return blocks if len(blocks) > 1 else [name for name, _ in candidates]

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch, Distance, Range, check_choice, check_range
+from mixwell.batch import Batch, Distance, Range, check_choice, check_counts, check_range
+from mixwell.functional import pairwise_distance
+from mixwell.saliency import check_blur, smoothed
 
 __all__ = [
+    "ClassBalanced",
+    "DistanceKernel",
     "Flip",
     "InterClass",
+    "InverseFrequency",
     "LabelKernel",
     "NearestNeighbour",
     "Pairing",
     "PerfectMatching",
     "Quantile",
+    "SalientCycle",
     "Shuffle",
 ]
 
@@ -185,3 +192,125 @@ class LabelKernel(Pairing):
 
     def extra_repr(self) -> str:
         return f"bandwidth={self.bandwidth}"
+
+
+class DistanceKernel(_ByDistance):
+    """A partner drawn with a Gaussian kernel on the distance of inputs or features.
+
+    ``P(σ(i) = j) ∝ exp(-d_ij² / (2 h²))`` over the other samples of the batch, with d in units of
+    the root mean square distance of the batch's pairs: what C-Mixup's paper compares its kernel on
+    labels with (arXiv:2210.05775). The unit is ours: features have no scale of their own.
+
+    Args:
+        bandwidth: h > 0; large values draw any partner alike.
+        distance: between "features", "input" or "label".
+    """
+
+    ranges: ClassVar = {"bandwidth": Range(0.05, 2, log=True)}
+
+    def __init__(self, bandwidth: float = 0.5, distance: Distance = "input") -> None:
+        super().__init__(distance)
+        self.bandwidth = check_range("bandwidth", bandwidth, open=True)
+
+    def forward(self, batch: Batch) -> Tensor:
+        squared = self._distances(batch)
+        pairs = max(len(batch) * (len(batch) - 1), 1)
+        mean = squared.sum() / pairs
+        mean = torch.where(mean > 0, mean, 1.0)  # identical samples are drawn alike
+        return _draw_partner(batch, -squared / (2 * self.bandwidth**2 * mean))
+
+    def extra_repr(self) -> str:
+        return f"bandwidth={self.bandwidth}, {super().extra_repr()}"
+
+
+def _draw_alike(batch: Batch, weight: Tensor) -> Tensor:
+    """Draw B partners independently, ``P(σ(i) = j) ∝ weight[j]``, whatever i is."""
+    total = weight.double().cumsum(0)
+    place = torch.searchsorted(total, batch.rand(len(batch)).double() * total[-1], right=True)
+    return place.clamp_max(len(batch) - 1)
+
+
+class ClassBalanced(Pairing):
+    """A partner whose class is drawn uniformly from the batch's classes, then one of its samples.
+
+    The class-balanced half of Balanced-MixUp (arXiv:2109.09850), within the batch: classes that it
+    lacks can't be drawn. A sample may be its own partner.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        ordered = batch.classes.sort().values
+        start, stop = (
+            torch.searchsorted(ordered, batch.classes, right=right) for right in (False, True)
+        )
+        return _draw_alike(batch, 1 / (stop - start))
+
+
+class InverseFrequency(Pairing):
+    """A partner drawn by its class's frequency: ``P(σ(i) = j) ∝ n_{y_j}^τ`` (UniMix's sampler).
+
+    In a batch that is like the training set, that is n^(τ + 1) over classes: with τ = 0 mixup's
+    random partner, with τ = -1 all classes alike, below that the rare ones more often than the
+    others. A sample may be its own partner.
+
+    Args:
+        class_counts: (C,) training samples of each class.
+        tau: τ.
+
+    Source: "Towards Calibrated Model for Long-Tailed Visual Recognition from Prior Perspective",
+    arXiv:2111.03874.
+    """
+
+    counts: Tensor
+
+    ranges: ClassVar = {"tau": Range(-2, 0)}
+
+    def __init__(self, class_counts: Tensor | Sequence[float], tau: float = -1.0) -> None:
+        super().__init__()
+        self.register_buffer("counts", check_counts(class_counts), persistent=False)
+        self.tau = check_range("tau", tau, -10, 10)
+
+    def forward(self, batch: Batch) -> Tensor:
+        # In units of the commonest class: no power overflows.
+        share = batch.count(self.counts / self.counts.max())
+        return _draw_alike(batch, share.double().pow(self.tau))
+
+    def extra_repr(self) -> str:
+        return f"class_counts={self.counts.tolist()}, tau={self.tau}"
+
+
+class SalientCycle(Pairing):
+    """One cycle through the batch, from each sample to one that is salient elsewhere.
+
+    GuidedMixup's greedy pairing (arXiv:2306.16612): it starts with the pair whose smoothed saliency
+    maps are farthest apart, and goes on from each sample to the farthest of those that have not
+    been a partner yet, and at last back to the first; so everyone is a partner once. B steps
+    follow each other, of O(B) each, without waiting for a device; a sample is alone only in a
+    batch of one.
+
+    Args:
+        saliency: "spectral" or "gradient", as of :class:`GuidedMix
+            <mixwell.interpolation.GuidedMix>`.
+        blur: the side in pixels of the Gaussian that the saliency is smoothed with, odd.
+        sigma: its standard deviation in pixels; > 0.
+    """
+
+    def __init__(self, saliency: str = "spectral", blur: int = 7, sigma: float = 3.0) -> None:
+        super().__init__()
+        self.saliency = check_choice("saliency", saliency, ("spectral", "gradient"))
+        self.blur = check_blur(blur)
+        self.sigma = check_range("sigma", sigma, open=True)
+
+    def forward(self, batch: Batch) -> Tensor:
+        seen = smoothed("SalientCycle", batch, self.saliency, self.blur, self.sigma)
+        distance = pairwise_distance(seen).fill_diagonal_(-torch.inf)
+        partner = torch.arange(len(batch), device=batch.device)
+        first = row = distance.amax(1).argmax(0, keepdim=True)
+        for _ in range(len(batch) - 1):
+            distance.index_fill_(1, row, -torch.inf)
+            column = distance.index_select(0, row).argmax(1)
+            partner.scatter_(0, row, column)
+            row = column
+        return partner.scatter_(0, row, first)
+
+    def extra_repr(self) -> str:
+        return f"saliency={self.saliency!r}, blur={self.blur}, sigma={self.sigma}"

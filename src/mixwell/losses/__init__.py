@@ -3,7 +3,10 @@
 from mixwell.losses.base import Loss
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.losses.decoupled import DecoupledBCE, DecoupledCrossEntropy
+from mixwell.losses.inference import MixupInference
 from mixwell.losses.infinite_class import InfiniteClassLoss
+from mixwell.losses.multilabel import MixedBCE
+from mixwell.losses.ranking import MixupNDCG, MixupRanking
 from mixwell.losses.regression import MixedL1, MixedMSE
 
 __all__ = [
@@ -11,7 +14,11 @@ __all__ = [
     "DecoupledCrossEntropy",
     "InfiniteClassLoss",
     "Loss",
+    "MixedBCE",
     "MixedCrossEntropy",
     "MixedL1",
     "MixedMSE",
+    "MixupInference",
+    "MixupNDCG",
+    "MixupRanking",
 ]

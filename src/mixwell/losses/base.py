@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import check_choice
+from mixwell.batch import Batch, check_choice
 from mixwell.errors import InputError
 from mixwell.kernels import native
 from mixwell.kernels.two_class import wide
-from mixwell.mix import MixedTarget
+from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = [
     "Loss",
+    "by_position",
     "check_classes",
     "check_features",
     "check_logits",
@@ -44,7 +45,9 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         )
 
 
-def check_logits(owner: str, logits: Tensor, target: MixedTarget, *, values: bool = True) -> None:
+def check_logits(
+    owner: str, logits: Tensor, target: MixedTarget | MultiTarget, *, values: bool = True
+) -> None:
     """Raise an InputError unless ``logits`` is (B, C) and ``target`` holds B indices below C.
 
     Args:
@@ -59,6 +62,15 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget, *, values: boo
         raise InputError(
             f"{owner}: logits are for {logits.shape[0]} samples, the target for {len(target)}"
         )
+    if isinstance(target, MultiTarget):
+        if values:
+            check_classes(f"{owner}: target.classes", target.classes.flatten(), logits.shape[1])
+        return
+    if target.by_position:
+        raise InputError(
+            f"{owner} is not defined for a class at each position, got classes of shape "
+            f"{tuple(target.a.shape)}; MixedCrossEntropy and DecoupledCrossEntropy are"
+        )
     if not target.is_index:
         raise InputError(
             f"{owner} is defined for two classes a sample: the target must hold class indices "
@@ -70,8 +82,51 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget, *, values: boo
         check_classes(f"{owner}: target.b", target.b, logits.shape[1])
 
 
+def by_position(
+    logits: Tensor, target: MixedTarget, ignore_index: int
+) -> tuple[Tensor, MixedTarget]:
+    """Return logits and target of a segmentation as those of so many single samples.
+
+    Args:
+        logits: (B, C, H, W).
+        target: with classes (B, H, W).
+        ignore_index: the class of positions that are left out: a position is weighted by the
+            share of its samples that have a class there.
+
+    Returns:
+        (B H W, C) logits and their target.
+    """
+    shape = (*logits.shape[:1], *logits.shape[2:])
+    if logits.ndim < 3 or target.a.shape != shape:
+        raise InputError(
+            "logits must be (B, C, H, W) for classes (B, H, W): got shapes "
+            f"{tuple(logits.shape)} and {tuple(target.a.shape)}"
+        )
+
+    def flat(value: Tensor) -> Tensor:
+        if value.ndim == 1:
+            value = value.view(-1, *[1] * (target.a.ndim - 1)).expand(shape)
+        return value.reshape(-1)
+
+    a, b, lam = flat(target.a), flat(target.b), flat(target.lam)
+    own = torch.where(a == ignore_index, 0.0, lam)
+    partner = torch.where(b == ignore_index, 0.0, 1 - lam)
+    known = own + partner
+    weight = known if target.weight is None else known * flat(target.weight)
+    return logits.movedim(1, -1).reshape(-1, logits.shape[1]), MixedTarget(
+        torch.where(a == ignore_index, 0, a),
+        torch.where(b == ignore_index, 0, b),
+        torch.where(known > 0, own / known.clamp_min(torch.finfo(lam.dtype).tiny), 1.0),
+        weight,
+    )
+
+
 def check_features(
-    owner: str, features: Tensor, weight: Tensor, bias: Tensor | None, target: MixedTarget
+    owner: str,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: MixedTarget | MultiTarget,
 ) -> None:
     """Raise an InputError unless features, the last layer and the target fit each other."""
     if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
@@ -88,14 +143,16 @@ def check_features(
     check_logits(owner, features[:, :1].expand(-1, len(weight)), target)
 
 
-def class_weight_buffer(weight: Tensor | Sequence[float] | None) -> Tensor | None:
+def class_weight_buffer(
+    weight: Tensor | Sequence[float] | None, argument: str = "class_weight"
+) -> Tensor | None:
     """Return class weights as a float32 tensor (C,), checked."""
     if weight is None:
         return None
     tensor = torch.as_tensor(weight, dtype=torch.float32)
     if tensor.ndim != 1 or not bool((tensor >= 0).all()):
         raise InputError(
-            "class_weight must hold one non-negative weight for each class, shape (C,), "
+            f"{argument} must hold one non-negative weight for each class, shape (C,), "
             f"got {tensor.tolist()}"
         )
     return tensor
@@ -111,6 +168,15 @@ class Loss(nn.Module):
 
     tasks: tuple[str, ...] = ("classification",)
     """The tasks whose targets this loss takes."""
+
+    reads: str = ""
+    """What it reads besides the mixed logits: "clean", those of the unmixed samples, given as a
+    third argument; "twin", the logits and the target of the same pairs mixed a second time, given
+    as a third and a fourth, with λ from :meth:`twin`."""
+
+    mixes: int = 1
+    """How many mixes of the batch it reads. With more than one, each is drawn anew, and the logits
+    and the target of the second, third ... follow the arguments above."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
@@ -128,8 +194,15 @@ class Loss(nn.Module):
         """
         raise NotImplementedError
 
+    def twin(self, batch: Batch, lam: Tensor) -> Tensor:
+        """Return (B,), the λ of the second mix, for ``reads = "twin"``, from that of the first."""
+        raise NotImplementedError
+
     def _reduce(
-        self, value: Tensor, target: MixedTarget | None, class_share: Tensor | None = None
+        self,
+        value: Tensor,
+        target: MixedTarget | MultiTarget | None,
+        class_share: Tensor | None = None,
     ) -> Tensor:
         """Reduce (B, ...) values; ``class_share`` (B,) is each sample's mean class weight."""
         sample = None if target is None else target.weight

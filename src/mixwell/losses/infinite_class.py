@@ -12,9 +12,13 @@ from torch.nn import functional as F
 from mixwell.batch import check_choice
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_features, check_logits, wide
-from mixwell.mix import MixedTarget
+from mixwell.losses.many import merged, repeated
+from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = ["InfiniteClassLoss"]
+
+
+_Target = MixedTarget | MultiTarget
 
 
 class InfiniteClassLoss(Loss):
@@ -26,13 +30,14 @@ class InfiniteClassLoss(Loss):
         S_ij = f_i · w̃_j + b̃_j  =  λ_j z_i[a_j] + (1 - λ_j) z_i[b_j]     (B, B)
         ICM  = CE(S, diagonal)  +  CE(Sᵀ, diagonal)      class axis + pair axis
 
-    Testing uses the ordinary classifier. Of soft labels the classifiers are mixed alike.
+    Testing uses the ordinary classifier. Of soft labels the classifiers are mixed alike, and of
+    samples mixed of more than two: S_ij = Σ_m w_jm z_i[c_jm].
 
     Args:
         axis: "both", or "class" (each sample against all classifiers) or "pair" (each
             classifier against all samples) alone.
         mask_duplicates: leave out, as negatives, other samples whose mixed classifier is the
-            same: the same two classes and the same λ.
+            same: the same classes and the same λ.
         gather: under ``torch.distributed``, contrast against the samples of all processes, with
             gradient. Every process must then hold a batch of the same size.
         reduction: "mean", "sum" or "none", (B,), of the sum of the axes.
@@ -53,9 +58,9 @@ class InfiniteClassLoss(Loss):
         self.mask_duplicates = mask_duplicates
         self.gather = gather
 
-    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
+    def forward(self, logits: Tensor, target: _Target) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
-        if target.is_index:
+        if isinstance(target, MultiTarget) or target.is_index:
             check_logits("InfiniteClassLoss", logits, target)
         elif logits.shape != target.a.shape:
             raise InputError(
@@ -64,7 +69,12 @@ class InfiniteClassLoss(Loss):
             )
         z = wide(logits)
         everyone = self._everyone(target)
-        if everyone.is_index:
+        if isinstance(everyone, MultiTarget):
+            similarity = torch.zeros_like(z[:, :1])
+            weights = everyone.weights.to(z.dtype)
+            for y, weight in zip(everyone.classes.unbind(1), weights.unbind(1), strict=True):
+                similarity = similarity + weight * z.index_select(1, y)
+        elif everyone.is_index:
             lam = everyone.lam.to(z.dtype)
             similarity = torch.lerp(
                 z.index_select(1, everyone.b), z.index_select(1, everyone.a), lam
@@ -78,7 +88,7 @@ class InfiniteClassLoss(Loss):
         features: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        target: MixedTarget,
+        target: _Target,
         *,
         sparse: bool = False,
     ) -> Tensor:
@@ -94,14 +104,15 @@ class InfiniteClassLoss(Loss):
         """
         check_features("InfiniteClassLoss", features, weight, bias, target)
         everyone = self._everyone(target)
-        # One lookup of both classes' rows: two would build two gradients of the weight's size.
-        rows = torch.cat([everyone.a, everyone.b])
-        lam = everyone.lam.to(weight.dtype)
-        own, partner = F.embedding(rows, weight, sparse=sparse).chunk(2)
-        similarity = wide(features @ torch.lerp(partner, own, lam[:, None]).T)
+        # One lookup of all classes' rows: several would build gradients of the weight's size each.
+        if isinstance(everyone, MultiTarget):
+            rows = everyone.classes.T.flatten()
+        else:
+            rows = torch.cat([everyone.a, everyone.b])
+        mixed = _blend(F.embedding(rows, weight, sparse=sparse), everyone)
+        similarity = wide(features @ mixed.T)
         if bias is not None:
-            own, partner = bias.index_select(0, rows).chunk(2)
-            similarity = similarity + wide(torch.lerp(partner, own, lam))
+            similarity = similarity + wide(_blend(bias.index_select(0, rows), everyone))
         return self._contrast(similarity, target, everyone)
 
     def _parallel(self) -> bool:
@@ -112,16 +123,19 @@ class InfiniteClassLoss(Loss):
             and dist.get_world_size() > 1
         )
 
-    def _everyone(self, target: MixedTarget) -> MixedTarget:
+    def _everyone(self, target: _Target) -> _Target:
         """Return the targets of all processes' samples."""
         if not self._parallel():
             return target
-
+        if isinstance(target, MultiTarget):
+            return MultiTarget(
+                *(_gather(part).flatten(0, 1) for part in (target.classes, target.weights))
+            )
         return MixedTarget(
             *(_gather(part).flatten(0, 1) for part in (target.a, target.b, target.lam))
         )
 
-    def _contrast(self, similarity: Tensor, target: MixedTarget, everyone: MixedTarget) -> Tensor:
+    def _contrast(self, similarity: Tensor, target: _Target, everyone: _Target) -> Tensor:
         """Return the loss from S: own samples down, everyone's classifiers across."""
         size = len(target)
         if len(everyone) < 2:
@@ -154,6 +168,19 @@ class InfiniteClassLoss(Loss):
         )
 
 
+def _blend(rows: Tensor, target: _Target) -> Tensor:
+    """Return (N, ...): of k N rows, those of the first classes first, the mixtures."""
+    if isinstance(target, MixedTarget):
+        own, partner = rows.chunk(2)
+        return torch.lerp(partner, own, _beside(target.lam, own))
+    parts = rows.view(target.classes.shape[1], len(target), *rows.shape[1:])
+    return (_beside(target.weights.T, parts) * parts).sum(0)
+
+
+def _beside(weight: Tensor, values: Tensor) -> Tensor:
+    return weight.to(values).view(*weight.shape, *[1] * (values.ndim - weight.ndim))
+
+
 def _gather(tensor: Tensor) -> Tensor:
     """Return the tensors of all processes, stacked by rank."""
     parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -175,9 +202,21 @@ class _Gather(torch.autograd.Function):
         return total[dist.get_rank()]
 
 
-def _duplicates(target: MixedTarget, everyone: MixedTarget, first: int) -> Tensor:
+def _in_order(target: MultiTarget) -> tuple[Tensor, Tensor]:
+    """Return classes and weights by class, each once; -1 and 0 for what is left of a row."""
+    weights = merged(target.classes, target.weights)
+    classes, order = target.classes.masked_fill(repeated(target.classes), -1).sort(1)
+    return classes, weights.gather(1, order)
+
+
+def _duplicates(target: _Target, everyone: _Target, first: int) -> Tensor:
     """Return (B, N) bool: classifier j is that of sample i, and j is not i."""
-    if not target.is_index:
+    if isinstance(target, MultiTarget) or isinstance(everyone, MultiTarget):
+        assert isinstance(target, MultiTarget)
+        assert isinstance(everyone, MultiTarget)
+        (classes, weights), (others, shares) = _in_order(target), _in_order(everyone)
+        same = (classes[:, None] == others).all(2) & (weights[:, None] == shares).all(2)
+    elif not target.is_index:
         soft, others = target.dense(), everyone.dense()
         same = (soft[:, None] == others[None]).all(2)
     else:
