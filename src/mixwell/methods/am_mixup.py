@@ -8,6 +8,12 @@ The backbone runs once. ``layer`` moves the augmentation to another layer's outp
 method, "mixup+am_mixup", the term is added to that method's loss.
 
 No public code exists; the schedule, its rate and the term's weight are free choices: arguments.
+
+Helps: what is within coarse classes (fine accuracy, transfer) and the balance of margins; long
+tails, if the rare classes have tens of images.
+
+Hurts: calibration as trained: it pushes to full confidence. With three images in a class it has no
+pairs to move between.
 """
 
 from mixwell.coefficient import Midpoint

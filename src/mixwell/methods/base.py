@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mixwell.attention import attending, attention_of
 from mixwell.batch import Batch, check_choice, check_range, tensors
 from mixwell.coefficient import Beta, Coefficient, Per
 from mixwell.errors import InputError
@@ -18,12 +19,21 @@ from mixwell.heads import capture_features, check_one_head, find_head, logits_of
 from mixwell.interpolation import Interpolation, Linear
 from mixwell.kernels import native
 from mixwell.labels import Labels, Soft
-from mixwell.losses import MixedCrossEntropy, MixedMSE
-from mixwell.losses.base import check_classes
-from mixwell.mix import Mix, MixedTarget
+from mixwell.losses import MixedBCE, MixedCrossEntropy, MixedMSE
+from mixwell.losses.base import Loss, check_classes
+from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
 from mixwell.pairing import Pairing, Shuffle
+from mixwell.saliency import saliency_of
 
-__all__ = ["Method", "Recipe", "Step", "Term"]
+__all__ = ["TASKS", "Method", "Recipe", "Step", "Term"]
+
+TASKS: dict[str, type[Loss]] = {
+    "classification": MixedCrossEntropy,
+    "multilabel": MixedBCE,
+    "segmentation": MixedCrossEntropy,
+    "regression": MixedMSE,
+}
+"""The tasks, and the usual loss of each."""
 
 
 class Recipe(nn.Module):
@@ -54,24 +64,60 @@ class Recipe(nn.Module):
         self.labels = labels or Soft()
         self.p = check_range("p", p, 0, 1)
         self.per = check_choice("per", per, ("sample", "batch"))
+        if self.coefficient.samples > 2 and not (
+            type(self.interpolation) is Linear and type(self.labels) is Soft
+        ):
+            raise InputError(
+                f"{type(self.coefficient).__name__} mixes {self.coefficient.samples} samples into "
+                "one, which is defined for linear interpolation and soft labels, not for "
+                f"{type(self.interpolation).__name__} and {type(self.labels).__name__}"
+            )
 
     @property
     def needs_features(self) -> bool:
         """Whether drawing a mix reads the features of the unmixed samples."""
         return self.pairing.needs_features or self.coefficient.needs_features
 
-    def draw(self, batch: Batch) -> tuple[Mix, MixedTarget]:
+    def draw(self, batch: Batch) -> tuple[Mix | MultiMix, MixedTarget | MultiTarget]:
         """Return how the batch mixes, and its mixed targets."""
+        if self.coefficient.samples > 2:
+            return self._draw_many(batch)
         partner = self.pairing(batch)
-        lam, target_lam = self.coefficient.pair(batch, partner)
+        return self._shape(batch, partner, *self.coefficient.pair(batch, partner))
+
+    def draw_twin(
+        self, batch: Batch, mix: Mix | MultiMix, redraw: Callable[[Batch, Tensor], Tensor]
+    ) -> tuple[Mix, MixedTarget]:
+        """Return the same pairs, mixed a second time with λ from ``redraw``, and their targets."""
+        assert isinstance(mix, Mix)  # as Term sees to
+        lam = redraw(batch, mix.lam)
+        return self._shape(batch, mix.partner, lam, lam)
+
+    def _mixes(self, batch: Batch) -> Tensor:
+        """Return whether each sample is mixed at all: (B,) or (1,) bool."""
+        return batch.rand(1 if self.per == "batch" else len(batch)) < self.p
+
+    def _shape(
+        self, batch: Batch, partner: Tensor, lam: Tensor, target_lam: Tensor
+    ) -> tuple[Mix, MixedTarget]:
         if self.p < 1:
-            size = 1 if self.per == "batch" else len(batch)
-            mixes = batch.rand(size) < self.p
+            mixes = self._mixes(batch)
             lam, target_lam = (torch.where(mixes, value, 1.0) for value in (lam, target_lam))
         mix = self.interpolation.shape(batch, Mix(partner, lam))
-        # A mask corrects λ to its true mean; the target then follows that.
-        label_lam = target_lam if mix.is_uniform else mix.lam
+        # A mask corrects λ to its true mean, and some policies draw their own: the target follows.
+        label_lam = target_lam if mix.is_uniform and mix.lam is lam else mix.lam
         return mix, self.labels(batch, mix, label_lam)
+
+    def _draw_many(self, batch: Batch) -> tuple[MultiMix, MixedTarget | MultiTarget]:
+        own = torch.arange(len(batch), device=batch.device)
+        others = [self.pairing(batch) for _ in range(self.coefficient.samples - 1)]
+        weights = self.coefficient.weights(batch)
+        if self.p < 1:
+            alone = torch.zeros_like(weights)
+            alone[:, 0] = 1
+            weights = torch.where(self._mixes(batch)[:, None], weights, alone)
+        mix = MultiMix(torch.stack([own, *others], 1), weights)
+        return mix, Soft.of_many(batch, mix)
 
     def extra_repr(self) -> str:
         return f"p={self.p}, per={self.per!r}"
@@ -95,6 +141,12 @@ class Term(nn.Module):
         name: str | None = None,
     ) -> None:
         super().__init__()
+        if recipe and recipe.coefficient.samples > 2 and getattr(loss, "reads", "") == "twin":
+            raise InputError(
+                f"{type(loss).__name__} reads each pair twice, and "
+                f"{type(recipe.coefficient).__name__} mixes {recipe.coefficient.samples} samples "
+                "into one; choose another coefficient or loss"
+            )
         self.loss = loss
         self.recipe = recipe
         self.weight = check_range("weight", weight)
@@ -122,8 +174,8 @@ class Step:
 
     loss: Tensor
     logits: Tensor
-    target: MixedTarget
-    mix: Mix
+    target: MixedTarget | MultiTarget
+    mix: Mix | MultiMix
     terms: dict[str, Tensor]
     clean_logits: Tensor | None = None
 
@@ -138,13 +190,28 @@ class _Rows:
 
 @dataclass
 class _Stream:
-    """One group of B rows that goes through the model: the clean samples, or one recipe's."""
+    """One group of B rows that goes through the model: the clean samples, or one recipe's.
+
+    A twin mixes the samples of another stream a second time, for a loss that reads both: the same
+    pairs with ``redraw``, anew without.
+    """
 
     recipe: Recipe | None
+    twin_of: _Stream | None = None
+    redraw: Callable[[Batch, Tensor], Tensor] | None = None
     layer: str | None = None
-    mix: Mix | None = None
-    target: MixedTarget | None = None
+    mix: Mix | MultiMix | None = None
+    target: MixedTarget | MultiTarget | None = None
     rows: slice = field(default_factory=lambda: slice(0, 0))
+
+    def draw(self, batch: Batch) -> None:
+        """Draw how these rows are mixed, and their targets."""
+        assert self.recipe is not None
+        if self.twin_of is None or self.redraw is None:
+            self.mix, self.target = self.recipe.draw(batch)
+        else:
+            assert self.twin_of.mix is not None
+            self.mix, self.target = self.recipe.draw_twin(batch, self.twin_of.mix, self.redraw)
 
 
 class Method(nn.Module):
@@ -165,7 +232,8 @@ class Method(nn.Module):
     Args:
         terms: the terms that are summed, in order.
         num_classes: C, to check labels and logits against; those of the logits without it.
-        task: "classification" or "regression".
+        task: "classification"; "multilabel", several classes a sample; "segmentation", a class for
+            each position; or "regression".
         head: the name of the classifier head, where it should not be searched for.
         feature_mode: how an extra pass for features runs: "eval", or "train" with the batch's own
             statistics. Neither changes the model.
@@ -190,14 +258,16 @@ class Method(nn.Module):
             raise InputError("a Method needs at least one Term")
         if num_classes is not None and (not isinstance(num_classes, int) or num_classes < 2):
             raise InputError(f"num_classes must be a whole number from 2 on, got {num_classes!r}")
-        self.task = check_choice("task", task, ("classification", "regression"))
+        self.task = check_choice("task", task, tuple(TASKS))
         for term in terms:
-            tasks = getattr(term.loss, "tasks", (task,))
-            if task not in tasks:
-                raise InputError(
-                    f"{name}: the loss {type(term.loss).__name__} is for {' or '.join(tasks)}, "
-                    f"not for task={task!r}"
-                )
+            parts = [term.loss, *([term.recipe.labels] if term.recipe else [])]
+            for part in parts:
+                tasks = getattr(part, "tasks", (task,))
+                if task not in tasks:
+                    raise InputError(
+                        f"{name}: {type(part).__name__} is for {' or '.join(tasks)}, "
+                        f"not for task={task!r}"
+                    )
         self.terms = nn.ModuleList(terms)
         self.num_classes = num_classes
         self.head = head
@@ -225,7 +295,9 @@ class Method(nn.Module):
         Args:
             model: any classifier (or regressor), unmodified.
             x: (B, ...), or a pytree of batch-first tensors that ``model`` takes as its argument.
-            y: class indices (B,) or soft labels (B, C); real targets (B,) or (B, K) in regression.
+            y: class indices (B,) or soft labels (B, C); in multilabel tasks (B, C) of 0 and 1, or
+                between; in segmentation class indices (B, H, W), for logits (B, C, H, W); in
+                regression real targets (B,) or (B, K).
             index: (B,) positions in the training set, for what remembers samples.
 
         Raises:
@@ -236,22 +308,34 @@ class Method(nn.Module):
         self._check(x, y, index)
         batch = self._batch(model, x, y, index)
         terms = self._terms()
-        recipes: list[Recipe | None] = []
+        streams: list[_Stream] = []
         for term in terms:
             recipe = term.recipe if self.training else None
-            if not any(recipe is known for known in recipes):
-                recipes.append(recipe)
-        streams = [_Stream(recipe) for recipe in recipes]
+            own = _stream(streams, recipe)
+            reads = getattr(term.loss, "reads", "") if self.training else ""
+            if reads == "clean":
+                _stream(streams, None)
+            elif reads == "twin":
+                streams.append(_Stream(recipe, own, term.loss.twin))  # type: ignore[arg-type]
+            if recipe is not None:
+                more = getattr(term.loss, "mixes", 1) - 1
+                streams.extend(_Stream(recipe, own) for _ in range(more))
         logits = self._run(model, batch, streams)
 
         losses: dict[str, Tensor] = {}
         loss: Tensor | None = None
         for term in terms:
             recipe = term.recipe if self.training else None
-            stream = next(stream for stream in streams if stream.recipe is recipe)
-            assert stream.target is not None
+            stream = _stream(streams, recipe)
             function = self._clean_loss() if recipe is None and term.recipe else term.loss
-            value = function(_rows(logits, stream.rows), stream.target)
+            beside: list[Any] = []
+            reads = getattr(function, "reads", "") if self.training else ""
+            if reads == "clean":
+                beside = [_rows(logits, _stream(streams, None).rows)]
+            if reads == "twin" or (self.training and getattr(function, "mixes", 1) > 1):
+                for other in (s for s in streams if s.twin_of is stream):
+                    beside += [_rows(logits, other.rows), other.target]
+            value = function(_rows(logits, stream.rows), stream.target, *beside)
             losses[term.name] = value
             value = value if term.weight == 1 else term.weight * value
             loss = value if loss is None else loss + value
@@ -273,7 +357,7 @@ class Method(nn.Module):
 
     def preview(
         self, x: Any, y: Tensor, *, model: nn.Module | None = None, index: Tensor | None = None
-    ) -> tuple[Any, MixedTarget, Mix]:
+    ) -> tuple[Any, MixedTarget | MultiTarget, Mix | MultiMix]:
         """Return the mixed inputs, their targets and their mix, as a step would make them.
 
         Args:
@@ -311,7 +395,11 @@ class Method(nn.Module):
 
     def _clean_loss(self) -> nn.Module:
         """Return the loss of clean samples that stands for a mixing term in evaluation mode."""
-        return MixedMSE() if self.task == "regression" else MixedCrossEntropy()
+        ignored = next((t.loss.ignore_index for t in self._terms()
+                        if isinstance(t.loss, MixedCrossEntropy)), None)  # fmt: skip
+        if self.task == "segmentation" and ignored is not None:
+            return MixedCrossEntropy(ignore_index=ignored)
+        return TASKS[self.task]()
 
     def _batch(
         self,
@@ -324,14 +412,27 @@ class Method(nn.Module):
         def features() -> Tensor:
             return capture_features(model, x, self.head, self.feature_mode)[1]
 
+        def look(kind: str) -> Tensor:
+            if kind == "attention":
+                return attention_of(model, x)
+            return saliency_of(kind, model, x, y, self.head, self.feature_mode, self.task)
+
         return Batch(
             x,
-            y if y.is_floating_point() else y.long(),
+            self._as_target(y),
             index=index,
             generator=self.generator,
             progress=self.progress,
             features=features if has_model else None,
+            look=look if has_model else None,
+            model=model if has_model else None,
+            task=self.task,
         )
+
+    def _as_target(self, y: Tensor) -> Tensor:
+        if y.is_floating_point():
+            return y
+        return y.float() if self.task == "multilabel" else y.long()
 
     def _run(self, model: nn.Module, batch: Batch, streams: list[_Stream]) -> Tensor:
         """Give each stream its mix, target and rows; return the logits of all rows."""
@@ -344,10 +445,15 @@ class Method(nn.Module):
                 stream.mix = Mix.identity(size, batch.device)
                 stream.target = MixedTarget.clean(batch.y)
                 continue
-            stream.layer = stream.recipe.interpolation.layer(batch, model)
+            # Twins come after what they are twins of, and mix at the same layer.
+            sibling = stream.twin_of
+            stream.layer = (
+                sibling.layer if sibling else stream.recipe.interpolation.layer(batch, model)
+            )
             (at_input if stream.layer is None else inside).append(stream)
             if not (stream.layer == "head" and stream.recipe.needs_features):
-                stream.mix, stream.target = stream.recipe.draw(batch)
+                stream.draw(batch)
+                self._learn(batch, stream)
 
         # Mixing inside the model starts from clean rows, which always come first. Where nothing
         # else needs them the mixed rows take their place.
@@ -362,6 +468,15 @@ class Method(nn.Module):
             assert stream.mix is not None
             stream.rows = slice(len(inputs) * size, (len(inputs) + 1) * size)
             inputs.append(stream.recipe.interpolation(batch.x, stream.mix))
+        hidden = [stream for stream in inside if stream.layer != "head"]
+        if in_place and hidden:
+            inputs[0] = _seeing_both(batch.x, inside[0].mix)
+        elif hidden and isinstance(batch.x, Mapping) and "attention_mask" in batch.x:
+            raise InputError(
+                f"{self.name} adds mixed samples to unmixed ones at layer {hidden[0].layer!r}, and "
+                "the attention_mask has no rows for them: mix at the head (layer='head'), or take "
+                "a method without unmixed samples"
+            )
         x = inputs[0] if len(inputs) == 1 else _concatenate(inputs)
         by_layer: dict[str, list[_Stream]] = {}
         for stream in inside:
@@ -370,7 +485,11 @@ class Method(nn.Module):
         rows = _Rows(len(inputs) * size, in_place)
         remembering = [s for s in streams if s.recipe and s.recipe.coefficient.remembers]
         features: list[Tensor] = []
+        watching = [s for s in streams if s.recipe and s.recipe.labels.needs_attention]
+        attention: list[Tensor] = []
         with contextlib.ExitStack() as stack:
+            if watching:
+                stack.enter_context(attending(model, batch.x, attention))
             for layer, mixed in by_layer.items():
                 stack.enter_context(self._inside(model, batch, layer, mixed, rows, features))
             if remembering and "head" not in by_layer:
@@ -381,13 +500,28 @@ class Method(nn.Module):
         unmixed = bool(clean or inside) and not (in_place and inside[0].layer != "head")
         for stream in remembering:
             assert stream.recipe is not None
+            assert not isinstance(stream.mix, MultiMix)  # what remembers draws λ for pairs
             stream.recipe.coefficient.remember(
                 batch,
                 features[0][:size] if unmixed else features[0][stream.rows],
                 None if unmixed else stream.mix,
             )
+        for stream in watching:
+            assert stream.recipe is not None
+            assert isinstance(stream.mix, Mix)
+            assert isinstance(stream.target, MixedTarget)
+            seen = attention[0][stream.rows]
+            stream.target = stream.recipe.labels.refine(stream.mix, stream.target, seen)
         self._check_logits(model, logits, rows.count)
         return logits
+
+    def _learn(self, batch: Batch, stream: _Stream) -> None:
+        """Let what makes the masks of a stream learn from its mix, where it learns."""
+        assert stream.recipe is not None
+        if stream.recipe.interpolation.learns:
+            assert isinstance(stream.mix, Mix)
+            assert stream.target is not None
+            stream.recipe.interpolation.learn(batch, stream.mix, stream.target)
 
     @contextlib.contextmanager
     def _inside(
@@ -416,7 +550,7 @@ class Method(nn.Module):
                 assert stream.recipe is not None
                 if stream.mix is None:
                     batch.features = clean.detach().flatten(1)
-                    stream.mix, stream.target = stream.recipe.draw(batch)
+                    stream.draw(batch)
                 mixed = stream.recipe.interpolation(clean, stream.mix)
                 if rows.in_place:
                     return _replace_first_rows(value, mixed, size)
@@ -480,7 +614,28 @@ class Method(nn.Module):
                 )
 
     def _check_y(self, y: Tensor) -> None:
-        if self.task == "regression":
+        classes = "C" if self.num_classes is None else self.num_classes
+        if self.task == "multilabel":
+            if y.ndim != 2 or self.num_classes not in (None, y.shape[1]):
+                raise InputError(
+                    f"y must be (B, {classes}) of 0 and 1, or between, in a multilabel task, got "
+                    f"{y.dtype} of shape {tuple(y.shape)}; for one class a sample use "
+                    "task='classification'"
+                )
+            if y.device.type == "cpu" and not torch.compiler.is_compiling():
+                low, high = (float(end) for end in torch.aminmax(y))
+                if low < 0 or high > 1:
+                    raise InputError(
+                        f"y must hold 0 and 1, or numbers between, got values from {low:g} to "
+                        f"{high:g}"
+                    )
+        elif self.task == "segmentation":
+            if y.is_floating_point() or y.ndim < 3:
+                raise InputError(
+                    "y must hold class indices (B, H, W), one for each position, in segmentation, "
+                    f"got {y.dtype} of shape {tuple(y.shape)}"
+                )
+        elif self.task == "regression":
             if not y.is_floating_point():
                 raise InputError(
                     f"y must hold real targets (B,) or (B, K) in regression, got {y.dtype} of "
@@ -488,7 +643,6 @@ class Method(nn.Module):
                 )
         elif y.is_floating_point():
             if y.ndim != 2 or self.num_classes not in (None, y.shape[1]):
-                classes = "C" if self.num_classes is None else self.num_classes
                 raise InputError(
                     f"y must be class indices (B,) int64 or soft labels (B, {classes}), got "
                     f"{y.dtype} of shape {tuple(y.shape)}; for real targets use task='regression'"
@@ -510,7 +664,12 @@ class Method(nn.Module):
             )
         if self.task == "regression":
             return
-        if logits.ndim != 2:
+        if self.task == "segmentation":
+            if logits.ndim < 4:
+                raise InputError(
+                    f"{name} must return logits (B, C, H, W), got shape {tuple(logits.shape)}"
+                )
+        elif logits.ndim != 2:
             raise InputError(f"{name} must return logits (B, C), got shape {tuple(logits.shape)}")
         if self.num_classes not in (None, logits.shape[1]):
             raise InputError(
@@ -520,6 +679,32 @@ class Method(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task!r}"
+
+
+def _stream(streams: list[_Stream], recipe: Recipe | None) -> _Stream:
+    """Return the stream of a recipe, or of the clean samples, which is added where it is new."""
+    for stream in streams:
+        if stream.recipe is recipe and stream.twin_of is None:
+            return stream
+    streams.append(_Stream(recipe))
+    return streams[-1]
+
+
+def _seeing_both(x: Any, mix: Mix | MultiMix | None) -> Any:
+    """Return the inputs for mixing inside the model: each sequence as long as its partner's.
+
+    In what is mixed after the embedding, positions past the end of the shorter sequence are the
+    longer one's. Of a dict of inputs "attention_mask" says which positions are looked at.
+    """
+    if not isinstance(x, Mapping) or "attention_mask" not in x or mix is None:
+        return x
+    mask = x["attention_mask"]
+    partners = mix.partners.unbind(1) if isinstance(mix, MultiMix) else [mix.partner]
+    seen = mask
+    for partner in partners:
+        seen = torch.maximum(seen, mask.index_select(0, partner))
+    alone = mix.lam == 1
+    return {**x, "attention_mask": torch.where(alone[:, None], mask, seen)}
 
 
 def _rows(x: Tensor, rows: slice) -> Tensor:

@@ -3,6 +3,11 @@
 Blends of samples with far targets get wrong labels; the partner is drawn with a Gaussian kernel
 density on the target. The bandwidth is in units of the target as trained on (standardised, say);
 1.75 is the paper's for Airfoil. Partners come from the batch.
+
+Helps: tables and series whose targets vary smoothly with inputs, according to its paper.
+
+Hurts: Airfoil here: with a network that fits the table well its error was nearly twice that of
+plain training.
 """
 
 from mixwell.coefficient import Beta

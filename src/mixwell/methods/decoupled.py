@@ -4,6 +4,12 @@ In the softmax of a mixed sample its two classes compete; the decoupled term rem
 so that discriminative features of both are learnt even where they stand out less than their share.
 Static mixes reach what optimised mixes do, at no cost. ``decoupled`` is DM(CE), ``decoupled_bce``
 its form for binary cross-entropy.
+
+Helps: in accuracy and calibration a little over mixup here, at no cost in time; it is made for
+long training on many classes.
+
+Hurts: nothing that was measured; on long tails and with few images it changed little against
+mixup.
 """
 
 from mixwell.losses import DecoupledBCE, DecoupledCrossEntropy
@@ -24,7 +30,7 @@ w = (λ, 1 - λ) for weighting="lambda", (1, 1) for "uniform"
 """,
         doc=__doc__,
         answers={"loss": Answer(DecoupledCrossEntropy, eta=0.1, weighting="lambda")},
-        tasks=("classification",),
+        tasks=("classification", "segmentation"),
     )
 )
 
@@ -39,6 +45,6 @@ DM(BCE) = mean over classes of BCE(sigmoid(z), ŷ)
 """,
         doc=__doc__,
         answers={"loss": Answer(DecoupledBCE, t=0.8, k=1.0)},
-        tasks=("classification",),
+        tasks=("classification", "multilabel"),
     )
 )

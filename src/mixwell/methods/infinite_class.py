@@ -5,6 +5,12 @@ classifier of its own, the same blend of its two classes' weights, and asks each
 its classifier among the batch's (class axis) and each classifier its sample (pair axis). It
 applies to any mix: "cutmix+infinite_class", "regmixup+infinite_class" (RegICM),
 "remix+infinite_class". Testing uses the ordinary classifier. A batch needs two samples or more.
+
+Helps: long tails (the most accurate of all methods here, by 3 points over erm on Fashion-MNIST)
+and very few images.
+
+Hurts: calibration as trained, where the network overfits: it leaves it overconfident. Small
+batches, which hold few classifiers to contrast with.
 """
 
 from mixwell.losses import InfiniteClassLoss

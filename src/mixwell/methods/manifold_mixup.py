@@ -2,6 +2,10 @@
 
 It flattens the classes' representations. ``layer="auto"`` draws from the input and the first half
 of the model's stages; give a layer's name, a list of names, "input" or "head" to choose.
+
+Helps: where mixing inputs makes no sense (text, tables), since it can mix inside alone.
+
+Hurts: uniformity of the features, by design: it flattens each class.
 """
 
 from mixwell.coefficient import Beta

@@ -2,6 +2,13 @@
 
 It regularises the network to behave linearly between samples. λ is drawn for each sample unless
 ``per="batch"`` asks for one. The paper takes α in [0.1, 0.4] on ImageNet and α = 1 on CIFAR.
+
+Helps: where data are few and the network overfits: better calibration, and accuracy at five images
+a class.
+
+Hurts: a network that fits its data well without overfitting: it is made underconfident
+(temperature scaling mends that). In regression on Airfoil it cost much accuracy here, since far
+targets were blended.
 """
 
 from mixwell.interpolation import Linear

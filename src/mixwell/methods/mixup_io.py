@@ -1,6 +1,10 @@
 """MixupIO: mix the inputs only; the label is that of the heavier sample.
 
 The control that shows how much of mixup's effect, on calibration above all, comes from its labels.
+
+Helps: finding out whether a gain comes from mixed inputs or from mixed labels.
+
+Hurts: as a method of its own, where the label of a nearly even mix is a coin toss.
 """
 
 from mixwell.labels import HeavierSide

@@ -13,7 +13,7 @@ from torch import nn
 from mixwell import coefficient, interpolation, labels, losses, pairing
 from mixwell.batch import Range
 from mixwell.errors import InputError, suggest
-from mixwell.methods.base import Method, Recipe, Term
+from mixwell.methods.base import TASKS, Method, Recipe, Term
 
 __all__ = [
     "Answer",
@@ -40,10 +40,6 @@ _DEFAULTS: dict[str, type[nn.Module]] = {
     "coefficient": coefficient.Beta,
     "interpolation": interpolation.Linear,
     "labels": labels.Soft,
-}
-_DEFAULT_LOSS: dict[str, type[nn.Module]] = {
-    "classification": losses.MixedCrossEntropy,
-    "regression": losses.MixedMSE,
 }
 
 
@@ -72,6 +68,7 @@ class Spec:
         answers: what the method *is*: no other method may answer these questions beside it.
         suggests: published settings that give way to another method's answers.
         clean: whether the loss of clean samples is added to that of mixed ones.
+        weight: the factor of its mixed term beside the loss of clean samples.
         beside: a term of its own, answers to all questions, beside the other methods' terms.
         mixes: whether it has mixed samples in its main term.
         tasks: the tasks it is defined for, the usual one first.
@@ -86,9 +83,10 @@ class Spec:
     answers: Mapping[str, Answer] = field(default_factory=dict)
     suggests: Mapping[str, Answer] = field(default_factory=dict)
     clean: bool = False
+    weight: float = 1.0
     beside: Mapping[str, Answer] = field(default_factory=dict)
     mixes: bool = True
-    tasks: tuple[str, ...] = ("classification", "regression")
+    tasks: tuple[str, ...] = tuple(TASKS)
     in_regression: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -225,15 +223,16 @@ class _Plan:
             self.slots["recipe"] = _slot(("recipe",), Answer(_RecipeSettings), {})
             if self.weighted:
                 names = ("term", self.weighted.name)
-                self.slots["term"] = _slot(names, Answer(_TermSettings), {})
+                weight = self.weighted.weight
+                self.slots["term"] = _slot(names, Answer(_TermSettings, weight=weight), {})
         if self.mixes and self.clean:
-            answer = Answer(_DEFAULT_LOSS[self.task])
+            answer = Answer(TASKS[self.task])
             self.slots["clean"] = _slot(("clean",), answer, {})
         for spec in self.beside:
             parts = {
                 **spec.beside,
                 "recipe": Answer(_RecipeSettings),
-                "term": Answer(_TermSettings),
+                "term": Answer(_TermSettings, weight=spec.weight),
             }
             for question, answer in parts.items():
                 self.slots[f"{spec.name}.{question}"] = _slot((spec.name,), answer, {})
@@ -252,7 +251,7 @@ class _Plan:
         for spec in self.specs:
             if question in spec.suggests:
                 return (spec.name,), spec.suggests[question]
-        part = _DEFAULT_LOSS[self.task] if question == "loss" else _DEFAULTS[question]
+        part = TASKS[self.task] if question == "loss" else _DEFAULTS[question]
         return (), Answer(part)
 
     def give(self, arguments: Mapping[str, Any]) -> None:
@@ -327,10 +326,16 @@ def _known() -> str:
     return ", ".join(list_methods())
 
 
+def _common_tasks(specs: list[Spec]) -> list[str]:
+    """Return the tasks of all, in the order of the method that is for the fewest."""
+    narrow = min(specs, key=lambda spec: len(spec.tasks))
+    return [task for task in narrow.tasks if all(task in spec.tasks for spec in specs)]
+
+
 def _task(specs: list[Spec], task: str | None) -> str:
-    if task is not None and task not in _DEFAULT_LOSS:
-        raise InputError(f"task={task!r} is unknown; known: {', '.join(_DEFAULT_LOSS)}")
-    common = [t for t in ("classification", "regression") if all(t in s.tasks for s in specs)]
+    if task is not None and task not in TASKS:
+        raise InputError(f"task={task!r} is unknown; known: {', '.join(TASKS)}")
+    common = _common_tasks(specs)
     if not common or (task is not None and task not in common):
         scopes = ", ".join(f"{spec.name} is for {' and '.join(spec.tasks)}" for spec in specs)
         asked = f" for task={task!r}" if task is not None else ""
@@ -357,7 +362,8 @@ def create(
     Args:
         name: one of :func:`list_methods`, or several joined by "+": "sk_mixup+decoupled".
         num_classes: C, to check labels and logits against.
-        task: "classification" or "regression"; the methods' usual one by default.
+        task: "classification", "multilabel", "segmentation" or "regression"; the methods' usual one
+            by default.
         head: the name of the model's classifier head, where it should not be searched for.
         feature_mode: see :class:`Method`.
         generator: the source of all randomness; torch's default generators without one.
@@ -482,7 +488,7 @@ def describe(name: str) -> Description:
     parts = {
         key: slot.part.__name__ for key, slot in plan.slots.items() if slot.part not in settings
     }
-    common = tuple(t for t in _DEFAULT_LOSS if all(t in spec.tasks for spec in plan.specs))
+    common = tuple(_common_tasks(plan.specs))
 
     def joined(values: list[str], separator: str) -> str:
         return separator.join(value.strip("\n") for value in values)

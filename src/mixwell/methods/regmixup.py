@@ -3,6 +3,11 @@
 With a large α most mixed samples lie near the midpoint, far from the clean ones, and the network
 learns to be unsure there: better calibration and out-of-distribution detection at no loss of
 accuracy. A step runs 2B samples. ``weight`` is the factor of the mixed term.
+
+Helps: all measures at once on Fashion-MNIST here, and outliers: best at telling them by
+confidence.
+
+Hurts: time: a step runs twice the samples.
 """
 
 from mixwell.coefficient import Beta

@@ -1,6 +1,10 @@
 """Remix: for long tails, give a mixed sample to the rarer class where the classes are lopsided.
 
 It needs ``class_counts``, the number of training samples of each class.
+
+Helps: long tails, beside a loss that uses them: with ICM the best on digits at imbalance 50.
+
+Hurts: data that are balanced: there it is mixup.
 """
 
 from mixwell.labels import Remix

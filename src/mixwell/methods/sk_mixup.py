@@ -9,6 +9,12 @@ indices, ``method(model, x, y, index=i)``; ``"input"`` or ``"label"`` avoid the 
 mixing at the head itself (``layer="head"``).
 In regression the distance is between labels, with the paper's settings for Airfoil; inputs and
 targets may have kernels of their own (``target_tau_max``, ``target_tau_std``).
+
+Helps: calibration: lower ECE than mixup at no loss of accuracy on Fashion-MNIST, with 50 and 250
+images a class the best of seven methods. In regression it does no harm where mixup does.
+
+Hurts: the time of a step by the extra pass, unless the features are remembered or the distance is
+between inputs.
 """
 
 from mixwell.coefficient import SimilarityKernel

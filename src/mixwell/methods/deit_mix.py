@@ -1,0 +1,58 @@
+"""The recipe of DeiT: mixup or CutMix, one of the two for each batch.
+
+Blends and boxes regularise in different ways, and vision transformers, which overfit early, are
+trained with both: mixup with α = 0.8 and CutMix with α = 1, as often the one as the other. By
+default all is drawn once for a batch, as there; ``per="sample"`` draws policy, λ and box for each
+sample. DeiT smooths the labels too (``label_smoothing=0.1``) and pairs a batch with its reverse
+(``pairing="Flip"``); here partners are a random permutation. To switch with another λ, give the
+policies to another method: ``create("sk_mixup", interpolation="Switch")``.
+
+Helps: vision transformers trained from scratch, for long.
+
+Hurts: short training, and small networks that underfit already.
+"""
+
+import torch
+from torch import Tensor
+
+from mixwell.batch import Batch
+from mixwell.coefficient import Coefficient
+from mixwell.interpolation import Switch
+from mixwell.methods.registry import Answer, Spec, register
+
+__all__ = ["Redrawn"]
+
+
+class Redrawn(Coefficient):
+    """Leave λ to the policies: 1/2, until a :class:`Switch` with ``alphas`` draws it anew."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, batch: Batch, partner: Tensor) -> Tensor:
+        return torch.full((len(batch),), 0.5, device=batch.device)
+
+
+DEIT_MIX = register(
+    Spec(
+        name="deit_mix",
+        title="Training Data-efficient Image Transformers & Distillation through Attention",
+        paper="Touvron, Cord, Douze, Massa, Sablayrolles and Jégou, ICML 2021, arXiv:2012.12877",
+        equation="""
+with probability 1/2    λ ~ Beta(0.8, 0.8),   x̃_i = λ x_i + (1 - λ) x_σ(i)
+else                    λ ~ Beta(1, 1),       x̃_i = M ⊙ x_i + (1 - M) ⊙ x_σ(i),   λ ← mean(M)
+L_i = -λ log p_i[y_i] - (1 - λ) log p_i[y_σ(i)]
+""",
+        doc=__doc__,
+        answers={
+            "interpolation": Answer(
+                Switch,
+                policies=("Linear", "CutMix"),
+                probabilities=(0.5, 0.5),
+                alphas=(0.8, 1.0),
+                per="batch",
+            ),
+            "coefficient": Answer(Redrawn),
+        },
+    )
+)

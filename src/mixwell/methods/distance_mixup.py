@@ -1,0 +1,32 @@
+"""C-Mixup's control: the partner is drawn with a kernel on inputs or features, not on labels.
+
+C-Mixup's paper finds labels to be the better guide than inputs or hidden representations, and this
+is what it compares with. On Airfoil C-Mixup's own kernel did harm in this project's study; this
+one has not been measured there. ``distance="features"`` takes an extra pass without gradient. The
+bandwidth is in units of the batch's root mean square distance, which is ours.
+
+Helps: as a control of C-Mixup; on tables where near inputs have near targets.
+
+Hurts: inputs whose columns are not of one scale: standardise them first.
+"""
+
+from mixwell.coefficient import Beta
+from mixwell.methods.registry import Answer, Spec, register
+from mixwell.pairing import DistanceKernel
+
+DISTANCE_MIXUP = register(
+    Spec(
+        name="distance_mixup",
+        title="C-Mixup: Improving Generalization in Regression",
+        paper="Yao, Wang, Zhang, Zou and Finn, NeurIPS 2022, arXiv:2210.05775",
+        equation="""
+d_ij = ‖x_i - x_j‖, or of features, in units of the batch's root mean square
+P(σ(i) = j) ∝ exp(-d_ij² / (2 h²))
+x̃_i = λ_i x_i + (1 - λ_i) x_σ(i),   ỹ_i = λ_i y_i + (1 - λ_i) y_σ(i),   λ_i ~ Beta(α, α)
+""",
+        doc=__doc__,
+        answers={"pairing": Answer(DistanceKernel, bandwidth=0.5, distance="input")},
+        suggests={"coefficient": Answer(Beta, alpha=2.0)},
+        tasks=("regression", "classification", "multilabel"),
+    )
+)

@@ -1,0 +1,29 @@
+"""GuidedMixup: pair samples that are salient in different places, and weigh each pixel by saliency.
+
+It keeps what is salient of both samples without an optimisation and, by the spectrum of the
+images, without the model (Guided-SR); ``saliency="gradient"`` asks the model (Guided-AP), for a
+forward and a backward pass more in every step.
+"""
+
+from mixwell.coefficient import Constant
+from mixwell.interpolation import GuidedMix
+from mixwell.methods.registry import Answer, Spec, register
+from mixwell.pairing import SalientCycle
+
+GUIDEDMIX = register(
+    Spec(
+        name="guidedmix",
+        title="GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps",
+        paper="Kang and Kim, AAAI 2023, arXiv:2306.16612",
+        equation="""
+s_i = saliency of x_i, smoothed, summing to 1
+σ: a cycle, greedy by greatest ‖s_i - s_σ(i)‖
+M_i = λ s_i / (λ s_i + (1 - λ) s_σ(i)),   λ = 1/2
+x̃_i = M_i ⊙ x_i + (1 - M_i) ⊙ x_σ(i),   λ_i ← mean(M_i)
+L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
+""",
+        doc=__doc__,
+        answers={"pairing": Answer(SalientCycle), "interpolation": Answer(GuidedMix)},
+        suggests={"coefficient": Answer(Constant, lam=0.5)},
+    )
+)

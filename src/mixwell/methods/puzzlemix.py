@@ -1,0 +1,29 @@
+"""PuzzleMix: keep the salient blocks of both images, and move them out of each other's way.
+
+A box or a blend may hide what the label is about. Here the mask over a grid of blocks loses as
+little saliency as it can, and blocks are exchanged so that both samples' salient ones are seen. It
+costs a forward and a backward pass more in every step.
+"""
+
+from mixwell.coefficient import Beta
+from mixwell.interpolation import PuzzleMix
+from mixwell.methods.registry import Answer, Spec, register
+
+PUZZLEMIX = register(
+    Spec(
+        name="puzzlemix",
+        title="Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup",
+        paper="Kim, Choo and Song, ICML 2020, arXiv:2009.06962",
+        equation="""
+S_i = ‖∂ℓ(f(x_i), y_i)/∂x_i‖ by block, summing to 1,   λ_i ~ Beta(α, α)
+z_i = argmin Σ_s z_s S_σ(i),s + (1 - z_s) S_i,s
+      + β' Σ_{s~t} (z_s - z_t)² + β' γ Σ_{s~t} d_st(z_s, z_t) - η / n² Σ_s log prior(z_s; λ_i)
+Π_i = argmin Σ_st Π_st (ξ C_st - z_t S_i,s) over permutations;   Π_σ(i) likewise with 1 - z_i
+x̃_i = z_i ⊙ Π_iᵀ x_i + (1 - z_i) ⊙ Π_σ(i)ᵀ x_σ(i),   λ_i ← mean(z_i)
+L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
+""",
+        doc=__doc__,
+        answers={"interpolation": Answer(PuzzleMix)},
+        suggests={"coefficient": Answer(Beta, alpha=1.0)},
+    )
+)

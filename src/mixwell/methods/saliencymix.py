@@ -1,0 +1,30 @@
+"""SaliencyMix: paste a box around the partner's most salient pixel.
+
+A random box of CutMix may hold nothing of the object whose label it carries. This one is centred
+on what stands out. Saliency is by the images' spectrum, which needs no model, or by the gradient of
+the loss (``saliency="gradient"``, one more pass forward and backward). The published code takes
+OpenCV's fine-grained saliency, and one box for a whole batch; here each sample has its own.
+
+Helps: objects that stand out from a plain scene.
+
+Hurts: textures and cluttered scenes, where the most salient pixel is not the object's; and boxes
+that always show the same part leave the rest unlearnt.
+"""
+
+from mixwell.interpolation import SaliencyMix
+from mixwell.methods.registry import Answer, Spec, register
+
+SALIENCYMIX = register(
+    Spec(
+        name="saliencymix",
+        title="SaliencyMix: A Saliency Guided Data Augmentation Strategy for Better Regularization",
+        paper="Uddin, Monira, Shin, Chung and Bae, ICLR 2021, arXiv:2006.01791",
+        equation="""
+c_i = argmax saliency(x_σ(i)),   M_i = 0 in a box of area (1 - λ_i) H W centred on c_i, 1 elsewhere
+x̃_i = M_i ⊙ x_i + (1 - M_i) ⊙ x_σ(i),   λ_i ← mean(M_i)
+L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
+""",
+        doc=__doc__,
+        answers={"interpolation": Answer(SaliencyMix, saliency="spectral")},
+    )
+)

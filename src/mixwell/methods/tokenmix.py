@@ -1,0 +1,39 @@
+"""TokenMix: take several blocks of tokens of the partner, and label by what is in them.
+
+A vision transformer sees the whole image at once, so that CutMix's one box is an easy task for it:
+here the partner's region is several blocks of whole tokens. Each label counts by the attention that
+its unmixed image pays to what is left of it. The paper takes that from a trained teacher; without
+one (``labels=ContentAttention(teacher=...)``) it is the model's own, by a pass without gradient in
+evaluation mode.
+
+The authors' code mixes half of the tokens of each image and 14 more; here (1 - λ) of them, with λ
+of the coefficient (``coefficient=Constant(0.5)``).
+
+Helps: the accuracy and the robustness to occlusion of vision transformers on ImageNet, in the
+paper.
+
+Hurts: time, by the pass of the unmixed images; models without such attention are refused.
+"""
+
+from mixwell.interpolation import TokenMix
+from mixwell.labels import ContentAttention
+from mixwell.methods.registry import Answer, Spec, register
+
+TOKENMIX = register(
+    Spec(
+        name="tokenmix",
+        title="TokenMix: Rethinking Image Mixing for Data Augmentation in Vision Transformers",
+        paper="Liu, Liu, Zhou, Li and Liu, ECCV 2022, arXiv:2207.08409",
+        equation="""
+M_i = 0 on blocks of tokens, (1 - λ_i) h w of them in all, 1 elsewhere
+x̃_i = M_i ⊙ x_i + (1 - M_i) ⊙ x_σ(i)
+A_i = attention of the class token to the patches of x_i, summing to 1
+s_a = Σ_p A_ip M_ip,   s_b = Σ_p A_σ(i)p (1 - M_ip)
+L_i = -s_a log p_i[y_i] - s_b log p_i[y_σ(i)]
+""",
+        doc=__doc__,
+        answers={"interpolation": Answer(TokenMix)},
+        suggests={"labels": Answer(ContentAttention)},
+        tasks=("classification", "multilabel"),
+    )
+)
