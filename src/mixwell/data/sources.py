@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,6 +50,8 @@ def read_idx(path: Path) -> Tensor:
     Raises:
         InputError: it is no IDX file of bytes, is truncated, or its checksum is wrong.
     """
+    import numpy as np
+
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rb") as file:
@@ -136,6 +137,8 @@ def read_cifar(
         root: holds torchvision's folder ``cifar-10-batches-py`` (or ``cifar-100-python``).
         hundred: CIFAR-100 instead of CIFAR-10.
     """
+    import numpy as np
+
     folder = "cifar-100-python" if hundred else "cifar-10-batches-py"
     fine = "fine_labels" if hundred else "labels"
     train = ["train"] if hundred else [f"data_batch_{part}" for part in range(1, 6)]
@@ -209,6 +212,8 @@ def read_folder(root: Path) -> tuple[list[Path], Tensor, list[str]]:
 
 def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:
     """Return the Airfoil self-noise table: (1503, 5) inputs and (1503,) decibels."""
+    import numpy as np
+
     path = find("data_dir", root, [".", "airfoil"], ["airfoil_self_noise.dat"])
     try:
         table = np.loadtxt(path, dtype=np.float64, ndmin=2)
@@ -294,6 +299,8 @@ def _column(path: Path, table: Any, target: str) -> Any:
 
 
 def _finite(path: Path, values: Any) -> Tensor:
+    import numpy as np
+
     array = np.array(values, dtype=np.float64, copy=True)
     if not np.isfinite(array).all():
         raise InputError(f"{path} holds infinite numbers")
