@@ -54,8 +54,8 @@ def test_the_page_is_whole_self_contained_and_tells_the_numbers(make_records, tm
     assert "torch 9.9" in text
     assert "λ_t" in text  # am_mixup's equation
     html = paths.html.read_text(encoding="utf-8")
-    # Two learning curves, three differences, and two figures of each method.
-    assert html.count("<svg") == html.count('class="save"') == 2 + 3 + 2 * 3
+    # Two learning curves, three differences, two costs, and two figures of each method.
+    assert html.count("<svg") == html.count('class="save"') == 2 + 3 + 2 + 2 * 3
     assert "#010203" not in html
     assert len(re.findall(r'class="best"', html)) >= 3
 
@@ -96,7 +96,7 @@ def test_missing_predictions_leave_out_their_figures(make_records, tmp_path):
     for record in records:
         (record.path / "predictions.npz").unlink()
     html = write(records, tmp_path, command="").html.read_text(encoding="utf-8")
-    assert html.count("<svg") == 2 + 3
+    assert html.count("<svg") == 2 + 3 + 2  # curves, differences, cost
 
 
 def test_no_runs():

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.data import sources
+from mixwell.data import shapes, sources
 from mixwell.data.splits import FolderSplit, Split, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
@@ -350,6 +350,11 @@ def toy(name: str, size: int, seed: int, noise: float = 0.15) -> tuple[Tensor, T
     return torch.from_numpy(x), torch.from_numpy(y).long()
 
 
+def _shapes(request: _Request) -> _Raw:
+    pool, test = (shapes.shapes(*key) for key in ((6600, _TEST_SEED), (2000, 1)))
+    return _Raw(*_images(pool, test, crop=4), classes=shapes.CLASSES, superclasses=shapes.GROUPS)
+
+
 _SOURCES: dict[str, tuple[str, Callable[[_Request], _Raw]]] = {
     "digits": ("1,797 handwritten digits of 8x8 pixels, embedded in scikit-learn", _digits),
     "fashion-mnist": ("70,000 grey images of clothes, 28x28: IDX files in data_dir", _fashion),
@@ -361,6 +366,7 @@ _SOURCES: dict[str, tuple[str, Callable[[_Request], _Raw]]] = {
         "60,000 colour images, 32x32, 100 classes in 20 superclasses, likewise",
         lambda request: _cifar(request, True),
     ),
+    "shapes": ("8,600 colour images of shapes on clutter, 32x32, made when asked for", _shapes),
     "folder": ("folder:PATH, image files with one sub-folder a class", _folder),
     "airfoil": ("regression: 1,503 sound levels of airfoils, a table in data_dir", _airfoil),
     "diabetes": ("regression: 442 patients, embedded in scikit-learn", _diabetes),

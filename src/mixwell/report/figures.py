@@ -25,6 +25,7 @@ __all__ = [
     "PALETTE",
     "class_accuracies",
     "class_colours",
+    "cost",
     "curves",
     "differences",
     "features",
@@ -37,10 +38,11 @@ __all__ = [
     "uncertainty",
 ]
 
-# Wong's colours (Nature Methods 2011), apart under colour blindness, on light and dark ground.
+# Wong's colours (Nature Methods 2011), apart under colour blindness, on light and dark ground;
+# then some of Paul Tol's, for studies of many methods.
 PALETTE = (
     "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#8a8a8a",
-    "#b15928", "#1b9e77",
+    "#b15928", "#1b9e77", "#aa4499", "#999933", "#882255", "#44aa99", "#332288", "#ddcc77",
 )  # fmt: skip
 
 # Stand-ins that matplotlib writes and the page's own colours replace.
@@ -291,6 +293,40 @@ def over_values(
         axes.set_xlabel(axis)
         axes.set_ylabel(title)
         return _svg(figure, f"{title} over {axis}, one line a method")
+
+
+def cost(
+    summaries: Sequence[MethodSummary], colours: dict[str, str], key: str, title: str,
+    factor: float,
+) -> str | None:  # fmt: skip
+    """Return a measure over the time of a training step: a point for each method.
+
+    Args:
+        summaries: of the methods.
+        colours: of the methods.
+        key: the measure.
+        title: of it.
+        factor: that the measure is multiplied by.
+    """
+    shown = [s for s in summaries if key in s.metrics and "seconds_per_step" in s.metrics]
+    if len(shown) < 2:
+        return None
+    with _figure(5.2, 3.4) as (figure, axes):
+        for summary in shown:
+            value, time = summary.metrics[key], summary.metrics["seconds_per_step"]
+            axes.errorbar(
+                1000 * time.mean, factor * value.mean, yerr=factor * (value.half_width or 0),
+                fmt="o", color=colours[summary.method], capsize=2, markersize=6, linewidth=1.1,
+            )  # fmt: skip
+            axes.annotate(
+                summary.method, (1000 * time.mean, factor * value.mean), (5, 4),
+                textcoords="offset points", fontsize=7.5, color=_INK,
+            )  # fmt: skip
+        axes.set_xlim(left=0)
+        axes.margins(x=0.15)
+        axes.set_xlabel("time of a training step, ms")
+        axes.set_ylabel(title)
+        return _svg(figure, f"{title} over the time of a training step, one point a method")
 
 
 def shots(summaries: Sequence[MethodSummary], colours: dict[str, str]) -> str | None:

@@ -349,6 +349,17 @@ def _sections(
                 )
             ),
         )  # fmt: skip
+    add(
+        "What a step costs",
+        "The measure over the median time of a training step, a point for each method; bars are "
+        "95 % intervals. Runs beside each other share the machine.",
+        plain(
+            *(
+                figures.cost(summaries, colours, c.key, c.title, c.factor)
+                for c in _leading(COLUMNS, protocol)[:2]
+            )
+        ),
+    )
     charts = (
         [("val_accuracy", "validation accuracy, %", True), ("val_nll", "validation NLL", False)]
         if classified

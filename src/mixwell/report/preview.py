@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mixwell.errors import InputError
-from mixwell.mix import Mix, MixedTarget
+from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
 from mixwell.report import figures  # first: it chooses matplotlib's backend
 from mixwell.training import RunConfig
 from mixwell.training.files import make_folder, write_atomically
@@ -52,7 +52,7 @@ def draw_preview(
     method = config.build_method(dataset)
     batch_size = max(config.batch_size or 64, count)
     lam: list[Tensor] = []
-    shown: tuple[Tensor, Tensor, MixedTarget, Mix] | None = None
+    shown: tuple[Tensor, Tensor, MixedTarget | MultiTarget, Mix | MultiMix] | None = None
     # Enough batches for the histogram to show its shape.
     for epoch in range(max(1, math.ceil(4000 / len(dataset.train)))):
         for x, y, index in dataset.train.batches(
@@ -73,11 +73,27 @@ def _image(x: Tensor) -> np.ndarray[Any, Any]:
     return ((x - low) / max(high - low, 1e-6)).permute(1, 2, 0).squeeze(-1).numpy()
 
 
+def _sources(
+    target: MixedTarget | MultiTarget, mix: Mix | MultiMix
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the samples that each is mixed of, the labels' weights and the classes: (B, k)."""
+    if isinstance(mix, MultiMix):
+        assert isinstance(target, MultiTarget)
+        return mix.partners, target.weights, target.classes
+    assert isinstance(target, MixedTarget)
+    own = torch.arange(len(mix))
+    return (
+        torch.stack([own, mix.partner], 1),
+        torch.stack([target.lam, 1 - target.lam], 1),
+        torch.stack([target.a, target.b], 1),
+    )
+
+
 def _draw(
     x: Tensor,
     mixed: Tensor,
-    target: MixedTarget,
-    mix: Mix,
+    target: MixedTarget | MultiTarget,
+    mix: Mix | MultiMix,
     lam: Tensor,
     classes: tuple[str, ...],
     label: str,
@@ -87,26 +103,32 @@ def _draw(
     from matplotlib import pyplot as plt
 
     count = min(count, len(x))
-    columns = min(count, 4)
+    partners, weights, labels = _sources(target, mix)
+    sources = partners.shape[1]
+    columns = min(count, max(1, 12 // (sources + 1)))
     rows = math.ceil(count / columns)
-    figure = plt.figure(figsize=(3.4 * columns, 1.75 * rows + 3.0), layout="constrained")
+    width = 1.1 * (sources + 1) * columns + 0.1
+    figure = plt.figure(figsize=(width, 1.75 * rows + 3.0), layout="constrained")
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.75 * rows, 2.6])
     grid, bottom = parts
-    grid.suptitle(f"{label}: own sample, partner, and their mix", fontsize=12, fontweight="bold")
-    # Own sample, partner, mix, and a gap to the next three.
-    widths = [1, 1, 1, 0.35] * columns
-    places = grid.subplots(rows, 4 * columns, squeeze=False, width_ratios=widths)
+    whose = "partner" if sources == 2 else "partners"
+    grid.suptitle(f"{label}: own sample, {whose}, and their mix", fontsize=12, fontweight="bold")
+    # Own sample, partners, mix, and a gap to the next ones.
+    group = sources + 2
+    widths = [*[1] * (sources + 1), 0.35] * columns
+    places = grid.subplots(rows, group * columns, squeeze=False, width_ratios=widths)
     for axes in places.flat:
         axes.axis("off")
     for sample in range(count):
         row, column = divmod(sample, columns)
-        own, partner, blend = places[row, 4 * column : 4 * column + 3]
-        share, a, b = float(target.lam[sample]), int(target.a[sample]), int(target.b[sample])
-        images = (x[sample], x[int(mix.partner[sample])], mixed[sample])
-        titles = (classes[a], classes[b], f"{share:.2f} / {1 - share:.2f}")
-        for axes, image, title in zip((own, partner, blend), images, titles, strict=True):
+        axes_of = places[row, group * column : group * (column + 1) - 1]
+        images = [x[int(source)] for source in partners[sample]] + [mixed[sample]]
+        titles = [classes[int(label)] for label in labels[sample]]
+        titles.append(" / ".join(f"{float(weight):.2f}" for weight in weights[sample]))
+        for axes, image, title in zip(axes_of, images, titles, strict=True):
             axes.imshow(_image(image), cmap="gray" if image.shape[0] == 1 else None)
-            axes.set_title(title, fontsize=8, fontweight="bold" if axes is blend else "normal")
+            blend = axes is axes_of[-1]
+            axes.set_title(title, fontsize=8, fontweight="bold" if blend else "normal")
     axes = bottom.subplots()
     axes.hist(lam.numpy(), bins=50, range=(0, 1), color=figures.PALETTE[0])
     axes.set_xlim(0, 1)

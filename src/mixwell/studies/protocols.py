@@ -118,6 +118,23 @@ PROTOCOLS: dict[str, Protocol] = {
             presets={"paper": {"defaults": {"data": "cifar100", "coarse": True, **_CIFAR}}},
         ),
         Protocol(
+            "dynamic",
+            "Static masks, losses and masks that ask the model where to cut: what the passes that "
+            "these take buy, accuracy beside the time of a step.",
+            # Class activation maps want a head that reads the mean of the last feature maps.
+            {"data": "digits", "model": "cnn", "model_options": {"pool": True}},
+            ("erm", "mixup", "decoupled", "cutmix", "cutmix+decoupled", "saliencymix", "puzzlemix",
+             "guidedmix", "attentivemix", "snapmix", "alignmix", "automix"),
+            presets={
+                "colour": {
+                    "defaults": {
+                        "data": "shapes", "model": "cnn", "model_options": {"pool": True},
+                    },
+                },
+                "paper": {"defaults": {"data": "cifar100", **_CIFAR}},
+            },
+        ),
+        Protocol(
             "semi-supervised",
             "A few labels, the rest unlabelled: pseudo-labels of a mean teacher on weak views, "
             "trained on strong views, and labelled mixed with pseudo-labelled samples.",

@@ -94,7 +94,8 @@ class Store:
     def __init__(self, folder: str | Path, *, create: bool = False) -> None:
         self.folder = Path(folder)
         path = self.folder / self.FILE
-        if not create and not path.is_file():
+        # A file that is empty is one that another process is making just now.
+        if not create and not (path.is_file() and path.stat().st_size):
             raise InputError(f"{str(folder)!r} holds no study: there is no {self.FILE}")
         self.owner = _myself()
         # No pool: a connection must not outlive a fork, and opening a file costs nothing here.
@@ -104,6 +105,8 @@ class Store:
         try:
             if create:
                 with self._engine.begin() as connection:
+                    # In one transaction: who reads meanwhile sees no table or all of them.
+                    connection.exec_driver_sql("BEGIN IMMEDIATE")
                     for table in _TABLES.sorted_tables:  # another process may be doing the same
                         connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
             with self._engine.connect() as connection:

@@ -38,6 +38,9 @@ _USUAL: dict[str, dict[str, Any]] = {
     "fashion-mnist": {
         "epochs": 15, "batch_size": 100, "lr": 0.1, "optimizer": "sgd", "weight_decay": 3e-3,
     },
+    "shapes": {
+        "epochs": 20, "batch_size": 100, "lr": 0.1, "optimizer": "sgd", "weight_decay": 3e-3,
+    },
     "cifar": {
         "epochs": 200, "batch_size": 128, "lr": 0.1, "optimizer": "sgd", "weight_decay": 5e-4,
         "model": "resnet18", "augment": True,

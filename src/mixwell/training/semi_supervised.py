@@ -68,12 +68,18 @@ class SemiSupervised(nn.Module):
         self.mixed_weight = mixing[0].weight if mixing else 0.0
         if self.recipe is not None:
             inside = list(self.recipe.interpolation.layers) != ["input"]
-            looks = self.recipe.needs_features or self.recipe.coefficient.remembers
-            if inside or looks or len(mixing) > 1:
+            looks = (
+                self.recipe.needs_features
+                or self.recipe.coefficient.remembers
+                or self.recipe.interpolation.needs_model
+                or self.recipe.labels.needs_attention
+            )
+            many = self.recipe.coefficient.samples > 2 or getattr(self.loss, "reads", "") != ""
+            if inside or looks or many or len(mixing) > 1:
                 raise InputError(
-                    f"method={method.name!r} mixes inside the model or looks at its features; "
-                    "semi-supervised training takes methods that mix at the input: mixup, "
-                    "cutmix, decoupled, sk_mixup with distance=input"
+                    f"method={method.name!r} mixes inside the model or looks at it, or mixes more "
+                    "than two samples; semi-supervised training takes methods that mix pairs at "
+                    "the input: mixup, cutmix, decoupled, sk_mixup with distance=input"
                 )
         if isinstance(self.loss, DecoupledCrossEntropy):
             self.loss.asymmetric = True
@@ -157,6 +163,8 @@ class SemiSupervised(nn.Module):
             progress=self.method.progress,
         )  # fmt: skip
         mix, target = recipe.draw(batch)
+        assert isinstance(mix, Mix)
+        assert isinstance(target, MixedTarget)
         half = MixedTarget(target.a[:count], target.b[:count], target.lam[:count])
         made = recipe.interpolation(x, mix)[:count]
         return made, half, Mix(mix.partner[:count] - count, mix.lam[:count])
