@@ -1,9 +1,11 @@
-"""Every example in a docstring and in the README runs."""
+"""Every example in a docstring, in the README and in the documentation runs, and the site builds."""
 
 import doctest
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ from torch import nn
 
 import mixwell
 from mixwell import Mix, MixedTarget
+from mixwell.methods import registry
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(mixwell.__path__, "mixwell.")
@@ -29,19 +34,84 @@ def test_docstrings(name):
     assert result.failed == 0
 
 
-def test_readme():
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
-    assert len(blocks) >= 3
+def blocks_of(page):
+    """The page's code, without what it takes from examples/, which have tests of their own."""
+    text = page.read_text(encoding="utf-8")
+    found = re.findall(r"```python\n(.*?)```", text, re.S)
+    return [block for block in found if not block.lstrip().startswith("--8<--")]
+
+
+def names():
+    """What the pages' code takes for granted: a model, data and an optimizer."""
     net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 16), nn.ReLU(), nn.Linear(16, 10))
-    names = {
-        "torch": torch,
-        "model": net,
-        "optimizer": torch.optim.SGD(net.parameters(), lr=0.1),
-        "loader": [(torch.randn(8, 3, 8, 8), torch.randint(10, (8,))) for _ in range(2)],
-    }
-    names["images"], names["labels"] = names["loader"][0]
-    names["logits"] = net(names["images"])
-    before = net[1].weight.detach().clone()
+    loader = [(torch.randn(8, 3, 8, 8), torch.randint(10, (8,))) for _ in range(2)]
+    images, labels = loader[0]
+    return {
+        "torch": torch, "model": net, "optimizer": torch.optim.SGD(net.parameters(), lr=0.1),
+        "loader": loader, "images": images, "labels": labels, "logits": net(images),
+    }  # fmt: skip
+
+
+def test_readme():
+    blocks, known = blocks_of(README), names()
+    assert len(blocks) >= 3
+    before = known["model"][1].weight.detach().clone()
     for block in blocks:
-        exec(block, names)
-    assert not torch.equal(net[1].weight, before)
+        exec(block, known)
+    assert not torch.equal(known["model"][1].weight, before)
+
+
+@pytest.fixture
+def no_new_methods():
+    """What a page registers is known to that page alone."""
+    before = dict(registry._SPECS)
+    yield
+    registry._SPECS.clear()
+    registry._SPECS.update(before)
+
+
+@pytest.mark.usefixtures("no_new_methods")
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks_of(p)], ids=lambda page: page.stem)
+def test_pages(page, capsys):
+    known = names()
+    for block in blocks_of(page):
+        exec(block, known)
+    if page.stem == "index":
+        assert known["accuracy"] > 0.9
+
+
+def test_the_method_that_the_guide_adds_takes_fewer_than_forty_lines():
+    block = blocks_of(ROOT / "docs" / "add_a_method.md")[0]
+    assert len(block.strip().splitlines()) < 40
+
+
+@pytest.mark.parametrize("name", mixwell.list_methods())
+def test_every_method_says_when_it_helps_and_when_it_hurts(name):
+    known = mixwell.describe(name)
+    assert known.paper
+    assert known.equation.strip()
+    if name != "erm":
+        assert re.search(r"^Helps: \w", known.doc, re.M)
+        assert re.search(r"^Hurts: \w", known.doc, re.M)
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    for name in mixwell.list_methods():
+        assert (tmp_path / "methods" / name / "index.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebooks(path):
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    notebook = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(notebook, timeout=250, kernel_name="python3").execute()
+    assert any("image/png" in output.get("data", {}) for cell in notebook.cells
+               for output in cell.get("outputs", []))  # fmt: skip

@@ -1,0 +1,274 @@
+"""Draw the pictures of the methods, ``python docs/pictures.py [NAME ...]``.
+
+They show images of the data set "shapes" at 64 pixels. Policies that ask the model where it looks
+ask a small network that was trained on these images for a minute first.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+from matplotlib import pyplot as plt
+from timm.models import VisionTransformer
+from torch import Tensor, nn
+
+import mixwell
+from mixwell import InputError, MixedTarget, functional
+from mixwell.data.shapes import CLASSES, shapes
+from mixwell.losses import DecoupledBCE, DecoupledCrossEntropy, MixedCrossEntropy
+from mixwell.mix import MultiMix
+
+SIDE = 64
+FOLDER = Path(__file__).parent / "images" / "methods"
+COUNTS = [600.0, 500, 400, 300, 200, 100, 60, 40, 20, 10]
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
+matplotlib.use("Agg")
+
+
+def pictures(size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return images (N, 3, 64, 64) in [0, 1] and their classes."""
+    x, y = shapes(size, seed, SIDE)
+    return x.float() / 255, y
+
+
+def convolutions() -> nn.Module:
+    """Return a small convolutional network."""
+    layers: list[nn.Module] = []
+    width = 3
+    for out in (24, 48, 96, 96):
+        layers += [nn.Conv2d(width, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        width = out
+    return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+
+
+def transformer() -> nn.Module:
+    """Return a small vision transformer."""
+    return VisionTransformer(
+        img_size=SIDE, patch_size=8, embed_dim=96, depth=4, num_heads=3, num_classes=10
+    )
+
+
+def trained(model: nn.Module, name: str = "erm", epochs: int = 4) -> tuple[nn.Module, nn.Module]:
+    """Return the model after some epochs, and the method that it was trained with."""
+    torch.manual_seed(0)
+    x, y = pictures(3000, 1)
+    method = create(name)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(x)).split(64):
+            loss = method(model, x[batch], y[batch], index=batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return model, method
+
+
+def create(name: str) -> mixwell.Method:
+    """Return a method with what it needs to be told."""
+    needed = {"class_counts": COUNTS} if "class_counts" in mixwell.describe(name).defaults else {}
+    return mixwell.create(name, num_classes=10, **needed)
+
+
+def finish(name: str) -> None:
+    """Write the figure that was drawn."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    plt.savefig(FOLDER / f"{name}.png", dpi=80)
+    plt.close("all")
+
+
+def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module) -> None:
+    """Draw pairs, where each position comes from, and the mix."""
+    x, y = pictures(256, 2)
+    torch.manual_seed(3)
+    made, _, mix = method.preview(x, y, model=model, index=torch.arange(len(x)))
+    # Pairs of different classes, about evenly mixed: there is most to see.
+    if isinstance(mix, MultiMix):
+        sources = mix.partners
+        order = (mix.weights.max(1).values).argsort()
+    else:
+        sources = torch.stack([torch.arange(len(x)), mix.partner], 1)
+        order = ((mix.lam - 0.55).abs() + (y == y[mix.partner]).float()).argsort()
+    mask = None if isinstance(mix, MultiMix) else mix.dense_mask()
+    chosen = order[:4]
+    columns = sources.shape[1] + 1 + (mask is not None)
+    _, axes = plt.subplots(
+        2, 2 * columns + 1, figsize=(1.15 * (2 * columns + 0.3), 2.75), layout="constrained",
+        width_ratios=[*[1] * columns, 0.25, *[1] * columns],
+    )  # fmt: skip
+    for axis in axes.flat:
+        axis.axis("off")
+    for place, sample in enumerate(chosen.tolist()):
+        row, column = divmod(place, 2)
+        group = axes[row, column * (columns + 1) :][:columns]
+        for axis, source in zip(group, sources[sample].tolist(), strict=False):
+            axis.imshow(x[source].permute(1, 2, 0))
+            axis.set_title(CLASSES[int(y[source])], fontsize=9)
+        if mask is not None:
+            group[-2].imshow(mask[sample, 0].float(), cmap="gray", vmin=0, vmax=1)
+            group[-2].set_title("own weight", fontsize=9)
+            group[-2].axis("on")
+            group[-2].set_xticks([])
+            group[-2].set_yticks([])
+        group[-1].imshow(made[sample].clamp(0, 1).permute(1, 2, 0))
+        group[-1].set_title(f"λ = {float(mix.lam[sample]):.2f}", fontsize=9, fontweight="bold")
+    finish(name)
+
+
+def mixed_features(name: str) -> None:
+    """Draw the features of two moons in a plane inside the network, and where they are moved."""
+    from sklearn.datasets import make_moons
+
+    points, classes = make_moons(400, noise=0.12, random_state=0)
+    x, y = torch.tensor(points, dtype=torch.float32), torch.tensor(classes)
+    torch.manual_seed(1)
+    net = nn.Sequential(
+        nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2), nn.Tanh(),
+        nn.Linear(2, 2),
+    )  # fmt: skip
+    layer = {"layer": "head"} if name == "manifold_mixup" else {}
+    method = mixwell.create(name, num_classes=2, **layer)
+    optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
+    for epoch in range(300):
+        method.set_progress(epoch / 300)
+        loss = method(net, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    seen: list[Tensor] = []
+    handle = net[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
+    clean = net(x)
+    _, axes = plt.subplots(1, 2, figsize=(7, 3.1), layout="constrained", sharex=True,
+                                sharey=True)  # fmt: skip
+    method.set_progress(1)
+    step = method.step(net, x, y)
+    handle.remove()
+    first, last = seen[0], functional.mix(seen[0], step.mix)
+    titles = ("features of the samples", "features as they are mixed")
+    for axis, value, title in zip(axes, (first, last), titles, strict=True):
+        axis.scatter(*value.T, c=[(BLUE, ORANGE)[c] for c in y], s=9, linewidths=0, alpha=0.8)
+        axis.set_title(title, fontsize=10)
+        axis.set_aspect("equal")
+    assert clean.shape == (400, 2)
+    finish(name)
+
+
+def losses(name: str) -> None:
+    """Draw the loss of an even mix over the logit of its first class."""
+    logit = torch.linspace(-2, 10, 200)
+    z = torch.zeros(200, 10)
+    z[:, 1] = 4
+    z[:, 0] = logit
+    half = MixedTarget(torch.zeros(200).long(), torch.ones(200).long(), torch.full((200,), 0.5))
+    _, axis = plt.subplots(figsize=(5.6, 3.1), layout="constrained")
+    plain = MixedCrossEntropy(reduction="none")(z, half)
+    axis.plot(logit, plain - plain.min(), color=GREY, label="mixed cross-entropy")
+    if name == "decoupled":
+        for eta, style in ((0.1, ":"), (1.0, "-")):
+            loss = DecoupledCrossEntropy(eta=eta, reduction="none")(z, half)
+            axis.plot(logit, loss - loss.min(), style, color=BLUE, label=f"DM, η = {eta}")
+    else:
+        loss = DecoupledBCE(reduction="none")(z, half).mean(1)
+        axis.plot(logit, loss - loss.min(), color=BLUE, label="DM(BCE)")
+    axis.axvline(4, color=GREY, linewidth=0.8, linestyle="--")
+    axis.text(3.9, axis.get_ylim()[1] * 0.9, "the other class's logit", fontsize=8, ha="right")
+    axis.set_xlabel("logit of the first class, λ = 1/2")
+    axis.set_ylabel("loss above its least")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    finish(name)
+
+
+def contrast(name: str, model: nn.Module) -> None:
+    """Draw a batch's mixed samples against its mixed classifiers."""
+    x, y = pictures(24, 2)
+    torch.manual_seed(0)
+    step = mixwell.create(name, num_classes=10).step(model, x, y)
+    a, b, lam = step.target.a, step.target.b, step.target.lam
+    order = a.argsort()
+    similarity = torch.lerp(step.logits[:, b], step.logits[:, a], lam).detach()
+    similarity = similarity[order][:, order].softmax(1)
+    figure, axis = plt.subplots(figsize=(4.2, 3.5), layout="constrained")
+    shown = axis.imshow(similarity, cmap="magma")
+    axis.set_xlabel("mixed classifiers of the batch")
+    axis.set_ylabel("mixed samples")
+    figure.colorbar(shown, label="softmax over classifiers")
+    finish(name)
+
+
+def schedule(name: str) -> None:
+    """Draw the schedules of AM's λ."""
+    t = torch.linspace(0, 1, 101)
+    _, axis = plt.subplots(figsize=(5.6, 2.9), layout="constrained")
+    for k, style in ((3.0, ":"), (5.0, "-"), (10.0, "--")):
+        axis.plot(t, 0.5 + 0.5 * torch.exp(-k * t), style, color=BLUE, label=f"k = {k:g}")
+    axis.axhline(0.5, color=GREY, linewidth=0.8)
+    axis.text(0.01, 0.51, "the midpoint", fontsize=8)
+    axis.set_xlabel("training progress t")
+    axis.set_ylabel("own weight λ")
+    axis.legend(frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    finish(name)
+
+
+def regression(name: str) -> None:
+    """Draw mixed points of a curve: far targets leave it, near ones stay by it."""
+    torch.manual_seed(0)
+    x = torch.rand(200, 1) * 6
+    y = torch.sin(x[:, 0]) + 0.05 * torch.randn(200)
+    _, axes = plt.subplots(1, 2, figsize=(7.4, 2.9), layout="constrained", sharey=True)
+    for axis, (title, method) in zip(
+        axes,
+        (("mixup", mixwell.create("mixup", task="regression", alpha=2.0)),
+         (f"{name}, bandwidth 0.1", mixwell.create(name, bandwidth=0.1))),
+        strict=True,
+    ):  # fmt: skip
+        made, target, _ = method.preview(x, y)
+        axis.scatter(x[:, 0], y, s=6, color=GREY, label="samples")
+        axis.scatter(made[:, 0], target.dense(), s=8, color=BLUE, label="mixed")
+        axis.set_title(title, fontsize=10)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False)
+    finish(name)
+
+
+def main(names: list[str]) -> None:
+    """Draw the pictures of these methods; of all without names."""
+    convolutional, _ = trained(convolutions())
+    attentive: nn.Module | None = None
+    special = {"decoupled": losses, "decoupled_bce": losses, "am_mixup": schedule,
+               "c_mixup": regression}  # fmt: skip
+    for name in names or mixwell.list_methods():
+        print(name)
+        model = convolutional
+        if name in special:
+            special[name](name)
+            continue
+        if name == "manifold_mixup":
+            mixed_features(name)
+            continue
+        if name == "infinite_class":
+            contrast(name, trained(convolutions(), name)[0])
+            continue
+        if name in ("transmix", "tokenmix"):
+            attentive = attentive or trained(transformer(), epochs=8)[0]
+            model = attentive
+        if name in ("automix", "samix"):
+            model, method = trained(convolutions(), name)
+        else:
+            method = create(name)
+        try:
+            mixed_inputs(name, method, model.eval())
+        except InputError as error:
+            if name == "erm" or "regression" in mixwell.describe(name).tasks[:1]:
+                continue
+            if "inside the model" not in str(error):
+                raise
+            print(f"  {name} mixes feature maps: no picture")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
