@@ -1,6 +1,6 @@
 # Two commands do all the set-up on a fresh machine with Python and make:
 #   make demo    trains seven methods on handwritten digits and writes a report
-#   make test    runs the whole test suite
+#   make test    runs the test suite; make test ARGS="-m slow" the tests that take longer
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	  --methods erm,mixup,regmixup,sk_mixup,decoupled,infinite_class,am_mixup
 
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Every example in a docstring, in the README and in the documentation runs, and the site builds."""
+"""Every example in docstrings, README, documentation and notebooks runs, and the site builds."""
 
 import doctest
 import importlib

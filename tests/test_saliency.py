@@ -435,12 +435,21 @@ def test_looking_at_a_distributed_model_leaves_its_gradients_in_step(tmp_path):
 
         rank, store = int(sys.argv[1]), sys.argv[2]
         distributed.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+
+        class Wrapped(nn.Module):
+            def __init__(self, net):
+                super().__init__()
+                self.net, self.unused = net, nn.Linear(2, 2)
+
+            def forward(self, x):
+                return self.net(x)
+
         torch.manual_seed(0)
         net = nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(),
             nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
         )
-        model = nn.parallel.DistributedDataParallel(net)
+        model = nn.parallel.DistributedDataParallel(Wrapped(net), static_graph=True)
         method = create("puzzlemix", num_classes=3)
         torch.manual_seed(rank)
         for _ in range(3):

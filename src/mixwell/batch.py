@@ -149,7 +149,7 @@ class Batch:
             kind: "gradient": (B, H, W), the size of the loss's gradient at each pixel; "maps":
                 (B, d, h, w), the last feature maps; "cam": (B, h, w), the class activation map of
                 each sample's class; "attention": (B, h, w), a vision transformer's attention
-                of its class token. All are ≥ 0; the last two and the first sum to 1 over positions.
+                of its class token. All but the maps are ≥ 0 and sum to 1 over positions.
 
         Raises:
             InputError: there is no model to look with, or this one has nothing of the kind.

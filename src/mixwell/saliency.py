@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -235,7 +236,7 @@ def _gradient(model: nn.Module, x: Any, y: Tensor, mode: Any, task: str) -> Tens
     as_images("saliency by gradient", x)  # which says what is wrong with them
     leaves, structure = pytree.tree_flatten(x)
     images = []
-    with inference(model, mode), torch.enable_grad(), _unsynchronised(model):
+    with inference(model, mode), torch.enable_grad(), _undistributed(model):
         for place, leaf in enumerate(leaves):
             if _is_image(leaf):
                 image = leaf.detach()
@@ -258,13 +259,20 @@ def _gradient(model: nn.Module, x: Any, y: Tensor, mode: Any, task: str) -> Tens
 
 
 @contextlib.contextmanager
-def _unsynchronised(model: nn.Module) -> Iterator[None]:
-    """Keep DDP from waiting for parameters' gradients, of which this pass has none."""
-    with contextlib.ExitStack() as stack:
-        for module in model.modules():
-            if isinstance(module, nn.parallel.DistributedDataParallel):
-                stack.enter_context(module.no_sync())
+def _undistributed(model: nn.Module) -> Iterator[None]:
+    """Run what DDP holds by itself: DDP would wait for gradients of parameters."""
+    wrappers: list[Any] = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.parallel.DistributedDataParallel)
+    ]
+    try:
+        for wrapper in wrappers:
+            wrapper.forward = partial(wrapper.module)
         yield
+    finally:
+        for wrapper in wrappers:
+            del wrapper.forward
 
 
 def _loss(logits: Tensor, y: Tensor, task: str) -> Tensor:

@@ -248,9 +248,10 @@ def test_transport_moves_what_is_salient_to_where_it_is_shown():
 
 
 @pytest.mark.parametrize("mask", [0.0, 1.0])
-def test_transport_leaves_all_where_the_mask_is_the_same_everywhere(mask):
+@pytest.mark.parametrize("cost", [0.0, 0.8])
+def test_transport_leaves_all_where_the_mask_is_the_same_everywhere(mask, cost):
     seen = salient_images(5, 8, power=20.0)[1]
-    found = transport(seen, torch.full((5, 8, 8), mask))
+    found = transport(seen, torch.full((5, 8, 8), mask), cost)
     assert torch.equal(found, torch.arange(64).expand(5, -1))
 
 
@@ -357,9 +358,28 @@ def test_blocks_are_drawn_for_each_batch_from_those_that_fit():
         PuzzleMix(8).shape(looking(x, seen), Mix(torch.arange(3), torch.rand(3)))
 
 
+@pytest.mark.parametrize(("blocks", "pieces", "width"), [(2, 8, 4), (4, 8, 4), (8, 2, 4)])
+def test_content_moves_in_pieces(blocks, pieces, width):
+    """By whole pieces, all pixels of a piece together, whatever the size of the mask's blocks."""
+    x, seen = salient_images(32, 32, power=60.0)
+    policy = PuzzleMix(blocks, transport=0.01, pieces=pieces)
+    mix = policy.shape(looking(x, seen), Mix(torch.arange(32).flip(0), torch.rand(32)))
+    still = torch.arange(32)
+    for grid in (mix.warp.own, mix.warp.partner):
+        across, down = ((grid + 1) * 16 - 0.5).unbind(3)
+        for moved_by in (across - still, down - still[:, None]):
+            pieces_moved = moved_by.unfold(1, width, width).unfold(2, width, width)
+            assert (pieces_moved == pieces_moved[..., :1, :1]).all()
+            assert (moved_by % width == 0).all()
+            assert (moved_by != 0).any()
+    changes = mix.mask.diff(dim=2).abs().sum((0, 1, 3)).nonzero().flatten() + 1
+    assert (changes % (32 // blocks) == 0).all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"pieces": 1}, r"pieces must be a number in \[2, inf\)"),
         ({"blocks": 1}, "blocks must be whole numbers from 2 on, got 1"),
         ({"blocks": []}, "blocks must be whole numbers"),
         ({"levels": 1}, "levels must be a whole number from 2 on"),
@@ -387,11 +407,12 @@ def test_it_trains_the_model(make_net, images, dtype, per):
 def test_it_works_under_autocast_in_full_precision(make_net, images):
     """The mask and the moves are the same; under lower precision both would differ."""
     net, (x, y) = make_net(), images
-    seen = salient_images(9, 8, power=6.0)[1]
-    mix = Mix(torch.arange(9).flip(0), torch.rand(9))
-    expected = PuzzleMix(4).shape(looking(x, seen), mix)
+    many, seen = salient_images(64, 16, power=20.0)
+    mix = Mix(torch.arange(64).flip(0), torch.rand(64))
+    policy = PuzzleMix(8, transport=0.2)
+    expected = policy.shape(looking(many, seen), mix)
     with torch.autocast("cpu", torch.bfloat16):
-        found = PuzzleMix(4).shape(looking(x, seen), mix)
+        found = policy.shape(looking(many, seen), mix)
         mixwell.create("puzzlemix", num_classes=5)(net, x, y).backward()
     assert torch.equal(found.mask, expected.mask)
     assert torch.equal(found.warp.own, expected.warp.own)

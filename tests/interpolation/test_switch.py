@@ -295,7 +295,10 @@ class Apart(Interpolation):
     [
         ({"policies": [Linear("head"), CutMix()]}, r"Linear mixes inside the model \(at head\)"),
         ({"policies": [Linear("auto")]}, "give policies at the input"),
-        ({"policies": ["CutMix", "AlignMix"]}, r"AlignMix mixes inside the model \(at auto\)"),
+        (
+            {"policies": ["CutMix", "AlignMix"]},
+            r"AlignMix mixes inside the model \(at the last feature maps\)",
+        ),
         ({"policies": [Apart()]}, "Apart does not say all of its mixing in a Mix"),
         ({"policies": ["CutMixx"]}, r"'CutMixx' is unknown \(did you mean 'CutMix'\?\); known: "),
         ({"policies": ["Switch"]}, "'Switch' is unknown"),

@@ -132,6 +132,7 @@ def test_a_cache_that_can_not_be_written_is_no_harm(monkeypatch, tmp_path):
     assert_mixes()
 
 
+@needs_compiler
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="there are no owners")
 def test_another_users_cache_is_not_trusted(kept, monkeypatch):
     mine = os.getuid()

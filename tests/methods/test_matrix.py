@@ -5,10 +5,9 @@ import itertools
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 import mixwell
-from mixwell import InputError, MixedTarget
+from mixwell import InputError
 from mixwell.methods.registry import accepts
 
 CLASSES = 4
@@ -35,7 +34,7 @@ def convolutions():
 
 
 def policies():
-    """The methods that decide how and where samples are mixed, with the one that stands for none."""
+    """The methods for classification, but for those that are losses."""
     found = []
     for name in mixwell.list_methods():
         described = mixwell.describe(name)
@@ -47,7 +46,7 @@ def policies():
 def make(name, **arguments):
     if accepts(name, "class_counts"):
         arguments["class_counts"] = COUNTS
-    return mixwell.create(name, num_classes=CLASSES, **arguments)
+    return mixwell.create(name, num_classes=CLASSES, task="classification", **arguments)
 
 
 def network(name):

@@ -89,6 +89,23 @@ class _Waits(TorchDispatchMode):
         ("sk_mixup", {"distance": "remembered", "capacity": 50}),
         ("am_mixup", {}),
         ("mixup", {"layer": "1"}),
+        *(
+            (name, {})
+            for name in (
+                "resizemix",
+                "fmix",
+                "gridmix",
+                "maskmix",
+                "smoothmix",
+                "saliencymix",
+                "multi_mixup",
+                "local_mixup",
+                "mit",
+                "rankmixup",
+            )
+        ),
+        ("unimix", {"class_counts": [5, 4, 3, 2, 1]}),
+        ("randomix", {"per": "sample"}),
     ],
 )
 def test_a_step_on_a_gpu_never_waits_for_it(name, options):

@@ -1,4 +1,4 @@
-"""Beyond one class for each image: several classes, class maps, text, several inputs, sound, video."""
+"""Beyond one class an image: several classes, class maps, text, several inputs, sound, video."""
 
 import pytest
 import torch
@@ -268,9 +268,7 @@ def test_cutmix_cuts_the_image_and_weighs_the_numbers_by_its_area():
 def test_spectrograms_and_clips_are_cut_by_one_box_each(shape):
     """(mels, frames), (1, mels, frames) and (C, T, H, W): the last two dimensions are cut."""
     x = torch.rand(5, *shape)
-    mixed, target, mix = mixwell.create("cutmix", num_classes=3).preview(
-        x, torch.randint(3, (5,))
-    )
+    mixed, target, mix = mixwell.create("cutmix", num_classes=3).preview(x, torch.randint(3, (5,)))
     mask = mix.dense_mask()
     mask = mask.view(5, *[1] * (len(shape) - 2), *shape[-2:])
     assert torch.equal(mixed, torch.where(mask, x, x[mix.partner]))

@@ -107,7 +107,7 @@ def _at_sites(below: Tensor, above: Tensor, right: Tensor, left: Tensor) -> Tens
     return vertical + F.pad(right, (0, 1)) + F.pad(left, (1, 0))
 
 
-def transport(salient: Tensor, mask: Tensor, cost: float = 0.8, rounds: int = 8) -> Tensor:
+def transport(salient: Tensor, mask: Tensor, cost: float = 0.8, rounds: int = 4) -> Tensor:
     """Return where the content of each block comes from: (B, n n) int64, a permutation.
 
     Of the assignments a of blocks to places p it looks for the one of least
@@ -201,16 +201,16 @@ class PuzzleMix(Interpolation):
         + β' γ Σ_{s~t} d_st(z_s, z_t)                          and a smooth image
         - η / n² Σ_s log Binomial((L - 1) z_s; L - 1, λ_i)     near λ,       β' = β / 16 n
 
-    with d the difference of colours across a border of blocks. Then the blocks of either sample are
+    with d the difference of colours across a border of blocks. Then pieces of either sample are
     exchanged (see :func:`transport`) so that its salient ones are where the mask shows it. λ is
     corrected to the mask's mean; at λ = 0 and 1 it is one sample alone.
 
     It differs from the paper in this: the mask is a minimal cut, found for all samples at once (see
-    :func:`minimal_cut`), where the paper takes alpha-beta swaps sample by sample; blocks are
+    :func:`minimal_cut`), where the paper takes alpha-beta swaps sample by sample; pieces are
     exchanged in pairs, so that none is lost or doubled, where the paper solves the assignment by
     masking in turns; colours are scaled to [0, 1] by the batch's least and greatest value, for
-    want of the data set's; blocks move at the mask's own resolution; and there is neither
-    adversarial noise nor a loss of clean samples (regmixup adds one).
+    want of the data set's; and there is neither adversarial noise nor a loss of clean samples
+    (regmixup adds one).
 
     Args:
         blocks: n, or several, one of them drawn for each batch, of which those are left out whose
@@ -219,7 +219,9 @@ class PuzzleMix(Interpolation):
         beta: β ≥ 0.
         gamma: γ in [0, 1].
         prior: η ≥ 0.
-        transport: what moving a block costs, ≥ 0; None keeps all blocks where they are.
+        transport: what moving content costs, ≥ 0; None keeps all where it is.
+        pieces: how many pieces to a side are moved, where the mask has fewer blocks; of CIFAR's
+            images they are the published 4 pixels wide.
     """
 
     needs_model = True
@@ -234,6 +236,7 @@ class PuzzleMix(Interpolation):
         gamma: float = 0.5,
         prior: float = 0.2,
         transport: float | None = 0.8,
+        pieces: int = 8,
     ) -> None:
         super().__init__()
         self.blocks = [blocks] if isinstance(blocks, int) else list(blocks)
@@ -246,6 +249,7 @@ class PuzzleMix(Interpolation):
         self.gamma = check_range("gamma", gamma, 0, 1)
         self.prior = check_range("prior", prior)
         self.transport = None if transport is None else check_range("transport", transport)
+        self.pieces = int(check_range("pieces", pieces, 2))
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         height, width = image_size("PuzzleMix", batch)
@@ -260,8 +264,14 @@ class PuzzleMix(Interpolation):
             shaped = masked(mix, spread(level, height, width))
             if self.transport is None:
                 return shaped
-            shown = torch.cat([level > 0, level < 1])
-            content = transport(torch.cat([own, theirs]), shown, self.transport)
+            finer = max(1, min(self.pieces, min(height, width) // 2) // side)
+            own = normalised(F.adaptive_avg_pool2d(salient, side * finer))
+            level = level.repeat_interleave(finer, 1).repeat_interleave(finer, 2)
+            content = transport(
+                torch.cat([own, own.index_select(0, mix.partner)]),
+                torch.cat([level > 0, level < 1]),
+                self.transport,
+            )
             first, second = moved(content, height, width).chunk(2)
             return Mix(shaped.partner, shaped.lam, shaped.mask, warp=Warp(first, second))
 
@@ -319,7 +329,7 @@ class PuzzleMix(Interpolation):
     def extra_repr(self) -> str:
         return (
             f"blocks={self.blocks}, levels={self.levels}, beta={self.beta}, gamma={self.gamma}, "
-            f"prior={self.prior}, transport={self.transport}"
+            f"prior={self.prior}, transport={self.transport}, pieces={self.pieces}"
         )
 
 

@@ -132,7 +132,7 @@ def _on_cpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
     strided = target if target.stride() == x.stride() else torch.empty_like(x)
     if strided.stride() != x.stride():  # of expanded batches
         return target.copy_(plain(x, mix))
-    if x.data_ptr() != target.data_ptr() and _overlap(x, target):
+    if out is not None and x.data_ptr() != out.data_ptr() and _overlap(x, out):
         return target.copy_(plain(x, mix))
     cpu.mix_into(strided, x, mix.partner, mix.lam, mix.mask, mix.box)
     if strided is not target:

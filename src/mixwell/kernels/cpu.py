@@ -190,6 +190,8 @@ def beta_icdf(u: Tensor, tau: Tensor, table: Tensor) -> Tensor:
 
 def parts(size: int, count: int, multiple: int = 1) -> list[slice]:
     """Return ``range(size)`` in ``count`` parts, fewer if it is small, at multiples of a number."""
+    if count == 1 and size:
+        return [slice(0, size)]
     step = -(-size // (count * multiple)) * multiple
     return [slice(place, min(place + step, size)) for place in range(0, size, step)]
 

@@ -38,8 +38,9 @@ class Recycler:
     def empty_like(self, x: Tensor) -> Tensor:
         """Return memory of ``x``'s shape, strides and dtype, its content undefined."""
         size = x.numel() * x.element_size()
-        dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
-        if size < SMALLEST or x.device.type != "cpu" or _use_count is None or not dense:
+        if size < SMALLEST or x.device.type != "cpu" or _use_count is None:
+            return torch.empty_like(x)
+        if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
             return torch.empty_like(x)
         worker = torch.utils.data.get_worker_info()
         if worker is not None:

@@ -81,17 +81,18 @@ class MixedCrossEntropy(Loss):
         """
         if isinstance(target, Tensor):
             return self._dense(logits, target)
-        if isinstance(target, MixedTarget) and not target.is_index:
-            return self._dense(logits, target)
-        if isinstance(target, MixedTarget) and target.by_position:
-            loss = self.forward(*by_position(logits, target, self.ignore_index))
-            return loss.view(target.a.shape) if self.reduction == "none" else loss
-        name = type(self).__name__
-        check_logits(name, logits, target, values=False)
+        if isinstance(target, MixedTarget):
+            if not target.is_index:
+                return self._dense(logits, target)
+            if target.by_position:
+                loss = self.forward(*by_position(logits, target, self.ignore_index))
+                return loss.view(target.a.shape) if self.reduction == "none" else loss
+        if logits.ndim != 2 or logits.shape[0] != len(target):
+            check_logits(type(self).__name__, logits, target)
         try:
             return self._of_logits(logits, target)
         except (IndexError, RuntimeError):
-            check_logits(name, logits, target)  # says which index is wrong, if one is
+            check_logits(type(self).__name__, logits, target)  # which index is wrong, if one is
             raise
 
     def _of_logits(self, logits: Tensor, target: MixedTarget | MultiTarget) -> Tensor:

@@ -3,6 +3,10 @@
 A random box often takes background alone, and the label then names what is not there. The paper
 asks a pretrained network where to look; here it is the model that is trained, for a forward pass
 more in every step. The paper pastes 6 of 7 x 7 cells; any other coefficient may decide how many.
+
+Helps: objects that fill a small part of the image.
+
+Hurts: the start of training, when the model that is asked knows nothing yet.
 """
 
 from mixwell.coefficient import Constant

@@ -2,7 +2,12 @@
 
 It keeps what is salient of both samples without an optimisation and, by the spectrum of the
 images, without the model (Guided-SR); ``saliency="gradient"`` asks the model (Guided-AP), for a
-forward and a backward pass more in every step.
+forward and a backward pass more in every step. The authors mix half of the batches (``p=0.5``, 0.8
+with gradients).
+
+Helps: objects that are salient by themselves against their ground.
+
+Hurts: cluttered images, whose saliency is not the object's.
 """
 
 from mixwell.coefficient import Constant

@@ -3,6 +3,10 @@
 A box or a blend may hide what the label is about. Here the mask over a grid of blocks loses as
 little saliency as it can, and blocks are exchanged so that both samples' salient ones are seen. It
 costs a forward and a backward pass more in every step.
+
+Helps: long training, where what the extra passes take is affordable.
+
+Hurts: time: a forward and a backward pass more in every step, and the search for the mask.
 """
 
 from mixwell.coefficient import Beta

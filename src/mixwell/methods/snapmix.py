@@ -4,6 +4,11 @@ A box's area says little about the label where classes differ in small parts. Th
 samples differ in size and place, and class activation maps say how much of each object is left and
 taken; the two labels need not weigh 1 in sum. It needs a head that reads the means of the last
 feature maps, and costs a forward pass more in every step.
+
+Helps: fine-grained classes, for which it was made.
+
+Hurts: the start of training, when activation maps say little; networks whose head reads no mean of
+maps, which it can't be used with.
 """
 
 from mixwell.coefficient import Beta
