@@ -114,7 +114,8 @@ class Batch:
         self._features: Tensor | None = None
         self._look = look
         self._seen: dict[Any, Any] = {}
-        self._first = next(iter(tensors(x)), y)
+        leaves = tensors(x)
+        self._first = leaves[0] if leaves else y
 
     def __len__(self) -> int:
         return self.y.shape[0]

@@ -84,7 +84,7 @@ class _Waits(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        # With α = 2 a table goes to the device once, made of tensors that hold values.
+        # With α = 2, and for mit, a table goes to the device once, made of tensors with values.
         *(case for case in AT_THE_INPUT if "alpha" not in case[1]),
         ("sk_mixup", {"distance": "remembered", "capacity": 50}),
         ("am_mixup", {}),
@@ -100,13 +100,15 @@ class _Waits(TorchDispatchMode):
                 "saliencymix",
                 "multi_mixup",
                 "local_mixup",
-                "mit",
                 "rankmixup",
             )
         ),
         ("unimix", {"class_counts": [5, 4, 3, 2, 1]}),
         ("randomix", {"per": "sample"}),
     ],
+)
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="its tensors without values ask for a driver"
 )
 def test_a_step_on_a_gpu_never_waits_for_it(name, options):
     # Tensors that say they are on a GPU and hold no values: reading one is an error. The backward
@@ -136,6 +138,9 @@ def test_a_step_on_a_gpu_never_waits_for_it(name, options):
     assert (loss.shape, loss.device) == ((), gpu)
 
 
+@pytest.mark.skipif(
+    torch.__version__.startswith("2.6."), reason="its tensors without values ask for a driver"
+)
 def test_reading_a_value_is_seen():
     with FakeTensorMode(), _Waits() as waits:
         x = torch.ones(3, device="cuda:0")

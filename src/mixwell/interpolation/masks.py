@@ -132,7 +132,8 @@ class SaliencyMix(_ByPlace):
         if self.needs_model:
             saliency = batch.look("gradient")
         else:
-            saliency = spectral_residual(next(x for x in tensors(batch.x) if x.ndim > 2))
+            images = [x for x in tensors(batch.x) if x.ndim > 2]
+            saliency = spectral_residual(images[0])
         peak = saliency.flatten(1).argmax(1).index_select(0, mix.partner)
         if self.per == "batch":
             peak = peak[:1].expand(len(batch))

@@ -217,9 +217,10 @@ def _alike(mixes: list[Mix], grid: Tensor | None) -> list[Tensor]:
 
 def _pick_grids(taken: Tensor, grids: list[Tensor | None]) -> Tensor | None:
     """Return the grid that each sample has taken; where that is None, one that moves nothing."""
-    first = next((grid for grid in grids if grid is not None), None)
-    if first is None:
+    given = [grid for grid in grids if grid is not None]
+    if not given:
         return None
+    first = given[0]
     height, width = first.shape[1:3]
     down, across = (
         (torch.arange(size, dtype=first.dtype, device=first.device) * 2 + 1) / size - 1

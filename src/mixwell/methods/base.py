@@ -342,8 +342,9 @@ class Method(nn.Module):
             if not self.training:
                 break
         assert loss is not None
-        shown = next((stream for stream in streams if stream.recipe), streams[0])
-        clean = next((stream for stream in streams if not stream.recipe), None)
+        # Lists, not next(): compilers of torch 2.6 know no default there.
+        shown = [*(stream for stream in streams if stream.recipe), streams[0]][0]
+        clean = [stream for stream in streams if not stream.recipe]
         assert shown.target is not None
         assert shown.mix is not None
         return Step(
@@ -352,7 +353,7 @@ class Method(nn.Module):
             target=shown.target,
             mix=shown.mix,
             terms={name: value.detach() for name, value in losses.items()},
-            clean_logits=None if clean is None else _rows(logits, clean.rows),
+            clean_logits=_rows(logits, clean[0].rows) if clean else None,
         )
 
     def preview(
@@ -487,17 +488,23 @@ class Method(nn.Module):
         features: list[Tensor] = []
         watching = [s for s in streams if s.recipe and s.recipe.labels.needs_attention]
         attention: list[Tensor] = []
-        with contextlib.ExitStack() as stack:
-            if watching:
-                stack.enter_context(attending(model, batch.x, attention))
-            for layer, mixed in by_layer.items():
-                stack.enter_context(self._inside(model, batch, layer, mixed, rows, features))
-            if remembering and "head" not in by_layer:
-                stack.enter_context(self._inside(model, batch, "head", [], rows, features))
+        hooks: list[contextlib.AbstractContextManager[None]] = []
+        if watching:
+            hooks.append(attending(model, batch.x, attention))
+        for layer, mixed in by_layer.items():
+            hooks.append(self._inside(model, batch, layer, mixed, rows, features))
+        if remembering and "head" not in by_layer:
+            hooks.append(self._inside(model, batch, "head", [], rows, features))
+        if hooks:
+            with contextlib.ExitStack() as stack:
+                for hook in hooks:
+                    stack.enter_context(hook)
+                logits = logits_of(model(x))
+        else:  # compilers of torch 2.6 know no ExitStack
             logits = logits_of(model(x))
         # The first rows that enter the head are the unmixed samples', where there are such rows and
         # no layer before has put mixed ones in their place.
-        unmixed = bool(clean or inside) and not (in_place and inside[0].layer != "head")
+        unmixed = len(clean) + len(inside) > 0 and not (in_place and inside[0].layer != "head")
         for stream in remembering:
             assert stream.recipe is not None
             assert not isinstance(stream.mix, MultiMix)  # what remembers draws λ for pairs
