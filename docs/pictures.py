@@ -254,10 +254,10 @@ def main(names: list[str]) -> None:
             contrast(name, trained(convolutions(), name)[0])
             continue
         if name in ("transmix", "tokenmix"):
-            attentive = attentive or trained(transformer(), epochs=8)[0]
+            attentive = attentive or trained(transformer(), epochs=4)[0]
             model = attentive
         if name in ("automix", "samix"):
-            model, method = trained(convolutions(), name)
+            model, method = trained(convolutions(), name, epochs=1)
         else:
             method = create(name)
         try:

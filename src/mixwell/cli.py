@@ -325,6 +325,9 @@ def _parser(arguments: Sequence[str]) -> _Parser:
     bench.add_argument(
         "--batch-size", type=int, metavar="N", help="of the training steps, compiled ones too"
     )
+    bench.add_argument(
+        "--methods", metavar="A,B", help="whose training steps are measured (default: nine)"
+    )
     bench.add_argument("--out", metavar="DIR", help="folder (default: runs/bench-speed)")
     return parser
 
@@ -612,7 +615,8 @@ def _bench(options: argparse.Namespace) -> int:
     device = pick_device(options.device)
     plan = Plan.quick() if options.quick else Plan.full(device)
     only = None if options.only is None else [part.strip() for part in options.only.split(",")]
-    plan = plan.changed(options.repeats, only, options.batch_size)
+    methods = options.methods and [part.strip() for part in options.methods.split(",")]
+    plan = plan.changed(options.repeats, only, options.batch_size, methods)
     out = Path(options.out or Path("runs") / "bench-speed")
     with console.status("") as status:
         speed(

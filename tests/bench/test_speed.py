@@ -5,6 +5,7 @@ import types
 import pytest
 import torch
 
+from mixwell import InputError
 from mixwell.bench import Plan, output, speed
 from mixwell.bench import steps as steps_module
 from mixwell.bench.mixing import Batch, mixing
@@ -152,6 +153,16 @@ def test_those_that_mix_in_place_leave_the_images_to_the_others():
 def test_a_model_that_is_not_there_is_said():
     (only,) = steps(Training("timm:no_such_model", 4, 8), CPU)
     assert "no_such_model" in only.absent
+
+
+def test_the_steps_of_any_method_are_measured():
+    contenders = steps(Training("cnn", 4, 8, 5), CPU, ("fmix", "cutmix+decoupled"))
+    assert [c.name for c in contenders] == ["plain loop", "fmix", "cutmix+decoupled"]
+    for contender in contenders:
+        contender.run()
+    assert TINY.changed(methods=["fmix"]).trained == ("fmix",)
+    with pytest.raises(InputError, match="'fmixx' is unknown"):
+        TINY.changed(methods=["fmixx"])
 
 
 def test_compiled_steps_tell_graphs_and_failures(no_compiler, monkeypatch):

@@ -19,7 +19,7 @@ import mixwell
 from mixwell.bench import output
 from mixwell.bench.losses import kernel_lambda, losses, peak_memory
 from mixwell.bench.mixing import Batch, mixing
-from mixwell.bench.steps import COMPILED, Training, compiled_step, steps
+from mixwell.bench.steps import COMPILED, METHODS, Training, compiled_step, steps
 from mixwell.bench.timing import Contender, Timing, measure, ratios, spread, stopwatch
 from mixwell.errors import InputError, suggest
 from mixwell.training.files import make_folder, write_atomically, write_json
@@ -45,6 +45,7 @@ class Plan:
         steps: the models that are trained.
         compiled: the model that is compiled.
         methods: compiled with it.
+        trained: the methods whose training steps are measured.
         repeats: samples of each contender.
         step_repeats: samples of each training step.
         sections: of :data:`SECTIONS`.
@@ -56,6 +57,7 @@ class Plan:
     steps: tuple[Training, ...]
     compiled: Training
     methods: tuple[str, ...] = COMPILED
+    trained: tuple[str, ...] = tuple(METHODS)
     repeats: int = 15
     step_repeats: int = 9
     sections: tuple[str, ...] = SECTIONS
@@ -111,6 +113,7 @@ class Plan:
         repeats: int | None = None,
         only: Sequence[str] | None = None,
         batch_size: int | None = None,
+        methods: Sequence[str] | None = None,
     ) -> Plan:
         """Return the plan with what a user asked for otherwise.
 
@@ -118,6 +121,7 @@ class Plan:
             repeats: samples of each contender, steps too.
             only: the sections to run.
             batch_size: of the training steps.
+            methods: whose training steps are measured: any method or composition.
 
         Raises:
             InputError: a value makes no sense.
@@ -142,6 +146,11 @@ class Plan:
                 steps=tuple(replace(step, size=batch_size) for step in plan.steps),
                 compiled=replace(plan.compiled, size=batch_size),
             )
+        if methods is not None:
+            for name in methods:
+                if name not in METHODS:
+                    mixwell.describe(name)  # an InputError where there is no such method
+            plan = replace(plan, trained=tuple(methods))
         return plan
 
 
@@ -264,7 +273,7 @@ def _section(
     elif section == "step":
         for case in plan.steps:
             note(f"training {case}")
-            contenders = steps(case, device)
+            contenders = steps(case, device, plan.trained)
             timings = timed(contenders, plan.step_repeats, warmup=1)
             yield _rows(section, "main", str(case), contenders, timings)
     else:

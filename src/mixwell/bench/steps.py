@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -65,7 +65,7 @@ class Training:
 
 def _created(name: str, num_classes: int) -> nn.Module | str:
     """Return a method, or why there is none."""
-    method, settings = METHODS[name]
+    method, settings = METHODS.get(name, (name, {}))
     try:
         return mixwell.create(method, num_classes=num_classes, **settings)
     except InputError as error:
@@ -74,10 +74,17 @@ def _created(name: str, num_classes: int) -> nn.Module | str:
         return reason(error)
 
 
-def steps(case: Training, device: torch.device) -> list[Contender]:
+def steps(
+    case: Training, device: torch.device, names: Sequence[str] = tuple(METHODS)
+) -> list[Contender]:
     """Return the contenders: forward, backward and SGD of one model on one batch.
 
     The floor is the loop that one would write without mixwell.
+
+    Args:
+        case: the model and the batch.
+        device: of both.
+        names: of :data:`METHODS`, or of any method or composition.
     """
     try:
         model, x, y = case.make(device)
@@ -96,7 +103,7 @@ def steps(case: Training, device: torch.device) -> list[Contender]:
         return run
 
     contenders = [Contender("plain loop", step(lambda: F.cross_entropy(model(x), y)), "floor")]
-    for name in METHODS:
+    for name in names:
         method = _created(name, case.num_classes)
         if isinstance(method, str):
             contenders.append(Contender(name, kind="mixwell", absent=method))
