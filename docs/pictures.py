@@ -119,40 +119,35 @@ def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module) -> None:
 
 
 def mixed_features(name: str) -> None:
-    """Draw the features of two moons in a plane inside the network, and where they are moved."""
-    from sklearn.datasets import make_moons
-
-    points, classes = make_moons(400, noise=0.12, random_state=0)
-    x, y = torch.tensor(points, dtype=torch.float32), torch.tensor(classes)
+    """Draw the features of three spirals in a plane in the network, and where they are moved."""
     torch.manual_seed(1)
+    y = torch.arange(600) % 3
+    radius = torch.rand(600).sqrt()
+    angle = 2.5 * radius + y * 2 * torch.pi / 3 + 0.15 * torch.randn(600)
+    x = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
     net = nn.Sequential(
         nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2), nn.Tanh(),
-        nn.Linear(2, 2),
+        nn.Linear(2, 3),
     )  # fmt: skip
-    layer = {"layer": "head"} if name == "manifold_mixup" else {}
-    method = mixwell.create(name, num_classes=2, **layer)
+    method = mixwell.create(name, num_classes=3, layer="head")
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
-    for epoch in range(300):
-        method.set_progress(epoch / 300)
+    for _ in range(200):
         loss = method(net, x, y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     seen: list[Tensor] = []
     handle = net[-1].register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
-    clean = net(x)
-    _, axes = plt.subplots(1, 2, figsize=(7, 3.1), layout="constrained", sharex=True,
+    net(x)
+    _, axes = plt.subplots(1, 2, figsize=(7, 3.3), layout="constrained", sharex=True,
                                 sharey=True)  # fmt: skip
-    method.set_progress(1)
-    step = method.step(net, x, y)
     handle.remove()
-    first, last = seen[0], functional.mix(seen[0], step.mix)
+    first, last = seen[0], functional.mix(seen[0], method.step(net, x, y).mix)
     titles = ("features of the samples", "features as they are mixed")
     for axis, value, title in zip(axes, (first, last), titles, strict=True):
-        axis.scatter(*value.T, c=[(BLUE, ORANGE)[c] for c in y], s=9, linewidths=0, alpha=0.8)
+        axis.scatter(*value.T, c=[(BLUE, ORANGE, GREY)[c] for c in y], s=9, linewidths=0, alpha=0.8)
         axis.set_title(title, fontsize=10)
         axis.set_aspect("equal")
-    assert clean.shape == (400, 2)
     finish(name)
 
 
@@ -182,18 +177,45 @@ def losses(name: str) -> None:
     finish(name)
 
 
-def contrast(name: str, model: nn.Module) -> None:
-    """Draw a batch's mixed samples against its mixed classifiers."""
-    x, y = pictures(24, 2)
+def contrast(name: str) -> None:
+    """Draw mixed digits against the mixed classifiers of their batch."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    x = torch.tensor(digits.data / 16, dtype=torch.float32)
+    y = torch.tensor(digits.target)
     torch.manual_seed(0)
-    step = mixwell.create(name, num_classes=10).step(model, x, y)
-    a, b, lam = step.target.a, step.target.b, step.target.lam
-    order = a.argsort()
-    similarity = torch.lerp(step.logits[:, b], step.logits[:, a], lam).detach()
-    similarity = similarity[order][:, order].softmax(1)
-    figure, axis = plt.subplots(figsize=(4.2, 3.5), layout="constrained")
-    shown = axis.imshow(similarity, cmap="magma")
-    axis.set_xlabel("mixed classifiers of the batch")
+    net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(),
+                        nn.Linear(64, 10))  # fmt: skip
+    method = mixwell.create(name, num_classes=10)
+    optimizer = torch.optim.AdamW(net.parameters(), lr=2e-3)
+    for _ in range(60):
+        for batch in torch.randperm(1400).split(100):
+            loss = method(net, x[batch], y[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        step = method.step(net, x[1400:], y[1400:])  # digits that it has not seen
+    pairs: dict[tuple[int, int], int] = {}
+    even = (step.target.lam - 0.6).abs().argsort().tolist()
+    for sample in even:  # about evenly mixed, all of different classes, each pair once
+        a, b = int(step.target.a[sample]), int(step.target.b[sample])
+        if a != b and (b, a) not in pairs:
+            pairs.setdefault((a, b), sample)
+    chosen = torch.tensor([pairs[key] for key in sorted(pairs, key=lambda k: pairs[k])[:10]])
+    logits = step.logits[chosen]
+    a, b, lam = step.target.a[chosen], step.target.b[chosen], step.target.lam[chosen]
+    similarity = torch.lerp(logits[:, b], logits[:, a], lam).softmax(1)
+    figure, axis = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    shown = axis.imshow(similarity, cmap="magma", vmin=0)
+    names = [
+        f"{float(own):.1f} · {int(i)} + {1 - float(own):.1f} · {int(j)}"
+        for i, j, own in zip(a, b, lam, strict=True)
+    ]
+    axis.set_xticks(range(10), names, rotation=40, ha="right", fontsize=8)
+    axis.set_yticks(range(10), names, fontsize=8)
+    axis.set_xlabel("mixed classifiers")
     axis.set_ylabel("mixed samples")
     figure.colorbar(shown, label="softmax over classifiers")
     finish(name)
@@ -251,7 +273,7 @@ def main(names: list[str]) -> None:
             mixed_features(name)
             continue
         if name == "infinite_class":
-            contrast(name, trained(convolutions(), name)[0])
+            contrast(name)
             continue
         if name in ("transmix", "tokenmix"):
             attentive = attentive or trained(transformer(), epochs=4)[0]

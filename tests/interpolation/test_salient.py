@@ -389,9 +389,9 @@ def test_other_tasks(make_net, images, name, task):
 def test_guidedmix_by_the_spectrum_compiles_as_one_graph(make_net, images):
     """Of the images alone; ``aot_eager`` traces as inductor would, without its compile time."""
     net, (x, y) = make_net(), images
-    method = mixwell.create("guidedmix", num_classes=5)
+    method = mixwell.create("guidedmix", num_classes=5, p=1)
     expected = method(net.eval(), x, y)
-    method = mixwell.create("guidedmix", num_classes=5)
+    method = mixwell.create("guidedmix", num_classes=5, p=1)
     method.to(x.device)
     compiled = torch.compile(method, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(net, x, y), expected)

@@ -98,6 +98,13 @@ def test_arguments_reach_every_part_that_knows_them_or_the_one_named():
     assert named.terms[0].recipe.interpolation.layers == ["auto"]
 
 
+def test_a_published_share_of_mixed_samples_is_a_default():
+    assert make("guidedmix").recipe.p == make("guidedmix+decoupled").recipe.p == 0.5
+    assert mixwell.describe("guidedmix").defaults["p"] == 0.5
+    assert make("guidedmix", p=0.8, per="batch").recipe.p == 0.8
+    assert make("guidedmix", per="batch").recipe.per == "batch"
+
+
 def test_parts_may_be_given_as_objects_or_by_name():
     method = make(
         "mixup", pairing="InterClass", coefficient=Constant(0.3), loss="DecoupledBCE", t=0.5

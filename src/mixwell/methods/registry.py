@@ -69,6 +69,7 @@ class Spec:
         suggests: published settings that give way to another method's answers.
         clean: whether the loss of clean samples is added to that of mixed ones.
         weight: the factor of its mixed term beside the loss of clean samples.
+        p: the published probability that a sample is mixed.
         beside: a term of its own, answers to all questions, beside the other methods' terms.
         mixes: whether it has mixed samples in its main term.
         tasks: the tasks it is defined for, the usual one first.
@@ -84,6 +85,7 @@ class Spec:
     suggests: Mapping[str, Answer] = field(default_factory=dict)
     clean: bool = False
     weight: float = 1.0
+    p: float = 1.0
     beside: Mapping[str, Answer] = field(default_factory=dict)
     mixes: bool = True
     tasks: tuple[str, ...] = tuple(TASKS)
@@ -220,7 +222,8 @@ class _Plan:
         if unused:
             raise InputError(f"{name} mixes no samples: {unused[0]} has nothing to act on")
         if self.mixes:
-            self.slots["recipe"] = _slot(("recipe",), Answer(_RecipeSettings), {})
+            p = min(spec.p for spec in self.specs)
+            self.slots["recipe"] = _slot(("recipe",), Answer(_RecipeSettings, p=p), {})
             if self.weighted:
                 names = ("term", self.weighted.name)
                 weight = self.weighted.weight
@@ -272,7 +275,7 @@ class _Plan:
             for slot in slots:
                 slot.given[argument] = value
             # Where λ is drawn for each pair, "per" would only say how p is drawn.
-            settings_alone = slots == [self.slots.get("recipe")]
+            settings_alone = slots == [self.slots.get("recipe")] and slots[0].given["p"] == 1
             if argument == "per" and value == "batch" and settings_alone and "p" not in arguments:
                 raise InputError(
                     f"{self.name}: per='batch' has nothing to act on: λ is drawn for each pair"
