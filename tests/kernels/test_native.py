@@ -263,7 +263,7 @@ MISTAKES = {
         "loss += alpha[k] * (log_z - chosen[k])",
         "loss += alpha[k] * (log_z + chosen[k])",
     ),
-    "the box": ("within(edges[4 * i + 3], width) - left", "within(edges[4 * i + 3], width)"),
+    "the box": (") * pixel - left;", ") * pixel;"),
     "Beta": ("1 / t : t) * correction", "t : 1 / t) * correction"),
 }
 

@@ -156,16 +156,13 @@ def _compiled(
         # Threads part at multiples of a cache line.
         run(lambda part: native.mix(out, x, partner, weights, part), parts(size, threads, 64))
         return
-    planes, width = size // (box.height * box.width), x.element_size()
+    planes, pixel = size // (box.height * box.width), x.element_size()
     if not x.is_contiguous():  # the channels of a position side by side
-        planes, width = 1, width * planes
-    edges = box.edges.long()
-    edges = (
-        torch.cat([edges[:, :2], edges[:, 2:] * width], 1) if width > 1 else edges
-    ).contiguous()
-    height, width = box.height, box.width * width
+        planes, pixel = 1, pixel * planes
+    edges = box.edges.to(torch.int64).contiguous()
+    height, width = box.height, box.width * pixel
     run(
-        lambda part: native.paste(out, x, partner, edges, height, width, part),
+        lambda part: native.paste(out, x, partner, edges, height, width, pixel, part),
         parts(planes * height, threads),
     )
 

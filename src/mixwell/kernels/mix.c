@@ -2,15 +2,15 @@
  *
  * A batch is `count` samples, `step` bytes apart. Each function mixes a range of every sample's
  * elements, so that threads share a batch without meeting. It goes along the cycles of the pairing,
- * a piece that fits the innermost caches at a time: one's partner is the next one to be mixed, and is
- * still in the cache. `out` may be `x`, if no two samples have the same partner: of each cycle the
+ * a piece that fits the second cache at a time: one's partner is the next one to be mixed, and is
+ * still in the cache. Smaller pieces would fit the first one, but memory is slow to start on each. `out` may be `x`, if no two samples have the same partner: of each cycle the
  * first one's piece is then kept, for the last one, which comes when the first is mixed already.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define PIECE 8192 /* bytes */
+#define PIECE 131072 /* bytes */
 #define LANES 16   /* sums side by side */
 
 /* All samples, each one's partner next to it where that is not done yet. The partner of the last one
@@ -44,10 +44,10 @@ static int64_t *along_cycles(const int64_t *partner, int64_t count, int64_t **ot
                    const int64_t *partner, const double *lam, int64_t count, int64_t begin,       \
                    int64_t end) {                                                                 \
         const int64_t most = PIECE / sizeof(T);                                                   \
-        T kept[PIECE / sizeof(T)];                                                                \
+        T *kept = out == x ? malloc(PIECE) : NULL;                                                \
         int64_t *others, *order = along_cycles(partner, count, &others);                          \
-        if (!order) return 2;                                                                     \
-        for (int64_t at = begin; at < end; at += most) {                                          \
+        const int failed = !order ? 2 : out == x && !kept;                                        \
+        for (int64_t at = failed ? end : begin; at < end; at += most) {                           \
             const int64_t n = end - at < most ? end - at : most;                                  \
             int opens = 1;                                                                        \
             for (int64_t place = 0; place < count; place++) {                                     \
@@ -63,7 +63,8 @@ static int64_t *along_cycles(const int64_t *partner, int64_t count, int64_t **ot
             }                                                                                     \
         }                                                                                         \
         free(order);                                                                              \
-        return 0;                                                                                 \
+        free(kept);                                                                               \
+        return failed;                                                                            \
     }
 
 /* As torch.lerp does, so that 0 and 1 give exactly one side: from the nearer end. */
@@ -194,11 +195,31 @@ static void uint8(uint8_t *out, const uint8_t *own, const uint8_t *other, float 
 BATCH(uint8, uint8_t, float)
 
 typedef char vector __attribute__((vector_size(32), aligned(1), may_alias));
+typedef char half_vector __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint64_t eight __attribute__((aligned(1), may_alias));
+typedef uint32_t four __attribute__((aligned(1), may_alias));
 
-/* memcpy of a few kilobytes may take a path made for megabytes. */
+/* The first and the last bytes, which may overlap. */
+#define ENDS(T)                                                                                   \
+    if (n >= (int64_t)sizeof(T)) {                                                                \
+        const T last = *(const T *)(from + n - sizeof(T));                                        \
+        *(T *)to = *(const T *)from;                                                              \
+        *(T *)(to + n - sizeof(T)) = last;                                                        \
+        return;                                                                                   \
+    }
+
+/* memcpy of a few kilobytes may take a path made for megabytes; lines of a box are short. */
 static inline void copy(char *to, const char *from, int64_t n) {
     int64_t i = 0;
     for (; i + 32 <= n; i += 32) *(vector *)(to + i) = *(const vector *)(from + i);
+    if (i == n) return;
+    if (i) {
+        *(vector *)(to + n - 32) = *(const vector *)(from + n - 32);
+        return;
+    }
+    ENDS(half_vector)
+    ENDS(eight)
+    ENDS(four)
     for (; i < n; i++) to[i] = from[i];
 }
 
@@ -207,10 +228,11 @@ static inline int64_t within(int64_t x, int64_t most) {
 }
 
 /* The own sample outside a box, the partner inside: images of planes of `height` lines of `width`
- * bytes, of which the lines from begin to end, counted through all planes, are mixed. */
+ * bytes, `pixel` of them a position. The lines from begin to end, counted through all planes, are
+ * mixed. */
 int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_t *partner,
-          const int64_t *edges, int64_t count, int64_t height, int64_t width, int64_t begin,
-          int64_t end) {
+          const int64_t *edges, int64_t count, int64_t height, int64_t width, int64_t pixel,
+          int64_t begin, int64_t end) {
     const int64_t most = width < PIECE ? PIECE / width : 1; /* lines of a piece */
     char *kept = malloc(most * width);
     int64_t *others, *order = along_cycles(partner, count, &others);
@@ -221,8 +243,8 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
             const int64_t i = order[place], j = others[place];
             const int64_t top = within(edges[4 * i], height);
             const int64_t bottom = within(edges[4 * i + 1], height);
-            const int64_t left = within(edges[4 * i + 2], width);
-            const int64_t across = within(edges[4 * i + 3], width) - left;
+            const int64_t left = within(edges[4 * i + 2], width / pixel) * pixel;
+            const int64_t across = within(edges[4 * i + 3], width / pixel) * pixel - left;
             const char *own = x + i * step + from * width;
             const char *other = x + (j < 0 ? -1 - j : j) * step + from * width;
             char *mixed = out + i * out_step + from * width;

@@ -144,7 +144,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     batch: list[Any] = [pointers, sizes, pointers, sizes, pointers, pointers]
     weights: list[Any] = [*[pointers] * 5, real, sizes, sizes, sizes]
     arguments: dict[str, list[Any]] = {
-        "paste": [*batch, *[sizes] * 5],
+        "paste": [*batch, *[sizes] * 6],
         "pair_distance": [pointers, sizes, pointers, pointers, *[sizes] * 3],
         "two_class": [pointers, sizes, *weights, *[pointers] * 2, real, pointers, sizes, sizes],
         "two_class_gradient": [*[pointers] * 5, *[sizes] * 4],
@@ -176,9 +176,9 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
             if not torch.allclose(out.double(), expected, rtol=2.0**-8, atol=1e-4):
                 return False
     image, pasted = base.float(), torch.empty(4, 70)
-    edges = torch.tensor([[1, 4, 8, 16]]).expand(4, 4).contiguous()
+    edges = torch.tensor([[1, 4, 2, 4]]).expand(4, 4).contiguous()
     loaded.paste(*_memory(pasted), *_memory(image), partner.data_ptr(), edges.data_ptr(), 4, 7, 40,
-                 0, 7)  # fmt: skip
+                 4, 0, 7)  # fmt: skip
     inside = torch.zeros(7, 10, dtype=torch.bool)
     inside[1:4, 2:4] = True
     if not torch.equal(pasted, torch.where(inside.flatten(), image[partner], image)):
@@ -248,6 +248,7 @@ def paste(
     edges: Tensor,
     height: int,
     width: int,
+    pixel: int,
     part: slice,
 ) -> None:
     """Paste boxes of the partners in some lines of all samples.
@@ -256,16 +257,17 @@ def paste(
         out: as for :func:`mix`.
         x: (B, ...) likewise.
         partner: (B,) int64, contiguous.
-        edges: (B, 4) int64, contiguous: top, bottom, left, right, the latter two in bytes.
+        edges: (B, 4) int64, contiguous: top, bottom, left, right.
         height: lines of an image.
         width: bytes of a line.
+        pixel: bytes of a position in it.
         part: the lines, counted through all channels.
     """
     loaded = library()
     assert loaded is not None
     failed = loaded.paste(
         *_memory(out), *_memory(x), partner.data_ptr(), edges.data_ptr(), x.shape[0], height, width,
-        part.start, part.stop,
+        pixel, part.start, part.stop,
     )  # fmt: skip
     _raise(failed, "partner")
 

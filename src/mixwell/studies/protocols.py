@@ -123,8 +123,8 @@ PROTOCOLS: dict[str, Protocol] = {
             "these take buy, accuracy beside the time of a step.",
             # Class activation maps want a head that reads the mean of the last feature maps.
             {"data": "digits", "model": "cnn", "model_options": {"pool": True}},
-            ("erm", "mixup", "decoupled", "cutmix", "cutmix+decoupled", "saliencymix", "puzzlemix",
-             "guidedmix", "attentivemix", "snapmix", "alignmix", "automix"),
+            ("erm", "mixup", "regmixup", "decoupled", "cutmix", "cutmix+decoupled", "saliencymix",
+             "puzzlemix", "guidedmix", "attentivemix", "snapmix", "alignmix", "automix"),
             presets={
                 "colour": {
                     "defaults": {
