@@ -14,10 +14,12 @@ TINY = RunConfig(train_size=200, epochs=3, threads=1)
 
 
 @pytest.fixture
-def cluster():
+def cluster(monkeypatch):
     """A cluster of three nodes, each with one processor, on this machine."""
     from ray.cluster_utils import Cluster
 
+    # Ray's workers give way to all other processes: on a busy machine they never get to work.
+    monkeypatch.setenv("RAY_worker_niceness", "0")
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     made.add_node(num_cpus=1)
     yield made
