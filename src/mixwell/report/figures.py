@@ -318,12 +318,23 @@ def cost(
                 1000 * time.mean, factor * value.mean, yerr=factor * (value.half_width or 0),
                 fmt="o", color=colours[summary.method], capsize=2, markersize=6, linewidth=1.1,
             )  # fmt: skip
-            axes.annotate(
-                summary.method, (1000 * time.mean, factor * value.mean), (5, 4),
-                textcoords="offset points", fontsize=7.5, color=_INK,
-            )  # fmt: skip
         axes.set_xlim(left=0)
         axes.margins(x=0.15)
+        figure.draw_without_rendering()
+        placed: list[tuple[float, float]] = []
+        for summary in sorted(shown, key=lambda s: factor * s.metrics[key].mean):
+            point = (
+                1000 * summary.metrics["seconds_per_step"].mean, factor * summary.metrics[key].mean
+            )  # fmt: skip
+            x, y = axes.transData.transform(point)
+            level = y + 4
+            while any(abs(x - u) < 90 and abs(level - v) < 10 for u, v in placed):
+                level += 10  # above the names that are there already
+            placed.append((x, level))
+            axes.annotate(
+                summary.method, point, (5, level - y), textcoords="offset pixels", fontsize=7.5,
+                color=colours[summary.method],
+            )  # fmt: skip
         axes.set_xlabel("time of a training step, ms")
         axes.set_ylabel(title)
         return _svg(figure, f"{title} over the time of a training step, one point a method")
