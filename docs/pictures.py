@@ -203,7 +203,7 @@ def contrast(name: str) -> None:
         a, b = int(step.target.a[sample]), int(step.target.b[sample])
         if a != b and (b, a) not in pairs:
             pairs.setdefault((a, b), sample)
-    chosen = torch.tensor([pairs[key] for key in sorted(pairs, key=lambda k: pairs[k])[:10]])
+    chosen = torch.tensor(list(pairs.values())[:10])
     logits = step.logits[chosen]
     a, b, lam = step.target.a[chosen], step.target.b[chosen], step.target.lam[chosen]
     similarity = torch.lerp(logits[:, b], logits[:, a], lam).softmax(1)

@@ -3,8 +3,9 @@
  * A batch is `count` samples, `step` bytes apart. Each function mixes a range of every sample's
  * elements, so that threads share a batch without meeting. It goes along the cycles of the pairing,
  * a piece that fits the second cache at a time: one's partner is the next one to be mixed, and is
- * still in the cache. Smaller pieces would fit the first one, but memory is slow to start on each. `out` may be `x`, if no two samples have the same partner: of each cycle the
- * first one's piece is then kept, for the last one, which comes when the first is mixed already.
+ * still in the cache. Smaller pieces would fit the first one, but memory is slow to start on each.
+ * `out` may be `x`, if no two samples have the same partner: of each cycle the first one's piece is
+ * then kept, for the last one, which comes when the first is mixed already.
  */
 #include <stdint.h>
 #include <stdlib.h>
@@ -234,9 +235,10 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
           const int64_t *edges, int64_t count, int64_t height, int64_t width, int64_t pixel,
           int64_t begin, int64_t end) {
     const int64_t most = width < PIECE ? PIECE / width : 1; /* lines of a piece */
-    char *kept = malloc(most * width);
+    char *kept = out == x ? malloc(most * width) : NULL;
     int64_t *others, *order = along_cycles(partner, count, &others);
-    for (int64_t from = begin; order && kept && from < end; from += most) {
+    const int failed = !order ? 2 : out == x && !kept;
+    for (int64_t from = failed ? end : begin; from < end; from += most) {
         const int64_t to = end - from < most ? end : from + most;
         int opens = 1;
         for (int64_t place = 0; place < count; place++) {
@@ -265,7 +267,6 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
             }
         }
     }
-    const int failed = !order ? 2 : !kept;
     free(order);
     free(kept);
     return failed;

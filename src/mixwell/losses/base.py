@@ -45,16 +45,13 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         )
 
 
-def check_logits(
-    owner: str, logits: Tensor, target: MixedTarget | MultiTarget, *, values: bool = True
-) -> None:
+def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) -> None:
     """Raise an InputError unless ``logits`` is (B, C) and ``target`` holds B indices below C.
 
     Args:
         owner: the loss, for the message.
         logits: what should be (B, C).
         target: what should hold class indices.
-        values: False leaves the indices' values to the lookup that follows.
     """
     if logits.ndim != 2:
         raise InputError(f"{owner}: logits must be (B, C), got shape {tuple(logits.shape)}")
@@ -63,8 +60,7 @@ def check_logits(
             f"{owner}: logits are for {logits.shape[0]} samples, the target for {len(target)}"
         )
     if isinstance(target, MultiTarget):
-        if values:
-            check_classes(f"{owner}: target.classes", target.classes.flatten(), logits.shape[1])
+        check_classes(f"{owner}: target.classes", target.classes.flatten(), logits.shape[1])
         return
     if target.by_position:
         raise InputError(
@@ -77,9 +73,8 @@ def check_logits(
             f"(B,) int64, got soft labels or real targets of {target.a.dtype}, shape "
             f"{tuple(target.a.shape)}; MixedCrossEntropy takes soft labels"
         )
-    if values:
-        check_classes(f"{owner}: target.a", target.a, logits.shape[1])
-        check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+    check_classes(f"{owner}: target.a", target.a, logits.shape[1])
+    check_classes(f"{owner}: target.b", target.b, logits.shape[1])
 
 
 def by_position(
