@@ -217,8 +217,10 @@ class Batch:
     # Randomness: drawn on the generator's device where there is one, else on the batch's.
 
     def _draw(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
-        device = self.device if self.generator is None else self.generator.device
-        return function(*args, generator=self.generator, device=device).to(self.device)
+        if self.generator is None:
+            return function(*args, device=self.device)
+        drawn = function(*args, generator=self.generator, device=self.generator.device)
+        return drawn.to(self.device)
 
     def rand(self, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1) of this shape."""

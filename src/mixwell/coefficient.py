@@ -288,7 +288,8 @@ class SimilarityKernel(Coefficient):
         else:
             distance = self.memory.distance(_index(batch), partner, self.squared)
         tau = functional.kernel_tau(distance, self.tau_max, self.tau_std)
-        if self.alpha == 1.0 and not self.has_target_kernel:
+        if self.alpha == 1.0 and not self.has_target_kernel and batch.device.type != "cpu":
+            # The same distribution by few kernels; on a CPU the inverse is the faster one.
             lam = functional.sample_beta(tau, batch.generator)
             return lam, lam
         u = self._symmetric(batch, self.alpha)

@@ -237,7 +237,9 @@ def nearest(own, other, lam):
 
 
 @pytest.mark.parametrize("length", [1 << 16, 16384, 31])
-@pytest.mark.parametrize("lam", [0.5, 0.25, 0.1, 0.9, 1 / 3, 1e-3, 1 - 2.0**-24])
+@pytest.mark.parametrize(
+    "lam", [0.5, 0.25, 0.1, 0.9, 1 / 3, 1e-3, 1 - 2.0**-24, 129 / 2**16, 1 - 129.5 / 2**16, 0.4999]
+)
 def test_bytes_are_the_exact_value_rounded_to_even(lam, length, kernels_by):
     lam = float(np.float32(lam))
     own, other = (side.ravel().astype(np.uint8) for side in np.mgrid[:256, :256])

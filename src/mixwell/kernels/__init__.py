@@ -112,7 +112,7 @@ def _choose(x: Tensor, mix: Mix) -> Any:
     learnt = mix.lam.requires_grad or (mix.mask is not None and mix.mask.requires_grad)
     if learnt and torch.is_grad_enabled():
         return None
-    if x.device.type == "cpu" and not x.is_complex() and cpu.rows_of(x) is not None:
+    if x.device.type == "cpu" and not x.is_complex() and cpu.has_rows(x):
         return _on_cpu
     if x.device.type != "cpu" and _triton().available(x):
         return _on_gpu
@@ -149,8 +149,10 @@ def _overlap(x: Tensor, y: Tensor) -> bool:
 
 
 def _span(x: Tensor) -> tuple[int, int]:
-    reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-    return x.data_ptr(), x.data_ptr() + (reach + 1) * x.element_size()
+    start, reach = x.data_ptr(), x.numel() - 1
+    if not x.is_contiguous():
+        reach = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return start, start + (reach + 1) * x.element_size()
 
 
 def _on_gpu(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:

@@ -22,10 +22,12 @@ __all__ = [
     "beta_icdf",
     "fit_mask",
     "fit_weight",
+    "has_rows",
     "interpolated",
     "mix_into",
     "pair_distance",
     "parts",
+    "row_of",
     "rows_of",
     "run",
     "threads_for",
@@ -86,6 +88,11 @@ def run(work: Callable[[slice], None], parts: list[slice]) -> None:
         future.result()
 
 
+def has_rows(x: Tensor) -> bool:
+    """Whether :func:`rows_of` can lay ``x`` out."""
+    return (x.is_contiguous() and x.numel() > 0) or rows_of(x) is not None
+
+
 def rows_of(x: Tensor) -> Tensor | None:
     """Return ``x`` as (B, n) on the same memory, or None where its samples aren't dense.
 
@@ -135,31 +142,42 @@ def mix_into(
         out.copy_(mixed)
         return
     size = x.numel() // x.shape[0] * x.element_size()
-    images = x.is_contiguous() or (
-        x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    )
-    if mask is None and (box is None or images) and native.takes(x.dtype):
-        threads = threads_for(size * x.shape[0])
-        _compiled(out, x, partner.to(torch.int64).contiguous(), lam, box, threads)
+    if mask is None and native.takes(x.dtype) and (box is None or _are_images(x)):
+        _compiled(out, x, partner, lam, box, threads_for(size * x.shape[0]))
     elif in_place or size >= LARGE:
         _by_sample(out, x, partner.tolist(), lam, mask, box, in_place)
     else:
         _by_block(out, x, partner, lam, mask if box is None else box.mask())
 
 
+def _are_images(x: Tensor) -> bool:
+    return x.is_contiguous() or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last))
+
+
+def row_of(x: Tensor, *dtypes: torch.dtype) -> Tensor:
+    """Return ``x`` side by side in memory, in one of these dtypes: the last where it has none."""
+    if x.dtype in dtypes and x.is_contiguous() and not x.is_neg():  # usual, and cheaper to ask
+        return x
+    return x.to(x.dtype if x.dtype in dtypes else dtypes[-1]).contiguous().resolve_neg()
+
+
 def _compiled(
     out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, box: Box | None, threads: int
 ) -> None:
     size = x.numel() // x.shape[0]
+    partner = row_of(partner, torch.int64)
     if box is None:
-        weights = lam.to(torch.float64).contiguous()
+        weights = row_of(lam, torch.float32, torch.float64)
+        if threads == 1:
+            native.mix(out, x, partner, weights, slice(0, size))
+            return
         # Threads part at multiples of a cache line.
         run(lambda part: native.mix(out, x, partner, weights, part), parts(size, threads, 64))
         return
     planes, pixel = size // (box.height * box.width), x.element_size()
     if not x.is_contiguous():  # the channels of a position side by side
         planes, pixel = 1, pixel * planes
-    edges = box.edges.to(torch.int64).contiguous()
+    edges = row_of(box.edges, torch.int64)
     height, width = box.height, box.width * pixel
     run(
         lambda part: native.paste(out, x, partner, edges, height, width, pixel, part),
@@ -171,7 +189,7 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
     """Return the squared distance of each row of ``x`` (B, n) float32 to its partner's: (B,)."""
     pieces = parts(x.shape[1], threads_for(x.numel() * x.element_size()), 64)
     sums = torch.zeros(max(1, len(pieces)), x.shape[0], dtype=torch.float64)
-    sigma = partner.to(torch.int64).contiguous()
+    sigma = row_of(partner, torch.int64)
     run(lambda part: native.pair_distance(x, sigma, sums[pieces.index(part)], part), pieces)
     return sums.sum(0).to(x.dtype)
 

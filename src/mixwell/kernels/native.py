@@ -38,12 +38,12 @@ __all__ = [
 _EXPONENT = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
 _PLAIN = (Tensor, torch.nn.Parameter)
 _LOG = logging.getLogger("mixwell")
-_NAMES = {
-    torch.float32: "float32",
-    torch.float64: "float64",
-    torch.bfloat16: "bfloat16",
-    torch.float16: "float16",
-    torch.uint8: "uint8",
+_MIX = {
+    torch.float32: "mix_float32",
+    torch.float64: "mix_float64",
+    torch.bfloat16: "mix_bfloat16",
+    torch.float16: "mix_float16",
+    torch.uint8: "mix_uint8",
 }
 
 
@@ -71,7 +71,7 @@ def library() -> ctypes.CDLL | None:
 def takes(dtype: torch.dtype) -> bool:
     """Whether the compiled kernels are there, for this dtype."""
     loaded = library()
-    return loaded is not None and dtype in _NAMES and hasattr(loaded, f"mix_{_NAMES[dtype]}")
+    return loaded is not None and dtype in _MIX and hasattr(loaded, _MIX[dtype])
 
 
 def _built() -> Path:
@@ -153,9 +153,9 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "all_within": [pointers, sizes, sizes],
         "beta_icdf": [*[pointers] * 4, *[sizes] * 4],
     }
-    for dtype in _NAMES.values():
-        if dtype != "float16" or hasattr(loaded, "mix_float16"):  # not every compiler has it
-            arguments[f"mix_{dtype}"] = [*batch, *[sizes] * 3]
+    for name in _MIX.values():
+        if name != "mix_float16" or hasattr(loaded, name):  # not every compiler has it
+            arguments[name] = [*batch, *[sizes] * 4]
     for name, kinds in arguments.items():
         getattr(loaded, name).argtypes = kinds
 
@@ -163,16 +163,16 @@ def _declare(loaded: ctypes.CDLL) -> None:
 def _is_right(loaded: ctypes.CDLL) -> bool:
     """Compare with torch once: a compiler's mistake must not go into anybody's training."""
     partner = torch.tensor([1, 2, 0, 3])
-    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5], dtype=torch.float64)
+    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5])
     base = torch.linspace(250, 3, 4 * 70, dtype=torch.float64).view(4, 70)
-    for dtype, name in _NAMES.items():
-        if not hasattr(loaded, f"mix_{name}"):
+    for dtype, name in _MIX.items():
+        if not hasattr(loaded, name):
             continue
         x = base.to(dtype)
-        expected = torch.lerp(x.double()[partner], x.double(), lam[:, None])
+        expected = torch.lerp(x.double()[partner], x.double(), lam.double()[:, None])
         expected = expected.round() if dtype == torch.uint8 else expected
-        for out in (torch.empty_like(x), x):
-            _call(loaded, out, x, partner, lam, slice(0, 70))
+        for out, weight in ((torch.empty_like(x), lam), (x, lam.double())):
+            _call(loaded, out, x, partner, weight, slice(0, 70))
             if not torch.allclose(out.double(), expected, rtol=2.0**-8, atol=1e-4):
                 return False
     image, pasted = base.float(), torch.empty(4, 70)
@@ -184,7 +184,7 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     if not torch.equal(pasted, torch.where(inside.flatten(), image[partner], image)):
         return False
     z, a, b = image / 50, torch.tensor([0, 5, 9, 69]), torch.tensor([3, 5, 69, 0])
-    work, r, share = torch.empty(4, 4), torch.empty(4, 70), lam.float()
+    work, r, share = torch.empty(4, 4), torch.empty(4, 70), lam
     loaded.two_class(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), None, None,
                      0.25, 0, 0, 70, r.data_ptr(), work.data_ptr(), 1, None, 0, 4)  # fmt: skip
     chosen = torch.stack([z[range(4), a], z[range(4), b]], 1)
@@ -215,9 +215,10 @@ def _raise(failed: int, what: str) -> None:
 def _call(
     loaded: ctypes.CDLL, out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, part: slice
 ) -> None:
-    mix = getattr(loaded, f"mix_{_NAMES[x.dtype]}")
-    how = (partner.data_ptr(), lam.data_ptr())
-    failed = mix(*_memory(out), *_memory(x), *how, x.shape[0], part.start, part.stop)
+    failed = getattr(loaded, _MIX[x.dtype])(
+        *_memory(out), *_memory(x), partner.data_ptr(), lam.data_ptr(), lam.dtype == torch.float32,
+        x.shape[0], part.start, part.stop,
+    )  # fmt: skip
     _raise(failed, "partner")
 
 
@@ -233,7 +234,7 @@ def mix(out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, part: slice) -> No
         out: (B, ...), ``x`` itself or memory apart from it, with ``x``'s strides in a sample.
         x: (B, ...) of dense samples; each has one other as its partner if ``out`` is ``x``.
         partner: (B,) int64, contiguous.
-        lam: (B,) float64, contiguous.
+        lam: (B,) float32 or float64, contiguous.
         part: the elements, in the order of memory.
     """
     loaded = library()

@@ -218,17 +218,16 @@ class _CompiledMean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        z, a, b = ctx.saved_tensors
-        upstream, weights = gradients[0], ctx.weights
-        if torch.is_grad_enabled():
-            lam, _, _, *how = weights
-            each = upstream.expand(z.shape[0]) / z.shape[0]
-            grad = _again(z, torch.stack([a, b], 1), *weights_of(lam, *how), None, each)
-            return grad, None, None, None, None
-        r, ctx.r = ctx.r, None
-        if r is None:  # a second pass through the same graph
-            r = torch.empty_like(z)
-            _mean_into(r, z, a, b, weights)
+        upstream, (r, ctx.r) = gradients[0], (ctx.r, None)
+        if r is None or torch.is_grad_enabled():
+            z, a, b = ctx.saved_tensors  # not asked for in vain: it takes a while
+            if torch.is_grad_enabled():
+                lam, _, _, *how = ctx.weights
+                each = upstream.expand(z.shape[0]) / z.shape[0]
+                grad = _again(z, torch.stack([a, b], 1), *weights_of(lam, *how), None, each)
+                return grad, None, None, None, None
+            r = torch.empty_like(z)  # a second pass through the same graph
+            _mean_into(r, z, a, b, ctx.weights)
         if upstream.item() != 1:
             r *= upstream
         return r, None, None, None, None
@@ -346,7 +345,7 @@ def from_logits(
     if _must_be_plain(alpha, eta):
         return plain(z.to(alpha.dtype), index, alpha, eta, smoothing)
     if smoothing is None and _is_compiled(z, alpha):
-        a, b = _index(index.T)
+        a, b = (cpu.row_of(y, torch.int64) for y in index.unbind(1))
         weights = native.Weights(
             alpha, alpha.contiguous(), None if eta is None else eta.contiguous()
         )
@@ -389,16 +388,11 @@ def mean_from_logits(
     """
     if _must_be_plain(lam, None) or not _is_compiled(z, lam):
         return None
-    weights = native.Weights(lam.contiguous(), None, None, pull, uniform, one_sided)
-    loss = _CompiledMean.apply(z, _index(a), _index(b), weights, torch.is_grad_enabled())
+    a, b, lam = cpu.row_of(a, torch.int64), cpu.row_of(b, torch.int64), lam.contiguous()
+    weights = native.Weights(lam, None, None, pull, uniform, one_sided)
+    loss = _CompiledMean.apply(z, a, b, weights, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
     return loss
-
-
-def _index(classes: Tensor) -> Tensor:
-    if classes.dtype == torch.int64 and classes.is_contiguous():  # usual, and cheaper to ask
-        return classes
-    return classes.to(torch.int64).contiguous()
 
 
 def _must_be_plain(alpha: Tensor, eta: Tensor | None) -> bool:

@@ -583,19 +583,18 @@ class Method(nn.Module):
             raise InputError(f"x must be a tensor or hold tensors, got {type(x).__name__}")
         if not isinstance(y, Tensor):
             raise InputError(f"y must be a tensor, got {type(y).__name__}")
-        sizes = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves}
-        if sizes != {y.shape[0] if y.ndim else 0}:
+        size = y.shape[0] if y.ndim else 0
+        if any((leaf.shape[0] if leaf.ndim else 0) != size for leaf in leaves):
             shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
             raise InputError(
                 f"x and y must be batch-first and equally long: x has shape {shapes}, "
                 f"y {tuple(y.shape)}"
             )
-        if y.shape[0] == 0:
+        if size == 0:
             raise InputError("x and y hold an empty batch: at least one sample is needed")
-        if index is not None and index.shape != (len(y),):
+        if index is not None and index.shape != (size,):
             raise InputError(
-                f"index must have shape ({len(y)},), one position a sample, "
-                f"got {tuple(index.shape)}"
+                f"index must have shape ({size},), one position a sample, got {tuple(index.shape)}"
             )
         self._check_y(y)
         device = leaves[0].device
@@ -663,26 +662,23 @@ class Method(nn.Module):
             check_classes("y", y, self.num_classes)
 
     def _check_logits(self, model: nn.Module, logits: Tensor, rows: int) -> None:
-        name = type(unwrap(model)).__name__
-        if logits.ndim == 0 or logits.shape[0] != rows:
-            raise InputError(
-                f"{name} must return one row for each sample it is given: it got {rows}, and "
-                f"returned shape {tuple(logits.shape)}"
-            )
-        if self.task == "regression":
+        shape, classes = tuple(logits.shape), self.num_classes
+        if not shape or shape[0] != rows:
+            wrong = f"must return one row for each sample it is given: it got {rows}, and"
+        elif self.task == "regression":
             return
-        if self.task == "segmentation":
-            if logits.ndim < 4:
-                raise InputError(
-                    f"{name} must return logits (B, C, H, W), got shape {tuple(logits.shape)}"
-                )
-        elif logits.ndim != 2:
-            raise InputError(f"{name} must return logits (B, C), got shape {tuple(logits.shape)}")
-        if self.num_classes not in (None, logits.shape[1]):
+        elif self.task == "segmentation" and len(shape) < 4:
+            wrong = "must return logits (B, C, H, W); it"
+        elif self.task != "segmentation" and len(shape) != 2:
+            wrong = "must return logits (B, C); it"
+        elif classes not in (None, shape[1]):
             raise InputError(
-                f"num_classes={self.num_classes}, but the head of {name} gives "
-                f"{logits.shape[1]} logits a sample; the two must agree"
+                f"num_classes={classes}, but the head of {type(unwrap(model)).__name__} gives "
+                f"{shape[1]} logits a sample; the two must agree"
             )
+        else:
+            return
+        raise InputError(f"{type(unwrap(model)).__name__} {wrong} returned shape {shape}")
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task!r}"
