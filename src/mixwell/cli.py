@@ -91,7 +91,7 @@ examples:
 _BENCH = """\
 Measure how long mixwell takes, beside the plainest thing that could be done, what one would write
 by hand, and the other libraries that are installed: 'speed', in the sections mixing, losses,
-lambda (of the similarity kernel), step (of training) and compile.
+lambda (of the similarity kernel), step (of training), epoch (of mixwell train) and compile.
 
 All contenders are timed in turn, in a new order each time, so that a busy machine slows all alike.
 speed.json, speed.md, speed.svg and speed.png are written as each section ends."""
@@ -100,6 +100,7 @@ examples:
   mixwell bench speed --quick
   mixwell bench speed --threads 2 --out DIR
   mixwell bench speed --only mixing,losses --device cuda --repeats 30
+  mixwell bench speed --only epoch --data fashion-mnist,digits --data-dir DIR --methods erm,mixup
 """
 
 
@@ -314,7 +315,7 @@ def _parser(arguments: Sequence[str]) -> _Parser:
         "--quick", action="store_true", help="smaller and fewer: a look in about a minute"
     )
     bench.add_argument(
-        "--only", metavar="A,B", help="sections: mixing, losses, lambda, step, compile"
+        "--only", metavar="A,B", help="sections: mixing, losses, lambda, step, epoch, compile"
     )
     bench.add_argument("--threads", type=int, metavar="N", help="of torch (default: its own)")
     bench.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="(default: cpu)")
@@ -326,8 +327,13 @@ def _parser(arguments: Sequence[str]) -> _Parser:
         "--batch-size", type=int, metavar="N", help="of the training steps, compiled ones too"
     )
     bench.add_argument(
-        "--methods", metavar="A,B", help="whose training steps are measured (default: nine)"
+        "--methods", metavar="A,B",
+        help="whose training steps and epochs are measured (default: nine)",
+    )  # fmt: skip
+    bench.add_argument(
+        "--data", metavar="A,B", help="data sets whose epochs are measured (default: digits)"
     )
+    bench.add_argument("--data-dir", metavar="DIR", help="where they are")
     bench.add_argument("--out", metavar="DIR", help="folder (default: runs/bench-speed)")
     return parser
 
@@ -614,9 +620,11 @@ def _bench(options: argparse.Namespace) -> int:
     console = Console(width=min(console.width, 120) if console.is_terminal else 100)
     device = pick_device(options.device)
     plan = Plan.quick() if options.quick else Plan.full(device)
-    only = None if options.only is None else [part.strip() for part in options.only.split(",")]
-    methods = options.methods and [part.strip() for part in options.methods.split(",")]
-    plan = plan.changed(options.repeats, only, options.batch_size, methods)
+    only, methods, data = (
+        None if names is None else [name.strip() for name in names.split(",")]
+        for names in (options.only, options.methods, options.data)
+    )
+    plan = plan.changed(options.repeats, only, options.batch_size, methods, data, options.data_dir)
     out = Path(options.out or Path("runs") / "bench-speed")
     with console.status("") as status:
         speed(

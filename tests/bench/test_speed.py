@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from mixwell import InputError
-from mixwell.bench import Plan, output, speed
+from mixwell.bench import SECTIONS, Plan, output, speed
 from mixwell.bench import steps as steps_module
 from mixwell.bench.mixing import Batch, mixing
-from mixwell.bench.steps import Training, compiled_step, steps
+from mixwell.bench.steps import Training, compiled_step, epochs, steps
 from mixwell.cli import main
 
 CPU = torch.device("cpu")
@@ -23,6 +23,7 @@ TINY = Plan(
     steps=(Training("cnn", 4, 8, 5),),
     compiled=Training("cnn", 4, 8, 5),
     methods=(),
+    train_size=100,
     repeats=2,
     step_repeats=2,
 )
@@ -40,7 +41,7 @@ def test_a_tiny_run_writes_its_files(tmp_path, no_compiler, monkeypatch):
 
     def draw_the_last(document):  # a second each
         drawn.append(list(document["seconds"]))
-        return real_draw(document) if len(drawn) == 5 else {"png": b"", "svg": b""}
+        return real_draw(document) if len(drawn) == 6 else {"png": b"", "svg": b""}
 
     real_draw = output.draw
     monkeypatch.setattr(output, "draw", draw_the_last)
@@ -52,8 +53,8 @@ def test_a_tiny_run_writes_its_files(tmp_path, no_compiler, monkeypatch):
     assert sum(map(len, shown)) == len(kept["rows"])
     assert {"cpu", "cores", "threads", "python", "date", "gpu"} <= set(kept["machine"])
     assert torch.__version__.startswith(kept["packages"]["torch"])
-    assert list(kept["seconds"]) == ["mixing", "losses", "lambda", "step", "compile"]
-    assert [len(sections) for sections in drawn] == [1, 2, 3, 4, 5]
+    assert list(kept["seconds"]) == list(SECTIONS)
+    assert [len(sections) for sections in drawn] == [1, 2, 3, 4, 5, 6]
     for row in kept["rows"]:
         assert set(row) == {
             "section", "group", "case", "name", "kind", "absent", "traits", "seconds", "ratio",
@@ -165,6 +166,27 @@ def test_the_steps_of_any_method_are_measured():
         TINY.changed(methods=["fmixx"])
 
 
+def test_epochs_are_those_of_train_beside_the_bare_model(monkeypatch):
+    seen = []
+
+    def trainer(config, dataset):
+        seen.append((config.label, len(dataset.train)))
+        return real(config, dataset)
+
+    real = steps_module.trainer
+    monkeypatch.setattr(steps_module, "trainer", trainer)
+    names = ("erm", "sk_mixup, remembered", "mixup+cutmix")
+    contenders = epochs("digits", None, 120, CPU, names)
+    assert [c.kind for c in contenders] == ["floor", "reference", *["mixwell"] * 3]
+    for contender in contenders[:-1]:
+        contender.run()
+        contender.run()  # a second epoch
+    assert "keep one" in contenders[-1].absent
+    assert seen == [("erm", 120), ("sk_mixup(distance=remembered)", 120)]
+    (only,) = epochs("airfoil", "nowhere", 120, CPU, names)
+    assert "nowhere" in only.absent
+
+
 def test_compiled_steps_tell_graphs_and_failures(no_compiler, monkeypatch):
     case = Training("cnn", 4, 8, 5)
     eager, compiled = compiled_step(case, CPU, "plain loop")
@@ -190,6 +212,9 @@ def test_plans_cover_what_is_promised():
     changed = quick.changed(7, ["compile", "mixing"], 16)
     assert changed.sections == ("mixing", "compile")
     assert (changed.repeats, changed.step_repeats, changed.steps[0].size) == (7, 7, 16)
+    assert changed.changed(data=["shapes"]).data == ("shapes",)
+    with pytest.raises(InputError, match="data='diabetes' has no classes"):
+        quick.changed(data=["digits", "diabetes"])
 
 
 @pytest.mark.parametrize(("seconds", "text"), [

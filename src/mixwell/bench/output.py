@@ -27,6 +27,7 @@ TITLES = {
     "losses": "Losses, forward and backward",
     "lambda": "λ of the similarity kernel",
     "step": "A training step",
+    "epoch": "An epoch of mixwell train",
     "compile": "torch.compile(fullgraph=True)",
 }
 FLOORS = {
@@ -34,6 +35,7 @@ FLOORS = {
     "losses": "F.cross_entropy of one class index a sample",
     "lambda": "torch.distributions.Beta",
     "step": "the same loop without mixwell",
+    "epoch": "the bare model and torch's default optimiser, batches in memory",
     "compile": "the same step, eager",
 }
 _MIXING = (
@@ -80,7 +82,11 @@ def _trait_names(rows: Iterable[Row]) -> list[str]:
 def table(rows: list[Row]) -> Table:
     """Return the table of one case, at most 100 columns wide."""
     section = rows[0]["section"]
-    reasons = [f"{row['name']}: {row['absent']}" for row in rows if ": " in row["absent"]]
+    reasons = [
+        f"{row['name']}: {row['absent']}"
+        for row in rows
+        if ": " in row["absent"] or _short(row["absent"]) == "failed"
+    ]
     caption = f"×: beside {FLOORS[section]}; in parentheses quartiles; bold: mixwell"
     shown = Table(
         title=f"{TITLES[section]}: {rows[0]['case']}",

@@ -19,14 +19,15 @@ import mixwell
 from mixwell.bench import output
 from mixwell.bench.losses import kernel_lambda, losses, peak_memory
 from mixwell.bench.mixing import Batch, mixing
-from mixwell.bench.steps import COMPILED, METHODS, Training, compiled_step, steps
+from mixwell.bench.steps import COMPILED, METHODS, Training, compiled_step, epochs, steps
 from mixwell.bench.timing import Contender, Timing, measure, ratios, spread, stopwatch
 from mixwell.errors import InputError, suggest
+from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder, write_atomically, write_json
 
 __all__ = ["SECTIONS", "Plan", "pick_device", "speed"]
 
-SECTIONS = ("mixing", "losses", "lambda", "step", "compile")
+SECTIONS = ("mixing", "losses", "lambda", "step", "epoch", "compile")
 _PACKAGES = (
     "mixwell", "torch", "torchvision", "timm", "kornia", "torch-uncertainty", "mixup", "scipy",
     "numpy",
@@ -45,9 +46,12 @@ class Plan:
         steps: the models that are trained.
         compiled: the model that is compiled.
         methods: compiled with it.
-        trained: the methods whose training steps are measured.
+        trained: the methods whose training steps and epochs are measured.
+        data: the data sets whose epochs are.
+        data_dir: their folder.
+        train_size: samples of an epoch at most.
         repeats: samples of each contender.
-        step_repeats: samples of each training step.
+        step_repeats: samples of each training step and epoch.
         sections: of :data:`SECTIONS`.
     """
 
@@ -58,6 +62,9 @@ class Plan:
     compiled: Training
     methods: tuple[str, ...] = COMPILED
     trained: tuple[str, ...] = tuple(METHODS)
+    data: tuple[str, ...] = ("digits",)
+    data_dir: str | None = None
+    train_size: int = 6_000
     repeats: int = 15
     step_repeats: int = 9
     sections: tuple[str, ...] = SECTIONS
@@ -114,6 +121,8 @@ class Plan:
         only: Sequence[str] | None = None,
         batch_size: int | None = None,
         methods: Sequence[str] | None = None,
+        data: Sequence[str] | None = None,
+        data_dir: str | None = None,
     ) -> Plan:
         """Return the plan with what a user asked for otherwise.
 
@@ -121,7 +130,9 @@ class Plan:
             repeats: samples of each contender, steps too.
             only: the sections to run.
             batch_size: of the training steps.
-            methods: whose training steps are measured: any method or composition.
+            methods: whose training steps and epochs are measured: any method or composition.
+            data: whose epochs are: data sets of classes.
+            data_dir: their folder.
 
         Raises:
             InputError: a value makes no sense.
@@ -151,6 +162,12 @@ class Plan:
                 if name not in METHODS:
                     mixwell.describe(name)  # an InputError where there is no such method
             plan = replace(plan, trained=tuple(methods))
+        if data is not None or data_dir is not None:
+            chosen = plan.data if data is None else tuple(data)
+            for name in chosen:
+                if RunConfig(data=name, data_dir=data_dir).load_data().task != "classification":
+                    raise InputError(f"data={name!r} has no classes, which the floor's loss needs")
+            plan = replace(plan, data=chosen, data_dir=data_dir)
         return plan
 
 
@@ -276,6 +293,11 @@ def _section(
             contenders = steps(case, device, plan.trained)
             timings = timed(contenders, plan.step_repeats, warmup=1)
             yield _rows(section, "main", str(case), contenders, timings)
+    elif section == "epoch":
+        for name in plan.data:
+            note(f"epochs of {name}")
+            contenders = epochs(name, plan.data_dir, plan.train_size, device, plan.trained)
+            yield _rows(section, "main", name, contenders, timed(contenders, plan.step_repeats))
     else:
         rows: Rows = []
         for name in ("plain loop", *plan.methods):

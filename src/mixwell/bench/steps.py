@@ -1,9 +1,9 @@
-"""Whole training steps beside a plain loop, and under torch.compile."""
+"""Whole training steps and epochs beside a plain loop, and under torch.compile."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -15,8 +15,10 @@ import mixwell
 from mixwell import models
 from mixwell.bench.timing import Contender, reason
 from mixwell.errors import InputError
+from mixwell.training.config import RunConfig
+from mixwell.training.run import make_optimizer, trainer
 
-__all__ = ["COMPILED", "METHODS", "Training", "compiled_step", "steps"]
+__all__ = ["COMPILED", "METHODS", "Training", "compiled_step", "epochs", "steps"]
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "erm": ("erm", {}),
@@ -111,6 +113,74 @@ def steps(
         contenders.append(
             Contender(name, step(lambda method=method: method(model, x, y, index=index)), "mixwell")  # type: ignore[misc]
         )
+    return contenders
+
+
+EPOCHS = 1_000
+"""How many epochs the learning rate's schedule is made for: more than are timed."""
+
+
+def epochs(
+    data: str, data_dir: str | None, size: int, device: torch.device, names: Sequence[str]
+) -> list[Contender]:
+    """Return the contenders: an epoch of ``mixwell train``.
+
+    The floor is the bare model's forward, backward and optimiser, its batches in memory: an epoch
+    of ``train`` also reads, shuffles and checks the data, mixes, and keeps the mean loss. Since
+    ``train`` has torch's fused optimiser, the same with that one stands beside.
+
+    Args:
+        data: a data set of classes.
+        data_dir: its folder; None for one that needs none.
+        size: training samples at most.
+        device: of all.
+        names: of :data:`METHODS`, or of any method or composition.
+    """
+    plain = RunConfig(
+        data=data, data_dir=data_dir, method="erm", epochs=EPOCHS,
+        accelerator="cpu" if device.type == "cpu" else "gpu",
+    )  # fmt: skip
+    try:
+        dataset = plain.load_data()
+        if len(dataset.train) > size:
+            plain = replace(plain, train_size=size)
+            dataset = plain.load_data()
+    except InputError as error:
+        return [Contender("plain loop", kind="floor", absent=str(error))]
+    plain = plain.resolved(dataset)
+    assert plain.batch_size is not None
+    batches = list(
+        dataset.train.batches(
+            plain.batch_size, shuffle=True, seed=0, epoch=0, augment=bool(plain.augment),
+            device=device, drop_last=len(dataset.train) >= plain.batch_size,
+        )
+    )  # fmt: skip
+
+    def bare(fused: bool) -> Callable[[], None]:
+        torch.manual_seed(0)
+        model = plain.build_model(dataset).to(device).train()
+        optimizer = make_optimizer(plain, model, fused)
+
+        def run() -> None:
+            for x, y, _ in batches:
+                F.cross_entropy(model(x), y).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return run
+
+    contenders = [
+        Contender("plain loop", bare(False), "floor"),
+        Contender("plain loop, fused optimiser", bare(True)),
+    ]
+    for name in names:
+        method, settings = METHODS.get(name, (name, {}))
+        try:
+            config = replace(plain, method=method, method_options=settings)
+            config.check(dataset)
+            contenders.append(Contender(name, trainer(config, dataset), "mixwell"))
+        except InputError as error:
+            contenders.append(Contender(name, kind="mixwell", absent=reason(error)))
     return contenders
 
 

@@ -40,7 +40,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["is_finished", "read_result", "train"]
+__all__ = ["is_finished", "make_optimizer", "read_result", "train", "trainer"]
 
 FORMAT = 1
 Report = Callable[[dict[str, Any]], None]
@@ -118,6 +118,18 @@ def train(
 def _launch(
     config: RunConfig, dataset: Dataset, folder: Path, report: Report, command: str
 ) -> dict[str, Any]:
+    fabric = _fabric(config)
+    write_json(folder / "config.json", config.to_dict())
+    if config.devices > 1:
+        work: Any = _work  # typed for functions without arguments, it passes them on
+        # As plain values: Lightning takes apart what it hands to processes.
+        fabric.launch(work, config.to_dict(), None, str(folder), _silent, command)
+        return read_result(folder)
+    return _work(fabric, config, dataset, folder, report, command)
+
+
+def _fabric(config: RunConfig) -> Any:
+    """Return what knows the device, the precision and the other processes."""
     from lightning.fabric import Fabric
 
     accelerator = "cuda" if config.accelerator == "gpu" else config.accelerator
@@ -138,13 +150,7 @@ def _launch(
             f"precision={config.precision!r} is not to be had on {fabric.device.type}; "
             f"{fabric._precision.precision!r} is"
         )
-    write_json(folder / "config.json", config.to_dict())
-    if config.devices > 1:
-        work: Any = _work  # typed for functions without arguments, it passes them on
-        # As plain values: Lightning takes apart what it hands to processes.
-        fabric.launch(work, config.to_dict(), None, str(folder), _silent, command)
-        return read_result(folder)
-    return _work(fabric, config, dataset, folder, report, command)
+    return fabric
 
 
 @contextlib.contextmanager
@@ -229,7 +235,9 @@ class _State:
         self.batches = self.split.num_batches(config.batch_size, **self.loading)
         self.steps_per_epoch = math.ceil(self.batches / config.accumulate)
         self.total_steps = self.steps_per_epoch * config.epochs
-        optimizer = _optimizer(config, model, fabric.device)
+        # Not where gradients are scaled: it would undo that itself, out of clipping's sight.
+        fused = config.precision == "32-true" and fabric.device.type in ("cpu", "cuda")
+        optimizer = make_optimizer(config, model, fused)
         self.raw = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.backward = fabric.backward
@@ -259,6 +267,10 @@ class _State:
     def evaluated(self) -> nn.Module:
         """The model that is measured and kept: the averaged one where there is one."""
         return self.raw if self.ema is None else self.ema.module
+
+    def next_epoch(self) -> None:
+        """Begin the next epoch."""
+        self.epoch, self.batch, self.sums, self.epoch_seconds = self.epoch + 1, 0, {}, 0.0
 
     def collecting(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Return the context of a backward pass: gradients are gathered with a group's last."""
@@ -349,15 +361,10 @@ def _set_random_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
 
 
-def _epoch(
-    fabric: Any,
-    config: RunConfig,
-    dataset: Dataset,
-    state: _State,
-    folder: Path,
-    report: Report,
-) -> dict[str, float]:
-    """Train from where the state is to the end of its epoch; return the epoch's row."""
+def _train_epoch(
+    fabric: Any, config: RunConfig, state: _State, folder: Path, report: Report
+) -> float:
+    """Train from where the state is to the end of its epoch; return the seconds of all of it."""
     started = time.perf_counter()
     before = state.epoch_seconds
     state.raw.train()
@@ -403,20 +410,53 @@ def _epoch(
             if fabric.broadcast(due) and state.batch < state.batches:
                 state.epoch_seconds = before + time.perf_counter() - started
                 state.save(folder / "checkpoint.pt")
-    mean = {name: float(value) / state.batches for name, value in state.sums.items()}
-    if not math.isfinite(mean["loss"]):
+    if not math.isfinite(float(state.sums["loss"])):
         raise _diverged(config, state)
-    seconds = before + time.perf_counter() - started
+    return before + time.perf_counter() - started
+
+
+def _epoch(
+    fabric: Any,
+    config: RunConfig,
+    dataset: Dataset,
+    state: _State,
+    folder: Path,
+    report: Report,
+) -> dict[str, float]:
+    """Train to the end of the state's epoch, measure and keep it; return the epoch's row."""
+    seconds = _train_epoch(fabric, config, state, folder, report)
+    finished = time.perf_counter()
+    mean = {name: float(value) / state.batches for name, value in state.sums.items()}
     row: dict[str, float] = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
     row.update(mean)
     measures = quick_measure(state.evaluated, dataset, fabric.device)
     row.update({f"val_{name}": value for name, value in measures.items()})
     row["seconds"] = seconds
     state.history.append(row)
-    state.seconds += before + time.perf_counter() - started
-    state.epoch, state.batch, state.sums, state.epoch_seconds = state.epoch + 1, 0, {}, 0.0
+    state.seconds += seconds + time.perf_counter() - finished
+    state.next_epoch()
     state.save(folder / "checkpoint.pt")
     return row
+
+
+def trainer(config: RunConfig, dataset: Dataset) -> Callable[[], None]:
+    """Return what trains an epoch with each call as :func:`train` does, for the benchmark.
+
+    Nothing is measured or kept.
+
+    Args:
+        config: resolved for the data.
+        dataset: to train on.
+    """
+    fabric = _fabric(config)
+    method = config.build_step(dataset).to(fabric.device)
+    state = _State(fabric, config, dataset, config.build_model(dataset), method)
+
+    def epoch() -> None:
+        _train_epoch(fabric, config, state, Path(), _silent)
+        state.next_epoch()
+
+    return epoch
 
 
 def _diverged(config: RunConfig, state: _State) -> InputError:
@@ -489,22 +529,23 @@ def _device_name(device: torch.device) -> str:
 # ---------------------------------------------------------------------------------- optimisation
 
 
-def _optimizer(config: RunConfig, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+def make_optimizer(config: RunConfig, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
     """Return the optimiser; weight decay is on all parameters, as in the papers' code.
 
-    In one kernel for all parameters where that can be: a loop over small ones takes several times
-    as long. Not where gradients are scaled, which it would undo itself, out of clipping's sight.
+    Args:
+        config: resolved, its rate and decay known.
+        model: whose parameters are trained.
+        fused: one kernel for all parameters: a loop over small ones takes several times as long.
     """
     assert config.lr is not None
     assert config.weight_decay is not None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
-    if config.precision == "32-true" and device.type in ("cpu", "cuda"):
-        options["fused"] = True
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
-        return torch.optim.SGD(trained, momentum=config.momentum, nesterov=nesterov, **options)
-    return torch.optim.AdamW(trained, **options)
+        options.update(momentum=config.momentum, nesterov=nesterov)
+        return torch.optim.SGD(trained, fused=fused, **options)
+    return torch.optim.AdamW(trained, fused=fused, **options)
 
 
 def _scheduler(
