@@ -7,6 +7,8 @@ ask a small network that was trained on these images for a minute first.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import matplotlib
@@ -65,6 +67,12 @@ def trained(model: nn.Module, name: str = "erm", epochs: int = 4) -> tuple[nn.Mo
             loss.backward()
             optimizer.step()
     return model, method
+
+
+@cache
+def looking(network: Callable[[], nn.Module]) -> nn.Module:
+    """Return the trained network that policies ask where it looks, made when it is first asked."""
+    return trained(network())[0]
 
 
 def create(name: str) -> mixwell.Method:
@@ -259,13 +267,10 @@ def regression(name: str) -> None:
 
 def main(names: list[str]) -> None:
     """Draw the pictures of these methods; of all without names."""
-    convolutional, _ = trained(convolutions())
-    attentive: nn.Module | None = None
     special = {"decoupled": losses, "decoupled_bce": losses, "am_mixup": schedule,
                "c_mixup": regression}  # fmt: skip
     for name in names or mixwell.list_methods():
         print(name)
-        model = convolutional
         if name in special:
             special[name](name)
             continue
@@ -275,13 +280,11 @@ def main(names: list[str]) -> None:
         if name == "infinite_class":
             contrast(name)
             continue
-        if name in ("transmix", "tokenmix"):
-            attentive = attentive or trained(transformer(), epochs=4)[0]
-            model = attentive
         if name in ("automix", "samix"):
             model, method = trained(convolutions(), name, epochs=1)
         else:
-            method = create(name)
+            model, method = looking(transformer if name in ("transmix", "tokenmix")
+                                    else convolutions), create(name)  # fmt: skip
         try:
             mixed_inputs(name, method, model.eval())
         except InputError as error:

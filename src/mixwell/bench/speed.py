@@ -83,6 +83,7 @@ class Plan:
                 Batch(128, 224),
                 Batch(128, 32),
                 *(Batch(128, 224, dtype, group="dtype") for dtype in halves),
+                Batch(128, 32, torch.uint8, group="dtype"),
                 *others("batch size", (8, 32), (32, 32), (512, 32), (2048, 32)),
                 *others("image size", (32, 32), (32, 64), (32, 128), (32, 224)),
             ),
