@@ -176,14 +176,14 @@ static inline __m256i nearest_16(__m256i own, __m256i other, __m256 lam) {
                                nearest_8(_mm256_unpackhi_epi16(own, magic),
                                          _mm256_unpackhi_epi16(other, magic), lam));
 }
+#endif
 
-/* As many bytes as whole registers hold: packing puts back in order what unpacking took apart. */
-__attribute__((noinline)) static int64_t by_floats(uint8_t *out, const uint8_t *own,
-                                                   const uint8_t *other, float lam, int64_t n) {
+static void uint8(uint8_t *out, const uint8_t *own, const uint8_t *other, float lam, int64_t n) {
+    int64_t i = 0;
+#if defined(__AVX2__) && defined(__FMA__) /* compilers alone get half of this speed */
     const __m256 weight = _mm256_set1_ps(lam);
     const __m256i zero = _mm256_setzero_si256();
-    int64_t i = 0;
-    for (; i + 32 <= n; i += 32) {
+    for (; i + 32 <= n; i += 32) { /* packing puts back in order what unpacking took apart */
         const __m256i a = _mm256_loadu_si256((const __m256i *)(own + i));
         const __m256i b = _mm256_loadu_si256((const __m256i *)(other + i));
         const __m256i first = nearest_16(_mm256_unpacklo_epi8(a, zero),
@@ -192,55 +192,6 @@ __attribute__((noinline)) static int64_t by_floats(uint8_t *out, const uint8_t *
                                         _mm256_unpackhi_epi8(b, zero), weight);
         _mm256_storeu_si256((__m256i *)(out + i), _mm256_packus_epi16(first, last));
     }
-    return i;
-}
-
-/* x + (y - x) share / 65536, half up, of 16 numbers; `doubt` gets less than 257 where the share's own
- * rounding, at most 1/2, could decide. */
-static inline __m256i rounded(__m256i x, __m256i y, __m256i share, __m256i *doubt) {
-    const __m256i apart = _mm256_sub_epi16(x, y); /* its share is negative: 1/2 has room */
-    const __m256i low = _mm256_mullo_epi16(apart, share);
-    const __m256i high = _mm256_mulhi_epi16(apart, share);
-    *doubt = _mm256_sub_epi16(low, _mm256_set1_epi16(0x8000 - 128));
-    return _mm256_add_epi16(x, _mm256_add_epi16(high, _mm256_srli_epi16(low, 15)));
-}
-
-/* The same, of `near` and a share of `far`: what is in doubt by floats. */
-static int64_t by_integers(uint8_t *out, const uint8_t *near, const uint8_t *far, int part,
-                           const uint8_t *own, const uint8_t *other, float lam, int64_t n) {
-    const __m256i share = _mm256_set1_epi16((int16_t)-part), byte = _mm256_set1_epi16(255);
-    const __m256i most = _mm256_set1_epi16(256), zero = _mm256_setzero_si256();
-    int64_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        const __m256i x = _mm256_loadu_si256((const __m256i *)(near + i));
-        const __m256i y = _mm256_loadu_si256((const __m256i *)(far + i));
-        __m256i first, second;
-        const __m256i even = rounded(_mm256_and_si256(x, byte), _mm256_and_si256(y, byte), share,
-                                     &first);
-        const __m256i odd = rounded(_mm256_srli_epi16(x, 8), _mm256_srli_epi16(y, 8), share,
-                                    &second);
-        const __m256i doubt = _mm256_subs_epu16(_mm256_min_epu16(first, second), most);
-        if (__builtin_expect(_mm256_movemask_epi8(_mm256_cmpeq_epi16(doubt, zero)), 0))
-            by_floats(out + i, own + i, other + i, lam, 32);
-        else
-            _mm256_storeu_si256((__m256i *)(out + i),
-                                _mm256_or_si256(even, _mm256_slli_epi16(odd, 8)));
-    }
-    return i;
-}
-#endif
-
-static void uint8(uint8_t *out, const uint8_t *own, const uint8_t *other, float lam, int64_t n) {
-    int64_t i = 0;
-#if defined(__AVX2__) && defined(__FMA__) /* compilers alone get a third of this speed */
-    const float less = lam < 0.5f ? lam : 1.0f - lam;
-    const int part = less >= 0 ? (int)(less * 65536.0f + 0.5f) : 0;
-    if (part % 128 == 0) /* ties are common */
-        i = by_floats(out, own, other, lam, n);
-    else if (lam < 0.5f)
-        i = by_integers(out, other, own, part, own, other, lam, n);
-    else
-        i = by_integers(out, own, other, part, own, other, lam, n);
 #endif
     for (; i < n; i++) out[i] = nearest(own[i], other[i], lam);
 }
