@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from mixwell import InputError
-from mixwell.training import RunConfig, is_finished, read_result, train
+from mixwell.training import RunConfig, is_finished, read_result, run, train
 from mixwell.training.files import write_atomically, write_json
-from mixwell.training.run import _averaging
 
 TINY = {"train_size": 200, "epochs": 2, "threads": 1}
 
@@ -201,6 +200,41 @@ def test_other_precisions(precision, tmp_path):
     assert math.isfinite(result["metrics"]["nll"])
 
 
+@pytest.mark.parametrize(("precision", "plain"), [("32-true", True), ("bf16-mixed", False)])
+def test_steps_in_plain_precision_are_fused_and_pass_by_no_wrapper(
+    precision, plain, tmp_path, monkeypatch
+):
+    from lightning.fabric import wrappers
+
+    wrapped, optimizers = [], []
+
+    def call(module, *args, **kwargs):
+        wrapped.append(module)
+        return real_call(module, *args, **kwargs)
+
+    def make(*args):
+        optimizers.append(real_make(*args))
+        return optimizers[-1]
+
+    real_call, real_make = wrappers._FabricModule.forward, run.make_optimizer
+    monkeypatch.setattr(wrappers._FabricModule, "forward", call)
+    monkeypatch.setattr(run, "make_optimizer", make)
+    train(RunConfig(method="mixup", precision=precision, **TINY), tmp_path)
+    assert bool(wrapped) != plain
+    # None leaves torch its own choice; False would not.
+    assert [group["fused"] for group in optimizers[0].param_groups] == [True if plain else None]
+
+
+def test_a_trainer_keeps_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig(method="erm", checkpoint_minutes=0, **TINY)
+    dataset = config.load_data()
+    epoch = run.trainer(config.resolved(dataset), dataset)
+    for _ in range(3):  # one more than the schedule is made for
+        epoch()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has this precision")
 def test_a_precision_that_the_device_has_not_is_named(tmp_path):
     config = RunConfig(precision="16-mixed", accelerator="cpu", **TINY)
@@ -238,7 +272,7 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 
 def test_an_average_of_weights_forgets_the_random_start():
-    update = _averaging(0.9)
+    update = run._averaging(0.9)
     average, count = torch.zeros(2), torch.tensor(7)
     update([average], [torch.ones(2)], torch.tensor(0))
     assert average.tolist() == pytest.approx([0.9, 0.9])  # 1 - (1 + 0) / (10 + 0)

@@ -116,10 +116,6 @@ def steps(
     return contenders
 
 
-EPOCHS = 1_000
-"""How many epochs the learning rate's schedule is made for: more than are timed."""
-
-
 def epochs(
     data: str, data_dir: str | None, size: int, device: torch.device, names: Sequence[str]
 ) -> list[Contender]:
@@ -137,7 +133,7 @@ def epochs(
         names: of :data:`METHODS`, or of any method or composition.
     """
     plain = RunConfig(
-        data=data, data_dir=data_dir, method="erm", epochs=EPOCHS,
+        data=data, data_dir=data_dir, method="erm",
         accelerator="cpu" if device.type == "cpu" else "gpu",
     )  # fmt: skip
     try:

@@ -168,9 +168,6 @@ def _compiled(
     partner = row_of(partner, torch.int64)
     if box is None:
         weights = row_of(lam, torch.float32, torch.float64)
-        if threads == 1:
-            native.mix(out, x, partner, weights, slice(0, size))
-            return
         # Threads part at multiples of a cache line.
         run(lambda part: native.mix(out, x, partner, weights, part), parts(size, threads, 64))
         return

@@ -442,7 +442,7 @@ def _epoch(
 def trainer(config: RunConfig, dataset: Dataset) -> Callable[[], None]:
     """Return what trains an epoch with each call as :func:`train` does, for the benchmark.
 
-    Nothing is measured or kept.
+    Nothing is measured or kept. After the last epoch training goes on, at the schedule's last rate.
 
     Args:
         config: resolved for the data.
@@ -451,10 +451,12 @@ def trainer(config: RunConfig, dataset: Dataset) -> Callable[[], None]:
     fabric = _fabric(config)
     method = config.build_step(dataset).to(fabric.device)
     state = _State(fabric, config, dataset, config.build_model(dataset), method)
+    state.saved = math.inf  # no checkpoint is ever due
 
     def epoch() -> None:
         _train_epoch(fabric, config, state, Path(), _silent)
         state.next_epoch()
+        state.step %= state.total_steps  # progress is at most 1
 
     return epoch
 
@@ -541,11 +543,11 @@ def make_optimizer(config: RunConfig, model: nn.Module, fused: bool) -> torch.op
     assert config.weight_decay is not None
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    options["fused"] = fused or None  # False would keep torch from its own choice, too
     if config.optimizer == "sgd":
         nesterov = config.momentum > 0
-        options.update(momentum=config.momentum, nesterov=nesterov)
-        return torch.optim.SGD(trained, fused=fused, **options)
-    return torch.optim.AdamW(trained, fused=fused, **options)
+        return torch.optim.SGD(trained, momentum=config.momentum, nesterov=nesterov, **options)
+    return torch.optim.AdamW(trained, **options)
 
 
 def _scheduler(
