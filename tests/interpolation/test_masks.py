@@ -20,6 +20,7 @@ from mixwell.interpolation import (
     masks,
 )
 from mixwell.interpolation.masks import draw_box, lam_of_spread, spread_of_lam
+from mixwell.kernels import native
 
 sizes = st.integers(1, 12)
 
@@ -160,7 +161,9 @@ def test_the_mean_of_lam_is_its_distributions(policy, drift, alpha):
 
 @given(sizes, sizes, st.floats(0, 1), st.floats(0, 0.999), st.floats(0, 0.999))
 def test_the_box_is_one_rectangle_of_at_most_the_area_asked_for(height, width, lam, down, across):
-    mask = draw_box(torch.tensor([lam]), torch.tensor([[down, across]]), height, width).mask()[0, 0]
+    box, left = draw_box(torch.tensor([lam]), torch.tensor([[down, across]]), height, width)
+    mask = box.mask()[0, 0]
+    torch.testing.assert_close(left, mask.float().mean()[None])
     box = ~mask
     rows, columns = box.any(1), box.any(0)
     assert torch.equal(box, rows[:, None] & columns[None, :])
@@ -171,8 +174,24 @@ def test_the_box_is_one_rectangle_of_at_most_the_area_asked_for(height, width, l
     assert columns.sum() <= width * side + 0.5 + 1e-4
 
 
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (7, 224), (1, 1), (3, 5000)])
+def test_the_compiled_boxes_are_those_of_torch_to_the_bit(height, width, monkeypatch):
+    if native.library() is None:
+        pytest.skip("there are no compiled kernels here")
+    torch.manual_seed(0)
+    lam = torch.cat([torch.rand(4000), torch.tensor([0.0, 1.0, 1 + 1e-6, -1e-6, 1 - 2.0**-24])])
+    centre = torch.rand(len(lam), 2)
+    for where in (centre, centre[:1].expand(len(lam), 2)):  # one for all has no memory of its own
+        box, left = draw_box(lam, where, height, width)
+        with monkeypatch.context() as patch:
+            patch.setattr(native, "library", lambda: None)
+            by_torch, share = draw_box(lam, where, height, width)
+        assert torch.equal(box.edges, by_torch.edges)
+        assert torch.equal(left, share)
+
+
 def test_an_unclipped_box_has_the_area_asked_for():
-    mask = draw_box(torch.tensor([0.75]), torch.tensor([[0.5, 0.5]]), 8, 8).mask()
+    mask = draw_box(torch.tensor([0.75]), torch.tensor([[0.5, 0.5]]), 8, 8)[0].mask()
     assert (~mask).sum() == 16
 
 
@@ -193,9 +212,9 @@ def test_the_mean_of_cutmix_is_that_of_clipped_boxes():
     # A side s keeps s - s²/4 of itself in the mean over its centres; with λ uniform, s = √(1 - λ).
     torch.manual_seed(2)
     count = 40_000
-    box = draw_box(torch.rand(count), torch.rand(count, 2), 64, 64)
+    _, left = draw_box(torch.rand(count), torch.rand(count, 2), 64, 64)
     expected = 1 - 2 * (1 / 4 - 1 / 10 + 1 / 96)
-    assert abs(float(box.share().mean()) - expected) < SIGMAS * 0.26 / count**0.5 + 1 / 64**2
+    assert abs(float(left.mean()) - expected) < SIGMAS * 0.26 / count**0.5 + 1 / 64**2
 
 
 def test_resizemix_pastes_the_whole_partner_as_interpolate_makes_it():

@@ -58,13 +58,13 @@ def work(step):
 
 
 # Beyond a plain loop's cross-entropy: what mixing, its checks and its loss add to a step.
-#   mixup, decoupled: λ, the pairing, the check of x, one call for the mix and one for the loss.
-#   cutmix: the boxes' arithmetic. sk_mixup: distances, and τ and u to λ: by torch a hundred.
+#   mixup, decoupled, cutmix: λ, the pairing, one call for boxes, the mix and the loss each.
+#   sk_mixup: distances, and τ and u to λ: by torch a hundred.
 #   regmixup, am_mixup: a second group of rows, whose inputs are put side by side.
 #   infinite_class: two similarity matrices with their gradients.
 BUDGETS = {
     "mixup": (14, 62),
-    "cutmix": (48, 108),
+    "cutmix": (12, 108),
     "decoupled": (14, 115),
     "sk_mixup": (51, 185),
     "regmixup": (50, 130),

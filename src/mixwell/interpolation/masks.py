@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixwell import kernels
 from mixwell.batch import Batch, check_choice, tensors
 from mixwell.coefficient import Per
 from mixwell.errors import InputError
@@ -51,8 +52,8 @@ class _ByPlace(Interpolation):
 # ------------------------------------------------------------------------------------------- boxes
 
 
-def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> Box:
-    """Return boxes of area 1 - λ, clipped to the image.
+def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> tuple[Box, Tensor]:
+    """Return boxes of area 1 - λ, clipped to the image, and the share that is truly left, (B,).
 
     Args:
         lam: (B,), the share of the own sample that is asked for.
@@ -60,6 +61,9 @@ def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> Box:
         height: H in pixels.
         width: W in pixels.
     """
+    drawn = kernels.draw_boxes(lam, centre, height, width)
+    if drawn is not None:
+        return Box(drawn[0], height, width), drawn[1]
     size: Tensor | int = height
     if height != width:  # (H, W), made where it is needed: a copy to a GPU would be waited for
         size = torch.arange(2, device=lam.device).mul_(width - height).add_(height)
@@ -68,7 +72,8 @@ def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> Box:
     low = (centre * size).floor_().sub_(side.div(2, rounding_mode="floor"))
     high = (low + side).clamp_max_(size)
     edges = torch.stack([low.clamp_min_(0), high], 2)
-    return Box(edges.flatten(1).long(), height, width)
+    box = Box(edges.flatten(1).long(), height, width)
+    return box, box.share().to(lam.dtype)
 
 
 class CutMix(_ByPlace):
@@ -83,8 +88,8 @@ class CutMix(_ByPlace):
     """
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        box = draw_box(mix.lam, self._rand(batch, 2), *self._size(batch))
-        return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)
+        box, lam = draw_box(mix.lam, self._rand(batch, 2), *self._size(batch))
+        return Mix(mix.partner, lam, box=box)
 
 
 class ResizeMix(_ByPlace):
@@ -140,8 +145,8 @@ class SaliencyMix(_ByPlace):
         # The middle of the pixel, so that rounding can't make it the one before.
         down = (peak.div(width, rounding_mode="floor") + 0.5) / height
         across = (peak.remainder(width) + 0.5) / width
-        box = draw_box(mix.lam, torch.stack([down, across], 1), height, width)
-        return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)
+        box, lam = draw_box(mix.lam, torch.stack([down, across], 1), height, width)
+        return Mix(mix.partner, lam, box=box)
 
     def extra_repr(self) -> str:
         return f"saliency={self.saliency!r}, {super().extra_repr()}"

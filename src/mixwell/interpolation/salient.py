@@ -142,9 +142,9 @@ class SnapMix(Interpolation):
         centre = batch.rand(draws, 4).expand(size, 4)
         shape = torch.full((draws,), self.alpha, device=batch.device)
         other_lam = functional.sample_beta(shape, batch.generator).expand(size)
-        box = draw_box(mix.lam, centre[:, :2], height, width)
-        source = draw_box(other_lam, centre[:, 2:], height, width)
-        empty = source.share() == 1
+        box, _ = draw_box(mix.lam, centre[:, :2], height, width)
+        source, left = draw_box(other_lam, centre[:, 2:], height, width)
+        empty = left == 1
         edges = torch.where(empty[:, None], 0, box.edges)
         box = Box(edges, height, width, source.edges)
         return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)

@@ -20,7 +20,7 @@ from mixwell.kernels import cpu, native
 from mixwell.kernels.memory import Recycler, recycled
 from mixwell.mix import Mix
 
-__all__ = ["Recycler", "mix", "pair_distance", "plain", "recycled"]
+__all__ = ["Recycler", "draw_boxes", "mix", "pair_distance", "plain", "recycled"]
 
 _PLAIN_TYPES = (Tensor, torch.nn.Parameter)
 
@@ -97,6 +97,23 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
     ):
         return cpu.pair_distance(x, partner)
     return (x - x.index_select(0, partner)).square().sum(1)
+
+
+def draw_boxes(
+    lam: Tensor, centre: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor] | None:
+    """Return what :func:`native.draw_boxes` does; None where the compiled kernels can't be had."""
+    if (
+        must_be_plain()
+        or lam.device.type != "cpu"
+        or not (lam.dtype == centre.dtype == torch.float32)
+        or not (type(lam) is type(centre) is Tensor)
+        or (lam.requires_grad and torch.is_grad_enabled())
+        or native.library() is None
+    ):
+        return None
+    lam, centre = (cpu.row_of(x, torch.float32) for x in (lam, centre))
+    return native.draw_boxes(lam, centre, height, width)
 
 
 def _choose(x: Tensor, mix: Mix) -> Any:

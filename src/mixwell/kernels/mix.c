@@ -274,6 +274,30 @@ int paste(char *out, int64_t out_step, const char *x, int64_t step, const int64_
     return failed;
 }
 
+/* CutMix's boxes, (count, 4), in the single precision of interpolation/masks.py, and the share that
+ * each leaves of the own image. */
+void draw_boxes(int64_t *edges, float *share, const float *lam, const float *centre, int64_t count,
+                int64_t height, int64_t width) {
+    const int64_t whole = height * width;
+    for (int64_t i = 0; i < count; i++) {
+        const float area = 1.0f - lam[i]; /* what is not a number has no box */
+        const float root = area > 0 ? __builtin_sqrtf(area < 1 ? area : 1) : 0;
+        int64_t inside = 1;
+        for (int axis = 0; axis < 2; axis++) {
+            const float size = (float)(axis ? width : height);
+            const float side = __builtin_rintf(root * size);
+            const float low = __builtin_floorf(centre[2 * i + axis] * size) -
+                              __builtin_floorf(side / 2);
+            const int64_t first = low > 0 ? (int64_t)low : 0;
+            const int64_t last = (int64_t)(low + side < size ? low + side : size);
+            edges[4 * i + 2 * axis] = first;
+            edges[4 * i + 2 * axis + 1] = last;
+            inside *= last > first ? last - first : 0;
+        }
+        share[i] = (float)(whole - inside) / (float)whole;
+    }
+}
+
 /* ---------------------------------------------------------------------------- two-class losses */
 
 #include <math.h>

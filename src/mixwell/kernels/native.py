@@ -26,6 +26,7 @@ __all__ = [
     "all_finite",
     "all_within",
     "beta_icdf",
+    "draw_boxes",
     "library",
     "mix",
     "pair_distance",
@@ -152,6 +153,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "all_finite_half": [pointers, sizes, sizes],
         "all_within": [pointers, sizes, sizes],
         "beta_icdf": [*[pointers] * 4, *[sizes] * 4],
+        "draw_boxes": [*[pointers] * 4, *[sizes] * 3],
     }
     for name in _MIX.values():
         if name != "mix_float16" or hasattr(loaded, name):  # not every compiler has it
@@ -179,6 +181,12 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     edges = torch.tensor([[1, 4, 2, 4]]).expand(4, 4).contiguous()
     loaded.paste(*_memory(pasted), *_memory(image), partner.data_ptr(), edges.data_ptr(), 4, 7, 40,
                  4, 0, 7)  # fmt: skip
+    shares = torch.empty(4)
+    drawn, middle = torch.empty(4, 4, dtype=torch.int64), torch.tensor([[0.5, 0.3]] * 4)
+    loaded.draw_boxes(drawn.data_ptr(), shares.data_ptr(), lam.data_ptr(), middle.data_ptr(),
+                      4, 7, 10)  # fmt: skip
+    if drawn[:2].tolist() != [[0, 6, 0, 7], [2, 5, 1, 5]] or shares[2] != 0.2:
+        return False
     inside = torch.zeros(7, 10, dtype=torch.bool)
     inside[1:4, 2:4] = True
     if not torch.equal(pasted, torch.where(inside.flatten(), image[partner], image)):
@@ -398,3 +406,21 @@ def beta_icdf(lam: Tensor, u: Tensor, tau: Tensor, table: Tensor, part: slice) -
     pointers = [x.data_ptr() for x in (lam, u, tau, table)]
     rows, columns = table.shape[0], table.shape[1] // 2
     loaded.beta_icdf(*pointers, rows, columns, part.start, part.stop)
+
+
+def draw_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return CutMix's boxes, ``edges`` (B, 4) int64, and what they leave of the image, (B,).
+
+    Args:
+        lam: (B,) float32, contiguous.
+        centre: (B, 2) float32, contiguous.
+        height: of the image.
+        width: of the image.
+    """
+    loaded = library()
+    assert loaded is not None
+    count = lam.shape[0]
+    edges, share = torch.empty(count, 4, dtype=torch.int64), torch.empty(count)
+    pointers = [x.data_ptr() for x in (edges, share, lam, centre)]
+    loaded.draw_boxes(*pointers, count, height, width)
+    return edges, share
