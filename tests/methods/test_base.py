@@ -535,15 +535,16 @@ def test_two_ddp_processes(tmp_path):
 def test_importing_needs_torch_alone_and_little_time():
     script = """
 import sys, time
+begin = time.process_time()
 import torch
 start = time.process_time()
 import mixwell
 seconds = time.process_time() - start
 heavy = {"torchvision", "timm", "lightning", "sklearn", "scipy", "rich", "matplotlib", "jinja2"}
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
-print(seconds)
+print(seconds / (start - begin))
 """
-    times = [
+    shares = [
         float(
             subprocess.run(
                 [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -551,4 +552,4 @@ print(seconds)
         )
         for _ in range(3)
     ]
-    assert min(times) < 0.2
+    assert min(shares) < 0.15  # of what torch takes: a busy machine slows both
