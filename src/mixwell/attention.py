@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mixwell.batch import tensors
 from mixwell.errors import InputError
 from mixwell.heads import Side, inference, tapped, unwrap, watch
+from mixwell.mix import tensors
 
 __all__ = ["attending", "attention_of", "token_grid"]
 

@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from mixwell.errors import InputError, suggest
+from mixwell.errors import InputError
 from mixwell.functional import pair_distance, pairwise_distance
+from mixwell.mix import tensors
 
-__all__ = ["Batch", "Distance", "Range", "check_choice", "check_counts", "check_range", "tensors"]
+__all__ = ["Batch", "Distance"]
 
 Distance = Literal["features", "input", "label"]
 
 Result = TypeVar("Result")
-
-
-def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
-    """Return ``value`` if it is one of ``choices``; raise an InputError naming them if not."""
-    if value not in choices:
-        known = ", ".join(repr(choice) for choice in choices)
-        raise InputError(f"{argument}={value!r} is unknown; known: {known}"
-                         f"{suggest(str(value), choices)}")  # fmt: skip
-    return value
-
-
-def check_range(
-    argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, open: bool = False
-) -> float:
-    """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise."""
-    number = not isinstance(value, bool) and isinstance(value, (int, float))
-    if not number or not (low <= value <= high) or (open and value == low):
-        left = "(" if open else "["
-        right = f"{high:g}]" if high != float("inf") else "inf)"
-        raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
-    return float(value)
-
-
-def check_counts(class_counts: Tensor | Sequence[float]) -> Tensor:
-    """Return the training samples of each class as float32 (C,), if there are some of each."""
-    counts = torch.as_tensor(class_counts, dtype=torch.float32)
-    if counts.ndim != 1 or len(counts) < 2 or not bool((counts > 0).all()):
-        raise InputError(
-            "class_counts must hold a positive count for each of two classes or more, "
-            f"got {counts.tolist()}"
-        )
-    return counts
-
-
-def tensors(x: Any) -> list[Tensor]:
-    """Return the tensors in a pytree, in order."""
-    if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
-        return [x]
-    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
-
-
-@dataclass(frozen=True)
-class Range:
-    """Where a setting is searched when it is tuned; parts declare theirs as ``ranges``.
-
-    Attributes:
-        low: the least value.
-        high: the greatest.
-        log: whether factors count, not differences.
-        default: the usual value, where it is known.
-    """
-
-    low: float
-    high: float
-    log: bool = False
-    default: float | None = None
-
-    def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}" + (", in factors" if self.log else "")
 
 
 class Batch:

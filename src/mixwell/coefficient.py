@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import functional
-from mixwell.batch import Batch, Distance, Range, check_choice, check_counts, check_range
+from mixwell.batch import Batch, Distance
+from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Mix
 

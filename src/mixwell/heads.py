@@ -10,8 +10,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import tensors
 from mixwell.errors import InputError, suggest
+from mixwell.mix import tensors
 
 __all__ = [
     "capture_features",

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from mixwell import functional
 from mixwell.attention import attention_of
-from mixwell.batch import Batch, Distance, Range, check_choice, check_counts, check_range
+from mixwell.batch import Batch, Distance
+from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Box, Mix, MixedTarget, MultiMix, MultiTarget
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,14 @@ from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["Box", "Mix", "MixedTarget", "MultiMix", "MultiTarget", "Warp"]
+__all__ = ["Box", "Mix", "MixedTarget", "MultiMix", "MultiTarget", "Warp", "tensors"]
+
+
+def tensors(x: Any) -> list[Tensor]:
+    """Return the tensors in a pytree, in order."""
+    if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
+        return [x]
+    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
 def _register(cls: type) -> type:

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch, Distance, Range, check_choice, check_counts, check_range
+from mixwell.batch import Batch, Distance
+from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.functional import pairwise_distance
 from mixwell.saliency import check_blur, smoothed
 

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from mixwell.batch import Batch, check_choice, tensors
+from mixwell.batch import Batch
+from mixwell.checks import check_choice
 from mixwell.errors import InputError
 from mixwell.heads import find_head, inference, logits_of, tapped, unwrap, watch
+from mixwell.mix import tensors
 
 __all__ = [
     "Maps",

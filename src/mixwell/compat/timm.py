@@ -26,7 +26,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.data import default_collate
 
 from mixwell import functional
-from mixwell.batch import Batch, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.interpolation.base import image_size
 from mixwell.losses.base import check_classes

@@ -25,7 +25,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mixwell import functional
-from mixwell.batch import Batch, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import check_choice, check_range
 from mixwell.coefficient import Beta, Per
 from mixwell.errors import InputError
 from mixwell.interpolation.base import image_size

@@ -14,7 +14,7 @@ from torch import Tensor, distributed
 from torch.utils.data import ConcatDataset, Dataset, IterableDataset, Sampler, Subset
 from torch.utils.data import default_collate as torch_collate
 
-from mixwell.batch import check_range
+from mixwell.checks import check_range
 from mixwell.data import _choose, long_tail_counts
 from mixwell.data.splits import check_at_least, seeded
 from mixwell.errors import InputError

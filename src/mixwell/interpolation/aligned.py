@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import functional
-from mixwell.batch import Batch, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import check_choice, check_range
 from mixwell.coefficient import Per
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from mixwell import functional
-from mixwell.batch import Batch, tensors
+from mixwell.batch import Batch
 from mixwell.errors import InputError
-from mixwell.mix import Mix, MixedTarget, MultiTarget
+from mixwell.mix import Mix, MixedTarget, MultiTarget, tensors
 
 __all__ = ["Interpolation", "image_size"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mixwell.batch import Batch, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import check_choice, check_range
 from mixwell.coefficient import Per
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.mix import Mix

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from mixwell.batch import Batch, Range, check_range, tensors
+from mixwell.batch import Batch
+from mixwell.checks import Range, check_range
 from mixwell.errors import InputError
 from mixwell.heads import logits_of, tapped, unwrap, watch
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.losses import MixedBCE, MixedCrossEntropy
-from mixwell.mix import Mix, MixedTarget, MultiTarget
+from mixwell.mix import Mix, MixedTarget, MultiTarget, tensors
 from mixwell.saliency import find_maps
 
 __all__ = ["AutoMix", "SAMix"]

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from mixwell import kernels
-from mixwell.batch import Batch, check_choice, tensors
+from mixwell.batch import Batch
+from mixwell.checks import check_choice
 from mixwell.coefficient import Per
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation, image_size
-from mixwell.mix import Box, Mix
+from mixwell.mix import Box, Mix, tensors
 from mixwell.saliency import spectral_residual
 
 __all__ = [

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.batch import Batch, Range, check_range
+from mixwell.batch import Batch
+from mixwell.checks import Range, check_range
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.interpolation.salient import cell_of, masked, spread

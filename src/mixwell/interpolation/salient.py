@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from mixwell import functional
-from mixwell.batch import Batch, Range, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import Range, check_choice, check_range
 from mixwell.coefficient import Per
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.interpolation.masks import draw_box

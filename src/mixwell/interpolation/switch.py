@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import check_choice, check_range
 from mixwell.coefficient import Beta, Per
 from mixwell.errors import InputError, suggest
 from mixwell.interpolation.base import Interpolation

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch, check_choice
+from mixwell.batch import Batch
+from mixwell.checks import check_choice
 from mixwell.errors import InputError
 from mixwell.kernels import native
 from mixwell.kernels.two_class import wide

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.batch import check_range
+from mixwell.checks import check_range
 from mixwell.errors import InputError
 from mixwell.kernels import two_class
 from mixwell.losses import many

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.batch import Range, check_choice, check_range
+from mixwell.checks import Range, check_choice, check_range
 from mixwell.losses.base import Loss, check_logits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.mix import MixedTarget, MultiTarget

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell import functional
-from mixwell.batch import Batch, Range, check_choice, check_range
+from mixwell.batch import Batch
+from mixwell.checks import Range, check_choice, check_range
 from mixwell.coefficient import Per
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_logits, share, wide

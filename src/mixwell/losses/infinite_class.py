@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.batch import check_choice
+from mixwell.checks import check_choice
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_features, check_logits, wide
 from mixwell.losses.many import merged, repeated

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mixwell.batch import Range, check_choice, check_range
+from mixwell.checks import Range, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_logits, wide
 from mixwell.losses.many import largest_share

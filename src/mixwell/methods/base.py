@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mixwell.attention import attending, attention_of
-from mixwell.batch import Batch, check_choice, check_range, tensors
+from mixwell.batch import Batch
+from mixwell.checks import check_choice, check_range
 from mixwell.coefficient import Beta, Coefficient, Per
 from mixwell.errors import InputError
 from mixwell.heads import capture_features, check_one_head, find_head, logits_of, tapped, unwrap
@@ -21,7 +22,7 @@ from mixwell.kernels import native
 from mixwell.labels import Labels, Soft
 from mixwell.losses import MixedBCE, MixedCrossEntropy, MixedMSE
 from mixwell.losses.base import Loss, check_classes
-from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget, tensors
 from mixwell.pairing import Pairing, Shuffle
 from mixwell.saliency import saliency_of
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mixwell import coefficient, interpolation, labels, losses, pairing
-from mixwell.batch import Range
+from mixwell.checks import Range
 from mixwell.errors import InputError, suggest
 from mixwell.methods.base import TASKS, Method, Recipe, Term
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import mixwell
 from mixwell import models
-from mixwell.batch import check_choice, check_range
+from mixwell.checks import check_choice, check_range
 from mixwell.errors import InputError, suggest
 from mixwell.methods import Method, accepts
 
