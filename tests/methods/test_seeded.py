@@ -114,10 +114,8 @@ def train(case):
 def test_seeded_training_ends_where_it_did(case):
     expected = json.loads(GOLDEN.read_text())[case]
     found = train(case)
-    assert all(
-        math.isclose(*pair, rel_tol=1e-6, abs_tol=1e-7)
-        for pair in zip(found, expected, strict=True)
-    ), f"{found} is not {expected}"
+    for value, before in zip(found, expected, strict=True):
+        assert math.isclose(value, before, rel_tol=1e-6, abs_tol=1e-7), f"{found}, not {expected}"
 
 
 if __name__ == "__main__":
