@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,15 @@ from torch import Tensor
 
 from mixwell.errors import InputError, suggest
 
-__all__ = ["Range", "check_choice", "check_counts", "check_range"]
+__all__ = ["Range", "check_choice", "check_counts", "check_range", "check_whole", "plain"]
+
+
+def plain(value: Any) -> Any:
+    """Return NumPy's scalars and arrays and tensors without dimensions as Python's own numbers.
+
+    Anything else comes back as it is.
+    """
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
@@ -26,24 +35,65 @@ def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
 def check_range(
     argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, open: bool = False
 ) -> float:
-    """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise."""
-    number = not isinstance(value, bool) and isinstance(value, (int, float))
-    if not number or not (low <= value <= high) or (open and value == low):
+    """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise.
+
+    Any real number will do: Python's, NumPy's, a tensor without dimensions.
+    """
+    number = plain(value)
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    if not real or not (low <= number <= high) or (open and number == low):
         left = "(" if open else "["
         right = f"{high:g}]" if high != float("inf") else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
-    return float(value)
+    return float(number)
 
 
-def check_counts(class_counts: Tensor | Sequence[float]) -> Tensor:
-    """Return the training samples of each class as float32 (C,), if there are some of each."""
-    counts = torch.as_tensor(class_counts, dtype=torch.float32)
-    if counts.ndim != 1 or len(counts) < 2 or not bool((counts > 0).all()):
+def check_whole(argument: str, value: Any, least: int = 0) -> int:
+    """Return ``value`` as an int from ``least``, whoever's integer it is, or raise."""
+    number = plain(value)
+    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
+    if not whole or number < least:
+        raise InputError(f"{argument}={value!r} must be a whole number from {least}")
+    return int(number)
+
+
+def check_counts(class_counts: Tensor | Sequence[float] | Mapping[int, float]) -> Tensor:
+    """Return the training samples of each class as float32 (C,), if there are some of each.
+
+    Args:
+        class_counts: (C,), or a mapping of the classes 0 to C - 1 to them (a ``Counter``).
+
+    Raises:
+        InputError: a class is missing or has no samples, or they are no numbers.
+    """
+    given: Any = class_counts
+    if isinstance(given, Mapping):
+        given = _in_order(given)
+    try:
+        counts = torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"class_counts must hold a number for each class, got {class_counts!r}: {error}"
+        ) from error
+    if counts.ndim != 1 or len(counts) < 2 or not bool((counts.isfinite() & (counts > 0)).all()):
         raise InputError(
             "class_counts must hold a positive count for each of two classes or more, "
             f"got {counts.tolist()}"
         )
     return counts
+
+
+def _in_order(class_counts: Mapping[Any, Any]) -> list[Any]:
+    """Return a mapping's counts in the order of the classes that are its keys."""
+    keys = {key: plain(key) for key in class_counts}
+    whole = all(isinstance(k, numbers.Integral) and not isinstance(k, bool) for k in keys.values())
+    if not whole or sorted(keys.values()) != list(range(len(keys))):
+        shown = ", ".join(repr(key) for key in list(keys.values())[:8])
+        raise InputError(
+            "class_counts: the keys of a mapping must be the classes 0 to C - 1, each of them, "
+            f"got {shown or 'none'}{', ...' if len(keys) > 8 else ''}"
+        )
+    return [class_counts[key] for key in sorted(keys, key=keys.__getitem__)]
 
 
 @dataclass(frozen=True)

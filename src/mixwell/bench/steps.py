@@ -15,8 +15,9 @@ import mixwell
 from mixwell import models
 from mixwell.bench.timing import Contender, reason
 from mixwell.errors import InputError
+from mixwell.training.build import check, load_data, make_model, make_optimizer, resolved
 from mixwell.training.config import RunConfig
-from mixwell.training.run import make_optimizer, trainer
+from mixwell.training.run import trainer
 
 __all__ = ["COMPILED", "METHODS", "Training", "compiled_step", "epochs", "steps"]
 
@@ -137,13 +138,13 @@ def epochs(
         accelerator="cpu" if device.type == "cpu" else "gpu",
     )  # fmt: skip
     try:
-        dataset = plain.load_data()
+        dataset = load_data(plain)
         if len(dataset.train) > size:
             plain = replace(plain, train_size=size)
-            dataset = plain.load_data()
+            dataset = load_data(plain)
     except InputError as error:
         return [Contender("plain loop", kind="floor", absent=str(error))]
-    plain = plain.resolved(dataset)
+    plain = resolved(plain, dataset)
     assert plain.batch_size is not None
     batches = list(
         dataset.train.batches(
@@ -154,7 +155,7 @@ def epochs(
 
     def bare(fused: bool) -> Callable[[], None]:
         torch.manual_seed(0)
-        model = plain.build_model(dataset).to(device).train()
+        model = make_model(plain, dataset).to(device).train()
         optimizer = make_optimizer(plain, model, fused)
 
         def run() -> None:
@@ -173,7 +174,7 @@ def epochs(
         method, settings = METHODS.get(name, (name, {}))
         try:
             config = replace(plain, method=method, method_options=settings)
-            config.check(dataset)
+            check(config, dataset)
             contenders.append(Contender(name, trainer(config, dataset), "mixwell"))
         except InputError as error:
             contenders.append(Contender(name, kind="mixwell", absent=reason(error)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from mixwell.checks import check_whole
 from mixwell.errors import InputError
 
 __all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "check_at_least", "seeded"]
@@ -331,5 +332,4 @@ def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:
 
 def check_at_least(name: str, value: int, least: int) -> None:
     """Raise an InputError that names the argument unless it is a whole number from ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r} must be a whole number from {least}")
+    check_whole(name, value, least)

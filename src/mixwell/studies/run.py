@@ -17,7 +17,7 @@ from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
 from mixwell.training.files import read_json
-from mixwell.training.run import is_finished, read_result
+from mixwell.training.result import is_finished, read_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
 

@@ -31,8 +31,8 @@ from mixwell.methods import Method
 from mixwell.methods.base import Recipe, Step
 from mixwell.mix import Mix, MixedTarget
 from mixwell.pairing import Pairing
-from mixwell.training import probes
 from mixwell.training.config import RunConfig
+from mixwell.training.probes import moments
 
 __all__ = ["SemiSupervised", "strong_view", "weak_view"]
 
@@ -87,7 +87,7 @@ class SemiSupervised(nn.Module):
         self.size = max(1, (config.batch_size or 1) // config.unlabelled_ratio)
         self.threshold = config.threshold
         self.weight = config.unlabelled_weight
-        self.mean, self.std = probes.moments(dataset.test)
+        self.mean, self.std = moments(dataset.test)
         self.flip = getattr(dataset.train, "flip", True)
         self._teacher: list[nn.Module] = []  # in a list: it's no part of this module's state
 
