@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
-from mixwell.report import figures  # first: it chooses matplotlib's backend
+from mixwell.report import drawing  # first: it chooses matplotlib's backend
 from mixwell.training import RunConfig
 from mixwell.training.build import load_data, make_method, make_model, resolved
 from mixwell.training.files import make_folder, write_atomically
@@ -131,7 +131,7 @@ def _draw(
             blend = axes is axes_of[-1]
             axes.set_title(title, fontsize=8, fontweight="bold" if blend else "normal")
     axes = bottom.subplots()
-    axes.hist(lam.numpy(), bins=50, range=(0, 1), color=figures.PALETTE[0])
+    axes.hist(lam.numpy(), bins=50, range=(0, 1), color=drawing.PALETTE[0])
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"λ, weight of the own sample (mean {float(lam.mean()):.3f})")
     axes.set_ylabel(f"samples of {len(lam):,}")
