@@ -8,7 +8,7 @@ from mixwell.metrics.measures import Measure
 from mixwell.report.drawing import INK, canvas, svg_of
 from mixwell.report.sections.base import Block, Part, Section, Table, plain
 from mixwell.report.tables import p_text
-from mixwell.studies import MethodSummary
+from mixwell.studies import PROTOCOLS, MethodSummary
 from mixwell.studies.statistics import detectable_difference, seeds_needed
 
 __all__ = ["DIFFERENCES", "FINDINGS", "POWER"]
@@ -17,8 +17,14 @@ _SHOWN = 4  # measures whose differences are drawn
 
 
 def _findings(part: Part) -> Block:
-    found = [_sentence(part, m) for m in part.tested if m.higher_is_better is not None]
+    found = [_sentence(part, m) for m in _ranked(part) if m.higher_is_better is not None]
     return Block("What the tests say", sentences=[text for text in found if text], style="plain")
+
+
+def _ranked(part: Part) -> list[Measure]:
+    """Return the leading measures that there are tests of, in the protocol's order."""
+    order = PROTOCOLS[part.protocol].measures
+    return sorted(part.tested, key=lambda measure: order.index(measure.name))
 
 
 def _sentence(part: Part, measure: Measure) -> str:
@@ -52,7 +58,7 @@ FINDINGS = Section("findings", _findings)
 
 def _power(part: Part) -> Block:
     """Return what differences of the first leading measure these seeds could have shown."""
-    measure = part.tested[0]
+    measure = _ranked(part)[0]
     rows = []
     pairs = 0
     for summary in part.summaries:
