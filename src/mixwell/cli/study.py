@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixwell.cli.command import Command, listed_seeds, slug
+from mixwell.cli.command import Command, listed_seeds, settings, slug
 from mixwell.cli.options import add_run_options, run_options
 from mixwell.cli.studying import add_engine_options, data_name, run_and_present
 from mixwell.errors import InputError, suggest
