@@ -4,6 +4,7 @@ They need torch alone, take tensors on any device, and return scalars. What each
 which direction is better is declared in :mod:`mixwell.metrics.measures`.
 """
 
+from mixwell.metrics import declared  # noqa: F401  (registers them)
 from mixwell.metrics.calibration import (
     ReliabilityDiagram,
     accuracy,
