@@ -1,4 +1,5 @@
 import dataclasses
+import operator
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from rich.console import Console
 from mixwell import InputError, metrics
 from mixwell.metrics import Evidence, Measure, measures
 from mixwell.report import markdown_table, tables, write
-from mixwell.studies import Store, summarise, tune
+from mixwell.studies import Store, Study, run_study, summarise, tune
 from mixwell.studies.statistics import average_ranks, higher_is_better
 from mixwell.studies.tune import tunable
 from mixwell.training import RunConfig, train
@@ -88,6 +89,26 @@ def test_settings_are_tuned_by_one_from_outside_in_its_direction(registered, mon
     assert found.value == found.settings["alpha"] == max(trials)
     assert "right" in [measure.name for measure in tunable("classification")]
     assert "right" not in [measure.name for measure in tunable("regression")]
+
+
+def test_runs_in_processes_of_their_own_are_told_of_those_from_outside(tmp_path):
+    measures.register(outside(compute=operator.attrgetter("temperature")))
+    try:
+        study = Study(RunConfig(train_size=60, epochs=1, threads=1), ["erm"], [0])
+        (record,) = run_study(study, tmp_path)
+    finally:
+        measures.remove("right")
+    assert record.metrics["right"] == record.metrics["temperature"]
+
+
+def test_what_no_other_process_can_be_handed_is_named(tmp_path):
+    measures.register(outside(compute=lambda evidence: 0.5))
+    try:
+        study = Study(RunConfig(train_size=60, epochs=1, threads=1), ["erm"], [0])
+        with pytest.raises(InputError, match="measure 'right' can't be handed to the runs'"):
+            run_study(study, tmp_path)
+    finally:
+        measures.remove("right")
 
 
 def test_the_task_has_the_measures_that_name_it():
