@@ -14,8 +14,9 @@ from mixwell.checks import check_choice, check_range
 from mixwell.coefficient import Per
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
-from mixwell.mix import Mix, _register
+from mixwell.mix import Mix
 from mixwell.saliency import find_maps
+from mixwell.values import register
 
 __all__ = ["AlignMix", "AlignedMix", "sinkhorn"]
 
@@ -44,7 +45,7 @@ def sinkhorn(cost: Tensor, epsilon: Tensor | float, iterations: int) -> tuple[Te
     return torch.softmax(kernel + v, 2), torch.softmax(kernel + u, 1)
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class AlignedMix(Mix):
     """A mix of features that are aligned first: what :class:`AlignMix` draws.
