@@ -13,6 +13,7 @@ from mixwell import kernels
 from mixwell.beta import TAU_MAX, TAU_MIN, beta_cdf, beta_icdf, sample_beta, sample_dirichlet
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MultiMix
+from mixwell.values import alike
 
 __all__ = [
     "beta_cdf",
@@ -110,7 +111,8 @@ def _mix_many(x: Tensor, mix: MultiMix, out: Any) -> Tensor:
     exact = x.dtype in (torch.float64, torch.complex64, torch.complex128)
     precise = x.dtype if exact else torch.complex64 if x.is_complex() else torch.float32
     total = torch.zeros_like(flat, dtype=precise)
-    for partner, weight in zip(mix.partners.unbind(1), mix.weights.unbind(1), strict=True):
+    partners, weights = alike(x, mix.partners, mix.weights)
+    for partner, weight in zip(partners.unbind(1), weights.unbind(1), strict=True):
         total = total + weight[:, None].to(precise) * flat.index_select(0, partner)
     if x.dtype == torch.uint8:
         total = total.round().clamp(0, 255)

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["check_tensors", "check_vector", "register", "tensors"]
+__all__ = ["alike", "check_tensors", "check_vector", "register", "tensors"]
 
 
 def tensors(x: Any) -> list[Tensor]:
@@ -19,6 +19,25 @@ def tensors(x: Any) -> list[Tensor]:
     if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
         return [x]
     return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+
+
+def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors as operations with ``x`` take them: replicated, where it is distributed.
+
+    A DTensor knows no operation with plain tensors. A mix is drawn alike on all ranks of its mesh.
+    """
+    if type(x) in (Tensor, nn.Parameter) or not hasattr(x, "device_mesh"):
+        return others
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(x, DTensor)
+    mesh, everywhere = x.device_mesh, [Replicate()] * x.device_mesh.ndim
+    return tuple(
+        other
+        if isinstance(other, DTensor)
+        else DTensor.from_local(other, mesh, everywhere, run_check=False)
+        for other in others
+    )
 
 
 def register(cls: type) -> type:

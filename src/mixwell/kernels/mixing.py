@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from mixwell.kernels import cpu, gate, native
 from mixwell.kernels.memory import recycled
 from mixwell.mix import Box, Mix
+from mixwell.values import alike
 
 __all__ = ["draw_boxes", "mix", "mixed", "pair_distance", "plain", "transposed"]
 
@@ -34,7 +35,8 @@ def plain(x: Tensor, mix: Mix) -> Tensor:
         return plain(x.view(_SIGNED[x.dtype]), mix).view(x.dtype)
     mask = mix.dense_mask()
     weight = cpu.fit_weight(mix.lam, x) if mask is None else cpu.fit_mask(mask, x)
-    other = x.index_select(0, mix.partner)
+    partner, weight = alike(x, mix.partner, weight)
+    other = x.index_select(0, partner)
     warp = mix.warped()
     if warp is not None:
         x, other = _read(x, warp.own), _read(other, warp.partner)
@@ -293,7 +295,7 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
         and native.library() is not None
     ):
         return cpu.pair_distance(x, partner)
-    return (x - x.index_select(0, partner)).square().sum(1)
+    return (x - x.index_select(0, *alike(x, partner))).square().sum(1)
 
 
 def draw_boxes(
