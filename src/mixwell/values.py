@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -41,17 +42,18 @@ def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
 
 
 def register(cls: type) -> type:
-    """Register a dataclass of tensors as a pytree, so that it maps, compiles and exports."""
+    """Register a dataclass of tensors as a pytree, so that it maps, compiles, exports and loads."""
     names = [field.name for field in fields(cls)]
 
-    def flatten(value: object) -> tuple[list[object], list[tuple[str, int | None]]]:
+    def flatten(value: object) -> tuple[list[object], list[list[Any]]]:
         # What is None stays out: to torch it would be a leaf. Numbers are part of the structure.
         present = {name: getattr(value, name) for name in names}
         present = {name: part for name, part in present.items() if part is not None}
-        plain = [(name, part if isinstance(part, int) else None) for name, part in present.items()]
+        # Lists, as JSON has no tuples: the structure is saved with an exported program.
+        plain = [[name, part if isinstance(part, int) else None] for name, part in present.items()]
         return [part for part in present.values() if not isinstance(part, int)], plain
 
-    def unflatten(children: Iterable[object], plain: list[tuple[str, int | None]]) -> object:
+    def unflatten(children: Iterable[object], plain: list[list[Any]]) -> object:
         # Not through __init__: while a tree is mapped its leaves need not be tensors.
         value: object = object.__new__(cls)
         parts = iter(children)
@@ -72,6 +74,7 @@ def register(cls: type) -> type:
         serialized_type_name=f"mixwell.{cls.__name__}",
         flatten_with_keys_fn=with_keys,
     )
+    torch.serialization.add_safe_globals([cls])  # of tensors and numbers alone
     return cls
 
 
