@@ -1,25 +1,22 @@
-"""The CPU's kernels in C, where there is a compiler: built once a machine, then kept.
+"""The CPU's kernels in C, where there is a compiler (:mod:`mixwell.kernels.build`).
 
 Nothing depends on them: without a compiler, or with ``MIXWELL_NATIVE=0``, torch's operations do
-the same more slowly. The library is kept in ``MIXWELL_CACHE``, else in the user's cache folder.
+the same more slowly.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from mixwell.kernels import build, gate
 
 __all__ = [
     "Weights",
@@ -37,7 +34,6 @@ __all__ = [
 ]
 
 _EXPONENT = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
-_PLAIN = (Tensor, torch.nn.Parameter)
 _LOG = logging.getLogger("mixwell")
 _MIX = {
     torch.float32: "mix_float32",
@@ -54,13 +50,14 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("MIXWELL_NATIVE", "1") == "0":
         return None
     try:
-        loaded = ctypes.CDLL(str(_built()))
+        loaded = ctypes.CDLL(str(build.built()))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         _LOG.info("mixing without compiled kernels: %s", error)
         return None
     try:
         _declare(loaded)
-        right = _is_right(loaded)
+        with torch.device("cpu"):  # whatever the default is
+            right = _is_right(loaded)
     except AttributeError as error:
         _LOG.warning("mixing without compiled kernels: %s", error)
         return None
@@ -73,70 +70,6 @@ def takes(dtype: torch.dtype) -> bool:
     """Whether the compiled kernels are there, for this dtype."""
     loaded = library()
     return loaded is not None and dtype in _MIX and hasattr(loaded, _MIX[dtype])
-
-
-def _built() -> Path:
-    """Return the library's file, compiling it if it isn't kept yet."""
-    source = Path(__file__).with_name("mix.c")
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    compiler = compiler or shutil.which("clang")
-    if compiler is None or platform.system() == "Windows":
-        raise RuntimeError("there is no C compiler")
-    # Made for this processor: a home folder may be seen by others.
-    made_for = f"{platform.machine()} {compiler} {_processor()}".encode()
-    sources = source.read_bytes() + Path(__file__).read_bytes()
-    key = hashlib.sha256(sources + made_for).hexdigest()[:16]
-    folder = Path(os.environ.get("MIXWELL_CACHE") or _cache_folder())
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to another user")
-    for kept in folder.glob(f"mix-{key}-*.so"):
-        # The name tells what is in it: to load a file that was cut off ends the process.
-        if kept.stem.endswith(_digest(kept)):
-            return kept
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / "mix.so"
-        _compile(compiler, source, made)
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        kept = folder / f"mix-{key}-{_digest(made)}.so"
-        os.replace(made, kept)
-    return kept
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def _compile(compiler: str, source: Path, made: Path) -> None:
-    flags = ["-O3", "-shared", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math"]
-    # A loop that copies stays one: what replaces it may be made for megabytes.
-    flags += ["-fno-tree-loop-distribute-patterns"]
-    tuned = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-    message = ""
-    for extra in ([*flags, tuned, "-DHALF"], [*flags, tuned], flags, flags[:-1]):
-        command = [*compiler.split(), *extra, str(source), "-lm", "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
-        if done.returncode == 0 and made.is_file():
-            return
-        message = done.stderr.strip()[-300:]
-    raise RuntimeError(f"{compiler} failed: {message}")
-
-
-def _processor() -> str:
-    """Return what tells processors of different abilities apart."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = ("model name", "flags", "Features", "CPU part")
-    return " ".join(sorted({line for line in lines if line.startswith(names)}))
-
-
-def _cache_folder() -> Path:
-    if platform.system() == "Darwin":
-        return Path.home() / "Library" / "Caches" / "mixwell"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixwell"
 
 
 def _declare(loaded: ctypes.CDLL) -> None:
@@ -165,7 +98,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
 def _is_right(loaded: ctypes.CDLL) -> bool:
     """Compare with torch once: a compiler's mistake must not go into anybody's training."""
     partner = torch.tensor([1, 2, 0, 3])
-    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5])
+    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5], dtype=torch.float32)
     base = torch.linspace(250, 3, 4 * 70, dtype=torch.float64).view(4, 70)
     for dtype, name in _MIX.items():
         if not hasattr(loaded, name):
@@ -177,12 +110,12 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
             _call(loaded, out, x, partner, weight, slice(0, 70))
             if not torch.allclose(out.double(), expected, rtol=2.0**-8, atol=1e-4):
                 return False
-    image, pasted = base.float(), torch.empty(4, 70)
+    image, pasted = base.float(), base.new_empty(4, 70, dtype=torch.float32)
     edges = torch.tensor([[1, 4, 2, 4]]).expand(4, 4).contiguous()
     loaded.paste(*_memory(pasted), *_memory(image), partner.data_ptr(), edges.data_ptr(), 4, 7, 40,
                  4, 0, 7)  # fmt: skip
-    shares = torch.empty(4)
-    drawn, middle = torch.empty(4, 4, dtype=torch.int64), torch.tensor([[0.5, 0.3]] * 4)
+    shares, middle = torch.empty_like(lam), lam.new_tensor([[0.5, 0.3]] * 4)
+    drawn = torch.empty(4, 4, dtype=torch.int64)
     loaded.draw_boxes(drawn.data_ptr(), shares.data_ptr(), lam.data_ptr(), middle.data_ptr(),
                       4, 7, 10)  # fmt: skip
     if drawn[:2].tolist() != [[0, 6, 0, 7], [2, 5, 1, 5]] or shares[2] != 0.2:
@@ -192,7 +125,7 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     if not torch.equal(pasted, torch.where(inside.flatten(), image[partner], image)):
         return False
     z, a, b = image / 50, torch.tensor([0, 5, 9, 69]), torch.tensor([3, 5, 69, 0])
-    work, r, share = torch.empty(4, 4), torch.empty(4, 70), lam
+    work, r, share = z.new_empty(4, 4), torch.empty_like(z), lam
     loaded.two_class(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), None, None,
                      0.25, 0, 0, 70, r.data_ptr(), work.data_ptr(), 1, None, 0, 4)  # fmt: skip
     chosen = torch.stack([z[range(4), a], z[range(4), b]], 1)
@@ -355,11 +288,11 @@ def two_class_gradient(
 
 def all_finite(x: Tensor) -> bool:
     """Whether no value is infinite or not a number; of any tensor."""
-    if x.device.type == "cpu" and x.is_contiguous() and type(x) in _PLAIN:
-        loaded = library()
-        if loaded is not None and x.dtype == torch.float32:
+    loaded = library() if gate.may_read(x) and x.is_contiguous() else None
+    if loaded is not None:
+        if x.dtype == torch.float32:
             return bool(loaded.all_finite(x.data_ptr(), x.numel()))
-        if loaded is not None and x.dtype in _EXPONENT:
+        if x.dtype in _EXPONENT:
             return bool(loaded.all_finite_half(x.data_ptr(), x.numel(), _EXPONENT[x.dtype]))
     # A sum is finite where all are, and rarely else; of half precision, in single.
     total = x.sum(dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
@@ -368,8 +301,9 @@ def all_finite(x: Tensor) -> bool:
 
 def all_within(classes: Tensor, most: int) -> bool:
     """Whether all class indices (B,) lie in [0, most]; of tensors with a value each."""
-    loaded = library() if classes.device.type == "cpu" and classes.dtype == torch.int64 else None
-    if loaded is not None and classes.is_contiguous() and type(classes) in _PLAIN:
+    readable = gate.may_read(classes, dtypes=(torch.int64,)) and classes.is_contiguous()
+    loaded = library() if readable else None
+    if loaded is not None:
         return bool(loaded.all_within(classes.data_ptr(), classes.shape[0], most))
     low, high = torch.aminmax(classes)
     return int(low) >= 0 and int(high) <= most
@@ -420,7 +354,8 @@ def draw_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> tuple[Te
     loaded = library()
     assert loaded is not None
     count = lam.shape[0]
-    edges, share = torch.empty(count, 4, dtype=torch.int64), torch.empty(count)
+    edges = torch.empty(count, 4, dtype=torch.int64, device=lam.device)
+    share = torch.empty_like(lam)
     pointers = [x.data_ptr() for x in (edges, share, lam, centre)]
     loaded.draw_boxes(*pointers, count, height, width)
     return edges, share
