@@ -155,9 +155,8 @@ def test_golden_bce(golden):
     data = golden("decoupled_bce")
     target = MixedTarget(data["a"], data["b"], data["lam"])
     loss = DecoupledBCE(data["t"], data["k"], reduction="none")
-    torch.testing.assert_close(
-        loss(data["logits"], target), data["per_element"], rtol=1e-10, atol=1e-14
-    )
+    expected = data["per_element"].sum(1)
+    torch.testing.assert_close(loss(data["logits"], target), expected, rtol=1e-10, atol=1e-14)
 
 
 @given(st.integers(1, 8), st.integers(2, 6), st.integers(0, 50))
@@ -169,14 +168,19 @@ def test_bce_equals_torch_on_the_rescaled_dense_target(size, num_classes, seed):
         share = ((part / 0.6) ** 2).clamp_max(1)
         dense.scatter_add_(1, y[:, None], share[:, None])
     expected = F.binary_cross_entropy_with_logits(logits, dense.clamp_max(1))
-    torch.testing.assert_close(DecoupledBCE(0.6, 2)(logits, target), expected)
+    mean = DecoupledBCE(0.6, 2, over_classes="mean")
+    torch.testing.assert_close(mean(logits, target), expected)
+    torch.testing.assert_close(DecoupledBCE(0.6, 2)(logits, target), num_classes * expected)
+    total = DecoupledBCE(0.6, 2, "sum")(logits, target)
+    torch.testing.assert_close(total, size * num_classes * expected)
 
 
 def test_plain_two_hot():
     target = MixedTarget(torch.tensor([0]), torch.tensor([2]), torch.tensor([0.3]))
     logits = torch.randn(1, 4)
     expected = F.binary_cross_entropy_with_logits(logits, torch.tensor([[1.0, 0, 1, 0]]))
-    torch.testing.assert_close(DecoupledBCE(t=1.0, k=0.0)(logits, target), expected)
+    loss = DecoupledBCE(t=1.0, k=0.0, over_classes="mean")
+    torch.testing.assert_close(loss(logits, target), expected)
 
 
 @pytest.mark.parametrize(
