@@ -78,7 +78,7 @@ def test_mixed_cross_entropy():
     check(lambda z: MixedCrossEntropy()(z, target()), mean(mce), logits())
 
 
-# ----------------------------------------------------------------------------------- decoupled mixup
+# ---------------------------------------------------------------------------------- decoupled mixup
 
 
 def decoupled(eta, weigh):
@@ -224,7 +224,7 @@ def test_infinite_class_mixup_from_the_mixed_classifiers_themselves():
     check(lambda f, w, v: loss.from_features(f, w, v, target()), slow, features, weight, bias)
 
 
-# ------------------------------------------------------------------------------ calibration's losses
+# ----------------------------------------------------------------------------- calibration's losses
 
 
 def test_mixup_inference_in_training():

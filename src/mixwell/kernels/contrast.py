@@ -129,21 +129,22 @@ class _CompiledTotal(torch.autograd.Function):
         ctx.save_for_backward(z, a, b, lam)
         ctx.r, ctx.how = r, how
         loss = z.new_empty(z.shape[0])
-        native.contrast(z, a, b, lam, *how, r, loss)
-        return loss.sum().mul_(how[1])
+        axes, scale = how
+        native.contrast(z, a, b, lam, axes, scale, r, loss)
+        return loss.sum().mul_(scale)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         upstream, (r, ctx.r) = gradients[0], (ctx.r, None)
         if r is None or torch.is_grad_enabled():
             z, a, b, lam = ctx.saved_tensors  # not asked for in vain: it takes a while
+            axes, scale = ctx.how
             if torch.is_grad_enabled():
-                axes, scale = ctx.how
                 loss = plain_contrast(plain_similarity(z, a, b, lam), axes).sum() * scale
                 grad = torch.autograd.grad(loss, z, upstream, create_graph=True)[0]
                 return grad, None, None, None, None, None
             r = torch.empty_like(z)  # a second pass through the same graph
-            native.contrast(z, a, b, lam, *ctx.how, r, z.new_empty(z.shape[0]))
+            native.contrast(z, a, b, lam, axes, scale, r, z.new_empty(z.shape[0]))
         if upstream.item() != 1:
             r *= upstream
         return r, None, None, None, None, None

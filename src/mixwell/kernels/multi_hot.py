@@ -56,7 +56,7 @@ def _merged(index: Tensor, share: Tensor) -> Tensor:
 
 def _there(z: Tensor, y: Tensor) -> Tensor:
     """Return log(1 + exp z) - y z: infinite where it is, and nothing cancels."""
-    up, down = z.clamp_min(0), z.clamp_max(0)
+    up, down = torch.where(z > 0, z, 0.0), torch.where(z > 0, 0.0, z)
     certain = torch.where(y < 1, (1 - y) * up, 0.0) + F.softplus(-up, threshold=80.0)
     doubtful = F.softplus(down, threshold=80.0) + torch.where(y > 0, y * -down, 0.0)
     return torch.where(z > 0, certain, doubtful)
@@ -71,7 +71,11 @@ def plain(z: Tensor, index: Tensor, share: Tensor) -> Tensor:
         share: (B, k) ≥ 0.
     """
     there = _there(z.gather(1, index), _merged(index, share))
-    return F.softplus(z, threshold=80.0).scatter(1, index, there).sum(1)
+    loss = F.softplus(z, threshold=80.0)
+    # One after the other: of a class that comes twice the last one's gradient counts, not both.
+    for y, part in zip(index.split(1, 1), there.split(1, 1), strict=True):
+        loss = loss.scatter(1, y, part)
+    return loss.sum(1)
 
 
 class _FromLogits(torch.autograd.Function):
@@ -175,9 +179,7 @@ def _pairs_into(
 
 
 def _run(z: Tensor, index: Tensor, share: Tensor, r: Tensor | None, loss: Tensor) -> None:
-    cpu.run(
-        lambda rows: native.multi_hot(z, index, share, 1.0, r, loss, rows), two_class._rows(z)
-    )
+    cpu.run(lambda rows: native.multi_hot(z, index, share, 1.0, r, loss, rows), two_class._rows(z))
 
 
 def _again(z: Tensor, index: Tensor, share: Tensor, upstream: Tensor) -> Tensor:

@@ -153,10 +153,24 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "two_class": [pointers, sizes, *weights, *[pointers] * 2, real, pointers, sizes, sizes],
         "two_class_gradient": [*[pointers] * 5, *[sizes] * 4],
         "contrast": [*[pointers, sizes], *[pointers] * 3, *[sizes] * 4, real, *[pointers] * 2],
-        "multi_hot": [*[pointers, sizes], *[pointers] * 2, *[sizes] * 2, real, *[pointers] * 2,
-                      *[sizes] * 2],
-        "two_hot": [*[pointers, sizes], *[pointers] * 3, real, real, *[sizes] * 2, real,
-                    *[pointers] * 2, *[sizes] * 2],
+        "multi_hot": [
+            *[pointers, sizes],
+            *[pointers] * 2,
+            *[sizes] * 2,
+            real,
+            *[pointers] * 2,
+            *[sizes] * 2,
+        ],
+        "two_hot": [
+            *[pointers, sizes],
+            *[pointers] * 3,
+            real,
+            real,
+            *[sizes] * 2,
+            real,
+            *[pointers] * 2,
+            *[sizes] * 2,
+        ],
         "all_finite": [pointers, sizes],
         "all_finite_half": [pointers, sizes, sizes],
         "all_within": [pointers, sizes, sizes],
@@ -210,29 +224,7 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     loss = weight * (z.logsumexp(1, keepdim=True) - chosen) + hard * (rest - chosen).exp().log1p()
     if not torch.allclose(work[:, 0], loss.sum(1), rtol=1e-4):
         return False
-    index = torch.stack([a, b], 1)
-    loaded.multi_hot(z.data_ptr(), 70, index.data_ptr(), weight.data_ptr(), 2, 70, 1.0,
-                     r.data_ptr(), work.data_ptr(), 0, 4)  # fmt: skip
-    label = torch.zeros_like(z).scatter_add_(1, index, weight)
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
-    right = torch.allclose(work.flatten()[:4], loss.sum(1), rtol=1e-4)
-    if not (right and torch.allclose(r, z.sigmoid() - label, atol=1e-5)):
-        return False
-    loaded.two_hot(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), 0.8, 1.5, 0, 70,
-                   1.0, None, work.data_ptr(), 0, 4)  # fmt: skip
-    label = torch.zeros_like(z).scatter_add_(1, index, (weight / 0.8).pow(1.5).clamp_max(1))
-    label.clamp_max_(1)  # the second row's classes are one
-    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
-    if not torch.allclose(work.flatten()[:4], loss.sum(1), rtol=1e-4):
-        return False
-    loaded.contrast(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), 4, 70, 1, 1,
-                    1.0, r.data_ptr(), work.data_ptr())  # fmt: skip
-    mixed = torch.zeros_like(z).scatter_add_(1, index, weight)
-    s = z @ mixed.T
-    loss = -s.log_softmax(0).diagonal() - s.log_softmax(1).diagonal()
-    gradient = (s.softmax(0) + s.softmax(1) - 2 * torch.eye(4)) @ mixed
-    right = torch.allclose(work.flatten()[:4], loss, rtol=1e-4, atol=1e-5)
-    if not (right and torch.allclose(r, gradient, atol=1e-5)):
+    if not _losses_are_right(loaded, z, a, b, lam):
         return False
     # A table of one row, whose polynomials have the factors 1, 2, 3, ... hundredths.
     table = torch.arange(1, 39, dtype=torch.float64).view(1, 2, 19) / 100
@@ -243,6 +235,34 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     loaded.beta_icdf(beta.data_ptr(), u.data_ptr(), tau.data_ptr(), table.data_ptr(), 1, 1, 0, 4)
     by_torch = beta.new_tensor([0.03742408125, 0.61037084207, 1.6068227151e-140, 0.6682897038])
     return torch.allclose(beta, by_torch, rtol=1e-9, atol=0)
+
+
+def _losses_are_right(loaded: ctypes.CDLL, z: Tensor, a: Tensor, b: Tensor, lam: Tensor) -> bool:
+    """Compare the losses of a few classes and of mixed classifiers, of (4, 70) logits."""
+    work, r, weight = torch.empty(4), torch.empty(4, 70), torch.stack([lam, 1 - lam], 1)
+    index = torch.stack([a, b], 1)
+    loaded.multi_hot(z.data_ptr(), 70, index.data_ptr(), weight.data_ptr(), 2, 70, 1.0,
+                     r.data_ptr(), work.data_ptr(), 0, 4)  # fmt: skip
+    label = torch.zeros_like(z).scatter_add_(1, index, weight)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
+    right = torch.allclose(work, loss.sum(1), rtol=1e-4)
+    if not (right and torch.allclose(r, z.sigmoid() - label, atol=1e-5)):
+        return False
+    loaded.two_hot(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), lam.data_ptr(), 0.8, 1.5, 0, 70,
+                   1.0, None, work.data_ptr(), 0, 4)  # fmt: skip
+    label = torch.zeros_like(z).scatter_add_(1, index, (weight / 0.8).pow(1.5).clamp_max(1))
+    label.clamp_max_(1)  # the second row's classes are one
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
+    if not torch.allclose(work, loss.sum(1), rtol=1e-4):
+        return False
+    loaded.contrast(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), lam.data_ptr(), 4, 70, 1, 1,
+                    1.0, r.data_ptr(), work.data_ptr())  # fmt: skip
+    mixed = torch.zeros_like(z).scatter_add_(1, index, weight)
+    s = z @ mixed.T
+    loss = -s.log_softmax(0).diagonal() - s.log_softmax(1).diagonal()
+    gradient = (s.softmax(0) + s.softmax(1) - 2 * torch.eye(4)) @ mixed
+    right = torch.allclose(work, loss, rtol=1e-4, atol=1e-5)
+    return right and torch.allclose(r, gradient, atol=1e-5)
 
 
 def _raise(failed: int, what: str) -> None:

@@ -26,13 +26,14 @@ from mixwell.kernels import cpu, must_be_plain, native
 from mixwell.kernels.memory import recycled
 
 __all__ = [
+    "COUPLED",
     "Decoupling",
     "Smoothing",
     "from_features",
     "from_logits",
     "mean_from_logits",
-    "pull_of",
     "plain",
+    "pull_of",
     "weights_of",
     "wide",
 ]
@@ -74,6 +75,10 @@ class Decoupling(NamedTuple):
     side: str = "both"
 
 
+COUPLED = Decoupling()
+"""No decoupled terms: the mixed cross-entropy."""
+
+
 def wide(logits: Tensor) -> Tensor:
     """Return ``logits`` in float32 at least: sums of exponentials don't fit in half precision."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
@@ -101,7 +106,7 @@ def pull_of(shares: Tensor, how: Decoupling, again: Tensor | None = None) -> Ten
     return how.pull * eta
 
 
-def weights_of(lam: Tensor, how: Decoupling = Decoupling()) -> tuple[Tensor, Tensor | None]:
+def weights_of(lam: Tensor, how: Decoupling = COUPLED) -> tuple[Tensor, Tensor | None]:
     """Return α = (λ, 1 - λ), and η; None if all 0."""
     alpha = torch.stack([lam, 1 - lam], 1)
     return alpha, pull_of(alpha, how) if how.pull else None
@@ -406,7 +411,7 @@ def _is_compiled(z: Tensor, weight: Tensor) -> bool:
 
 
 def mean_from_logits(
-    z: Tensor, a: Tensor, b: Tensor, lam: Tensor, how: Decoupling = Decoupling()
+    z: Tensor, a: Tensor, b: Tensor, lam: Tensor, how: Decoupling = COUPLED
 ) -> Tensor | None:
     """Return the mean loss where the weights are λ's, in one call; None where that can't be.
 

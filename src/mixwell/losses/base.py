@@ -40,6 +40,7 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         raise InputError(f"{argument} must hold class indices, int64, got {classes.dtype}")
     if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
         return
+    classes = classes.long()
     if not native.all_within(classes, num_classes - 1):
         low, high = (int(end) for end in torch.aminmax(classes))
         raise InputError(

@@ -168,7 +168,7 @@ class MixedCrossEntropy(Loss):
 
     def _decoupling(self) -> two_class.Decoupling:
         """Return what the decoupled terms weigh."""
-        return two_class.Decoupling()
+        return two_class.COUPLED
 
     def _class_weight(self, num_classes: int, like: Tensor) -> Tensor | None:
         weight = self.class_weight

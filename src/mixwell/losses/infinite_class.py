@@ -91,10 +91,10 @@ class InfiniteClassLoss(Loss):
             similarity = torch.zeros_like(z[:, :1])
             weights = everyone.weights.to(z.dtype)
             for y, weight in zip(everyone.classes.unbind(1), weights.unbind(1), strict=True):
-                similarity = similarity + weight * z.index_select(1, y)
+                similarity = similarity + weight * z.index_select(1, y.long())
         elif everyone.is_index:
             lam = everyone.lam.to(z.dtype)
-            similarity = contrast.similarity(z, everyone.a, everyone.b, lam)
+            similarity = contrast.similarity(z, everyone.a.long(), everyone.b.long(), lam)
         else:
             similarity = z @ everyone.dense().to(z.dtype).T
         return self._contrast(similarity, target, everyone)
@@ -127,6 +127,7 @@ class InfiniteClassLoss(Loss):
             rows = everyone.classes.T.flatten()
         else:
             rows = torch.cat([everyone.a, everyone.b])
+        rows = rows.long()
         mixed = _blend(F.embedding(rows, weight, sparse=sparse), everyone)
         similarity = wide(features @ mixed.T)
         if bias is not None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.kernels import must_be_plain, two_class
-from mixwell.kernels.two_class import Decoupling, Smoothing, pull_of
+from mixwell.kernels.two_class import COUPLED, Decoupling, Smoothing, pull_of
 from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = ["from_features", "from_logits", "largest_share", "merged", "repeated", "weights_of"]
@@ -53,7 +53,7 @@ def largest_share(target: MixedTarget | MultiTarget) -> Tensor:
 
 
 def weights_of(
-    weights: Tensor, classes: Tensor, how: Decoupling = Decoupling()
+    weights: Tensor, classes: Tensor, how: Decoupling = COUPLED
 ) -> tuple[Tensor, Tensor | None]:
     """Return α = ``weights``, and η of each class where it comes first; None if all 0.
 
