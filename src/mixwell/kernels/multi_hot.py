@@ -81,21 +81,22 @@ def plain(z: Tensor, index: Tensor, share: Tensor) -> Tensor:
 class _FromLogits(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, index: Tensor, share: Tensor) -> Tensor:
-        ctx.save_for_backward(z, index, share)
-        precise = wide(z)
-        there = _there(precise.gather(1, index), _merged(index, share))
-        absent = F.logsigmoid(-precise)  # faster than softplus, whose negative it is
-        return -absent.scatter_(1, index, -there).sum(1)
+        precise, y = wide(z), _merged(index, share)
+        chosen = precise.gather(1, index)
+        # What :func:`_there` is, and its derivative, from what both have in common.
+        far, right = chosen.abs(), chosen > 0
+        rest, low = torch.where(right, 1 - y, y), torch.sigmoid(-far)
+        there = F.softplus(-far, threshold=80.0) + torch.where(rest > 0, rest * far, 0.0)
+        slope = rest - low
+        ctx.save_for_backward(z, index, share, torch.where(right, slope, -slope))
+        return F.softplus(precise, threshold=80.0).scatter_(1, index, there).sum(1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        z, index, share = ctx.saved_tensors
+        z, index, share, slope = ctx.saved_tensors
         if torch.is_grad_enabled():
             return _again(z, index, share, gradients[0]), None, None
-        r = torch.sigmoid(wide(z))
-        chosen, y = wide(z).gather(1, index), _merged(index, share)
-        low = torch.sigmoid(-chosen.abs())
-        r.scatter_(1, index, torch.where(chosen > 0, (1 - y) - low, low - y))
+        r = torch.sigmoid(wide(z)).scatter_(1, index, slope)
         r *= gradients[0][:, None]
         return r.to(z.dtype), None, None
 

@@ -21,6 +21,7 @@ __all__ = [
     "check_features",
     "check_logits",
     "class_weight_buffer",
+    "fits",
     "share",
     "wide",
 ]
@@ -40,7 +41,8 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         raise InputError(f"{argument} must hold class indices, int64, got {classes.dtype}")
     if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
         return
-    classes = classes.long()
+    if classes.dtype != torch.int64:
+        classes = classes.long()  # not all whole numbers can be compared
     if not native.all_within(classes, num_classes - 1):
         low, high = (int(end) for end in torch.aminmax(classes))
         raise InputError(
@@ -82,6 +84,19 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
         )
     check_classes(f"{owner}: target.a", target.a, logits.shape[1])
     check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+
+
+def fits(logits: Tensor, target: MixedTarget | MultiTarget) -> bool:
+    """Whether :func:`check_logits` would find nothing, but for classes that do not exist.
+
+    Those are found on the way through the loss: to look for them first takes as long as a small
+    loss itself.
+    """
+    if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
+        return False
+    if isinstance(target, MultiTarget):
+        return not target.classes.is_complex()
+    return target.is_index and target.a.ndim == 1 and not target.a.is_complex()
 
 
 def by_position(

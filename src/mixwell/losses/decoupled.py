@@ -14,7 +14,7 @@ from mixwell.errors import InputError
 from mixwell.kernels import multi_hot
 from mixwell.kernels.multi_hot import Rescaling
 from mixwell.kernels.two_class import Decoupling
-from mixwell.losses.base import Loss, check_logits, wide
+from mixwell.losses.base import Loss, check_logits, fits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.mix import MixedTarget, MultiTarget
 
@@ -179,16 +179,27 @@ class DecoupledBCE(Loss):
 
     def forward(self, logits: Tensor, target: MixedTarget | MultiTarget) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
+        if (
+            isinstance(target, MixedTarget)
+            and not target.is_index
+            and target.a.shape == logits.shape
+        ):
+            return self._of_vectors(logits, target)
+        if not fits(logits, target):
+            check_logits("DecoupledBCE", logits, target)
+        try:
+            return self._of_logits(logits, target)
+        except (IndexError, RuntimeError):
+            check_logits("DecoupledBCE", logits, target)  # which index is wrong, if one is
+            raise
+
+    def _of_logits(self, logits: Tensor, target: MixedTarget | MultiTarget) -> Tensor:
         how = Rescaling(self.t, self.k, self.asymmetric)
         precise = torch.float64 if logits.dtype == torch.float64 else torch.float32
         if isinstance(target, MultiTarget):
-            check_logits("DecoupledBCE", logits, target)
             classes, shares = target.classes, target.weights.to(precise)
         else:
             lam = target.lam.to(precise)
-            if not target.is_index and target.a.shape == logits.shape:
-                return self._of_vectors(logits, target, lam, how)
-            check_logits("DecoupledBCE", logits, target)
             if target.weight is None and self.reduction != "none":
                 samples = len(logits) if self.reduction == "mean" else 1
                 scale = self._scale(logits) / max(1, samples)
@@ -198,15 +209,16 @@ class DecoupledBCE(Loss):
             classes = torch.stack([target.a, target.b], 1)
             shares = torch.stack([lam, 1 - lam], 1)
         each = multi_hot.from_logits(logits, classes.long(), multi_hot.rescaled(shares, how))
-        return self._reduce(each * self._scale(logits), target)
+        if self.over_classes == "mean":
+            each = each * self._scale(logits)
+        return self._reduce(each, target)
 
     def _scale(self, logits: Tensor) -> float:
         return 1 / logits.shape[1] if self.over_classes == "mean" else 1.0
 
-    def _of_vectors(
-        self, logits: Tensor, target: MixedTarget, lam: Tensor, how: Rescaling
-    ) -> Tensor:
+    def _of_vectors(self, logits: Tensor, target: MixedTarget) -> Tensor:
         z = wide(logits)
+        lam, how = target.lam.to(z.dtype), Rescaling(self.t, self.k, self.asymmetric)
         own, partner = multi_hot.rescaled(torch.stack([lam, 1 - lam], 1), how).split(1, 1)
         soft = own * target.a.to(z.dtype) + partner * target.b.to(z.dtype)
         loss = F.binary_cross_entropy_with_logits(z, soft.clamp_max(1), reduction="none")

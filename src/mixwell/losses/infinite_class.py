@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mixwell.checks import check_choice
 from mixwell.errors import InputError
 from mixwell.kernels import contrast
-from mixwell.losses.base import Loss, check_features, check_logits, wide
+from mixwell.losses.base import Loss, check_features, check_logits, fits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.losses.many import merged, repeated
 from mixwell.mix import MixedTarget, MultiTarget
@@ -49,7 +49,8 @@ class InfiniteClassLoss(Loss):
 
     One sample alone, such as an epoch's last batch of one, has no other classifier to contrast
     with, and its loss would be 0 whatever the logits. Its loss is then the mixed cross-entropy
-    instead: its mixed label against the C ordinary classifiers. The first time, a warning says so.
+    instead: its mixed label against the C ordinary classifiers. The first time, a warning says so
+    (not within ``torch.compile``, which can't).
 
     Raises:
         InputError: processes hold batches of different sizes.
@@ -72,21 +73,30 @@ class InfiniteClassLoss(Loss):
     def forward(self, logits: Tensor, target: _Target) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
         if isinstance(target, MultiTarget) or target.is_index:
-            check_logits("InfiniteClassLoss", logits, target)
+            if self._parallel() or not fits(logits, target):  # before others wait for this one
+                check_logits("InfiniteClassLoss", logits, target)
         elif logits.shape != target.a.shape:
             raise InputError(
                 f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
                 f"{tuple(target.a.shape)}"
             )
+        try:
+            return self._of_logits(logits, target)
+        except (IndexError, RuntimeError):
+            if isinstance(target, MultiTarget) or target.is_index:
+                check_logits("InfiniteClassLoss", logits, target)  # which index is wrong, if one is
+            raise
+
+    def _of_logits(self, logits: Tensor, target: _Target) -> Tensor:
         z = wide(logits)
-        everyone = self._everyone(target)
-        if len(everyone) == 1:
-            return self._alone()(logits, target)
         if self._at_once(target):
             lam, scale = target.lam.to(z.dtype), 1 / len(target) if self.reduction == "mean" else 1
             loss = contrast.total(z, target.a, target.b, lam, self._axes(), scale)
             if loss is not None:
                 return loss
+        everyone = self._everyone(target)
+        if len(everyone) == 1:
+            return self._alone()(logits, target)
         if isinstance(everyone, MultiTarget):
             similarity = torch.zeros_like(z[:, :1])
             weights = everyone.weights.to(z.dtype)
@@ -143,6 +153,7 @@ class InfiniteClassLoss(Loss):
         return (
             isinstance(target, MixedTarget)
             and target.is_index
+            and len(target) > 1
             and target.weight is None
             and self.reduction != "none"
             and not self.mask_duplicates
@@ -159,7 +170,7 @@ class InfiniteClassLoss(Loss):
 
     def _alone(self) -> MixedCrossEntropy:
         """Return the loss of a batch of one."""
-        if not self._warned:
+        if not self._warned and not torch.compiler.is_compiling():
             self._warned = True
             warnings.warn(
                 "InfiniteClassLoss got a batch of one sample, which has nothing to contrast with: "
