@@ -23,14 +23,17 @@ __all__ = [
     "all_finite",
     "all_within",
     "beta_icdf",
+    "contrast",
     "draw_boxes",
     "library",
     "mix",
+    "multi_hot",
     "pair_distance",
     "paste",
     "takes",
     "two_class",
     "two_class_gradient",
+    "two_hot",
 ]
 
 _EXPONENT = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
@@ -82,6 +85,25 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "pair_distance": [pointers, sizes, pointers, pointers, *[sizes] * 3],
         "two_class": [pointers, sizes, *weights, *[pointers] * 2, real, pointers, sizes, sizes],
         "two_class_gradient": [*[pointers] * 5, *[sizes] * 4],
+        "contrast": [*[pointers, sizes], *[pointers] * 3, *[sizes] * 4, real, *[pointers] * 2],
+        "multi_hot": [
+            *[pointers, sizes],
+            *[pointers] * 2,
+            *[sizes] * 2,
+            real,
+            *[pointers] * 2,
+            *[sizes] * 2,
+        ],
+        "two_hot": [
+            *[pointers, sizes],
+            *[pointers] * 3,
+            real,
+            real,
+            *[sizes] * 2,
+            real,
+            *[pointers] * 2,
+            *[sizes] * 2,
+        ],
         "all_finite": [pointers, sizes],
         "all_finite_half": [pointers, sizes, sizes],
         "all_within": [pointers, sizes, sizes],
@@ -135,6 +157,8 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     loss = weight * (z.logsumexp(1, keepdim=True) - chosen) + hard * (rest - chosen).exp().log1p()
     if not torch.allclose(work[:, 0], loss.sum(1), rtol=1e-4):
         return False
+    if not _losses_are_right(loaded, z, a, b, lam):
+        return False
     # A table of one row, whose polynomials have the factors 1, 2, 3, ... hundredths.
     table = torch.arange(1, 39, dtype=torch.float64).view(1, 2, 19) / 100
     u, tau = (
@@ -144,6 +168,34 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     loaded.beta_icdf(beta.data_ptr(), u.data_ptr(), tau.data_ptr(), table.data_ptr(), 1, 1, 0, 4)
     by_torch = beta.new_tensor([0.03742408125, 0.61037084207, 1.6068227151e-140, 0.6682897038])
     return torch.allclose(beta, by_torch, rtol=1e-9, atol=0)
+
+
+def _losses_are_right(loaded: ctypes.CDLL, z: Tensor, a: Tensor, b: Tensor, lam: Tensor) -> bool:
+    """Compare the losses of a few classes and of mixed classifiers, of (4, 70) logits."""
+    work, r, weight = torch.empty(4), torch.empty(4, 70), torch.stack([lam, 1 - lam], 1)
+    index = torch.stack([a, b], 1)
+    loaded.multi_hot(z.data_ptr(), 70, index.data_ptr(), weight.data_ptr(), 2, 70, 1.0,
+                     r.data_ptr(), work.data_ptr(), 0, 4)  # fmt: skip
+    label = torch.zeros_like(z).scatter_add_(1, index, weight)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
+    right = torch.allclose(work, loss.sum(1), rtol=1e-4)
+    if not (right and torch.allclose(r, z.sigmoid() - label, atol=1e-5)):
+        return False
+    loaded.two_hot(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), lam.data_ptr(), 0.8, 1.5, 0, 70,
+                   1.0, None, work.data_ptr(), 0, 4)  # fmt: skip
+    label = torch.zeros_like(z).scatter_add_(1, index, (weight / 0.8).pow(1.5).clamp_max(1))
+    label.clamp_max_(1)  # the second row's classes are one
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
+    if not torch.allclose(work, loss.sum(1), rtol=1e-4):
+        return False
+    loaded.contrast(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), lam.data_ptr(), 4, 70, 1, 1,
+                    1.0, r.data_ptr(), work.data_ptr())  # fmt: skip
+    mixed = torch.zeros_like(z).scatter_add_(1, index, weight)
+    s = z @ mixed.T
+    loss = -s.log_softmax(0).diagonal() - s.log_softmax(1).diagonal()
+    gradient = (s.softmax(0) + s.softmax(1) - 2 * torch.eye(4)) @ mixed
+    right = torch.allclose(work, loss, rtol=1e-4, atol=1e-5)
+    return right and torch.allclose(r, gradient, atol=1e-5)
 
 
 def _raise(failed: int, what: str) -> None:
@@ -284,6 +336,105 @@ def two_class_gradient(
     assert loaded is not None
     parts = [part.data_ptr() for part in (r, a, b, work, upstream)]
     loaded.two_class_gradient(*parts, upstream.stride(0), r.shape[1], rows.start, rows.stop)
+
+
+def multi_hot(
+    z: Tensor,
+    index: Tensor,
+    share: Tensor,
+    scale: float,
+    r: Tensor | None,
+    loss: Tensor,
+    rows: slice,
+) -> None:
+    """Compute some rows' binary cross-entropies: ``multi_hot`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        index: (B, k) int64, contiguous, as all that follows.
+        share: (B, k) float32.
+        scale: of the gradient.
+        r: (B, C) float32, gets the gradient; or None.
+        loss: (B,) float32, gets the losses.
+        rows: which.
+
+    Raises:
+        IndexError: a class that does not exist.
+    """
+    loaded = library()
+    assert loaded is not None
+    failed = loaded.multi_hot(
+        *(z.data_ptr(), z.stride(0), index.data_ptr(), share.data_ptr(), index.shape[1]),
+        *(z.shape[1], scale, _pointer(r), loss.data_ptr(), rows.start, rows.stop),
+    )
+    _raise(failed, "class")
+
+
+def two_hot(
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    lam: Tensor,
+    how: tuple[float, float, bool],
+    scale: float,
+    r: Tensor | None,
+    loss: Tensor,
+    rows: slice,
+) -> None:
+    """Compute the same of pairs: ``two_hot`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        a: (B,) int64, contiguous, as all that follows.
+        b: (B,) int64.
+        lam: (B,) float32.
+        how: t and k of min(1, (λ / t)^k), and whether the own share alone is rescaled.
+        scale: of the gradient.
+        r: (B, C) float32, gets the gradient; or None.
+        loss: (B,) float32, gets the losses.
+        rows: which.
+    """
+    loaded = library()
+    assert loaded is not None
+    failed = loaded.two_hot(
+        *(z.data_ptr(), z.stride(0), a.data_ptr(), b.data_ptr(), lam.data_ptr(), *how),
+        *(z.shape[1], scale, _pointer(r), loss.data_ptr(), rows.start, rows.stop),
+    )
+    _raise(failed, "class")
+
+
+def contrast(
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    lam: Tensor,
+    axes: tuple[int, ...],
+    scale: float,
+    r: Tensor | None,
+    loss: Tensor,
+) -> None:
+    """Compute samples' losses against their mixed classifiers: ``contrast`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        a: (B,) int64, contiguous, as all that follows.
+        b: (B,) int64.
+        lam: (B,) float32.
+        axes: 1, over the classifiers; 0, over the samples.
+        scale: of the gradient of their sum.
+        r: (B, C) float32, gets the gradient; or None.
+        loss: (B,) float32, gets the losses.
+
+    Raises:
+        IndexError: a class that does not exist.
+    """
+    loaded = library()
+    assert loaded is not None
+    failed = loaded.contrast(
+        *(z.data_ptr(), z.stride(0), a.data_ptr(), b.data_ptr(), lam.data_ptr(), *z.shape),
+        *(1 in axes, 0 in axes, scale, _pointer(r), loss.data_ptr()),
+    )
+    _raise(failed, "class")
 
 
 def all_finite(x: Tensor) -> bool:
