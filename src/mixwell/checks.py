@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mixwell.errors import InputError, suggest
 
-__all__ = ["Range", "check_choice", "check_counts", "check_range", "check_whole", "plain"]
+__all__ = ["Per", "Range", "check_choice", "check_counts", "check_range", "check_whole", "plain"]
+
+
+Per = Literal["sample", "batch"]
+"""Whether something is drawn for each sample, or once for all."""
 
 
 def plain(value: Any) -> Any:
@@ -33,27 +38,34 @@ def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
 
 
 def check_range(
-    argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, open: bool = False
+    argument: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    open: bool = False,
+    infinite: bool = False,
 ) -> float:
     """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise.
 
-    Any real number will do: Python's, NumPy's, a tensor without dimensions.
+    Any real number will do: Python's, NumPy's, a tensor without dimensions. Infinity is none,
+    unless ``infinite``.
     """
     number = plain(value)
     real = isinstance(number, numbers.Real) and not isinstance(number, bool)
-    if not real or not (low <= number <= high) or (open and number == low):
+    inside = real and low <= number <= high and (infinite or math.isfinite(number))
+    if not inside or (open and number == low):
         left = "(" if open else "["
-        right = f"{high:g}]" if high != float("inf") else "inf)"
+        right = f"{high:g}]" if high != math.inf or infinite else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
     return float(number)
 
 
-def check_whole(argument: str, value: Any, least: int = 0) -> int:
-    """Return ``value`` as an int from ``least``, whoever's integer it is, or raise."""
+def check_whole(argument: str, value: Any, low: int = 0) -> int:
+    """Return ``value`` as an int if it is a whole number from ``low`` on, NumPy's too; or raise."""
     number = plain(value)
-    whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
-    if not whole or number < least:
-        raise InputError(f"{argument}={value!r} must be a whole number from {least}")
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < low:
+        raise InputError(f"{argument} must be a whole number from {low} on, got {value!r}")
     return int(number)
 
 

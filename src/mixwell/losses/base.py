@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch
 from mixwell.checks import check_choice
 from mixwell.errors import InputError
 from mixwell.kernels import native
 from mixwell.kernels.two_class import wide
+from mixwell.losses.needs import Need, Outcome
 from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "check_features",
     "check_logits",
     "class_weight_buffer",
+    "fits",
     "share",
     "wide",
 ]
@@ -36,8 +37,12 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
 
     On an accelerator the check would wait for the device; there, the lookup itself fails.
     """
+    if classes.is_complex():
+        raise InputError(f"{argument} must hold class indices, int64, got {classes.dtype}")
     if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
         return
+    if classes.dtype != torch.int64:
+        classes = classes.long()  # not all whole numbers can be compared
     if not native.all_within(classes, num_classes - 1):
         low, high = (int(end) for end in torch.aminmax(classes))
         raise InputError(
@@ -54,8 +59,11 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
         logits: what should be (B, C).
         target: what should hold class indices.
     """
-    if logits.ndim != 2:
-        raise InputError(f"{owner}: logits must be (B, C), got shape {tuple(logits.shape)}")
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise InputError(
+            f"{owner}: logits must be (B, C), floating, got {logits.dtype} of shape "
+            f"{tuple(logits.shape)}"
+        )
     if logits.shape[0] != len(target):
         raise InputError(
             f"{owner}: logits are for {logits.shape[0]} samples, the target for {len(target)}"
@@ -76,6 +84,19 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
         )
     check_classes(f"{owner}: target.a", target.a, logits.shape[1])
     check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+
+
+def fits(logits: Tensor, target: MixedTarget | MultiTarget) -> bool:
+    """Whether :func:`check_logits` would find nothing, but for classes that do not exist.
+
+    Those are found on the way through the loss: to look for them first takes as long as a small
+    loss itself.
+    """
+    if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
+        return False
+    if isinstance(target, MultiTarget):
+        return not target.classes.is_complex()
+    return target.is_index and target.a.ndim == 1 and not target.a.is_complex()
 
 
 def by_position(
@@ -105,13 +126,16 @@ def by_position(
         return value.reshape(-1)
 
     a, b, lam = flat(target.a), flat(target.b), flat(target.lam)
-    own = torch.where(a == ignore_index, 0.0, lam)
-    partner = torch.where(b == ignore_index, 0.0, 1 - lam)
+    no_a, no_b = a == ignore_index, b == ignore_index
+    own = torch.where(no_a, 0.0, lam)
+    partner = torch.where(no_b, 0.0, 1 - lam)
     known = own + partner
+    # One class is left of a pair with one: another in its place would be decoupled from it.
+    a, b = torch.where(no_a, b, a), torch.where(no_b, a, b)
     weight = known if target.weight is None else known * flat(target.weight)
     return logits.movedim(1, -1).reshape(-1, logits.shape[1]), MixedTarget(
-        torch.where(a == ignore_index, 0, a),
-        torch.where(b == ignore_index, 0, b),
+        torch.where(no_a & no_b, 0, a),
+        torch.where(no_a & no_b, 0, b),
         torch.where(known > 0, own / known.clamp_min(torch.finfo(lam.dtype).tiny), 1.0),
         weight,
     )
@@ -145,12 +169,16 @@ def class_weight_buffer(
     """Return class weights as a float32 tensor (C,), checked."""
     if weight is None:
         return None
-    tensor = torch.as_tensor(weight, dtype=torch.float32)
-    if tensor.ndim != 1 or not bool((tensor >= 0).all()):
-        raise InputError(
-            f"{argument} must hold one non-negative weight for each class, shape (C,), "
-            f"got {tensor.tolist()}"
-        )
+    wanted = f"{argument} must hold one finite, non-negative weight for each class, shape (C,)"
+    try:
+        tensor = torch.as_tensor(weight)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{wanted}, got {weight!r}") from None
+    if tensor.is_complex() or tensor.ndim != 1 or not tensor.numel():
+        raise InputError(f"{wanted}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
+    tensor = tensor.to(torch.float32)
+    if not bool((tensor.isfinite() & (tensor >= 0)).all()):
+        raise InputError(f"{wanted}, got {tensor.tolist()}")
     return tensor
 
 
@@ -165,34 +193,33 @@ class Loss(nn.Module):
     tasks: tuple[str, ...] = ("classification",)
     """The tasks whose targets this loss takes."""
 
-    reads: str = ""
-    """What it reads besides the mixed logits: "clean", those of the unmixed samples, given as a
-    third argument; "twin", the logits and the target of the same pairs mixed a second time, given
-    as a third and a fourth, with λ from :meth:`twin`."""
-
-    mixes: int = 1
-    """How many mixes of the batch it reads. With more than one, each is drawn anew, and the logits
-    and the target of the second, third ... follow the arguments above."""
+    needs: Sequence[Need] = ()
+    """What it reads beside the rows of its own term: see :mod:`mixwell.losses.needs`."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
 
-    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
-        """Return the loss of predictions for mixed targets.
+    def of_step(self, outcome: Outcome) -> Tensor:
+        """Return the loss of a step: that of its own rows, ``self(logits, target)``, by default.
+
+        A loss that needs more than these overrides it; its ``forward`` then takes what it likes.
 
         Args:
-            logits: (B, C).
-            target: of B samples.
+            outcome: the term's rows, and those that ``needs`` declares.
 
         Returns:
             A scalar, or (B,) with ``reduction="none"``; in float32 at least.
         """
-        raise NotImplementedError
+        value: Tensor = self(outcome.mixed.logits, outcome.mixed.target)
+        return value
 
-    def twin(self, batch: Batch, lam: Tensor) -> Tensor:
-        """Return (B,), the λ of the second mix, for ``reads = "twin"``, from that of the first."""
-        raise NotImplementedError
+    def unmixed(self) -> Loss | None:
+        """Return the loss that stands for this one where samples are not mixed: in evaluation.
+
+        None for the task's usual one. One that weighs classes or leaves some out keeps that.
+        """
+        return None
 
     def _reduce(
         self,

@@ -25,14 +25,13 @@ from mixwell.batch import Batch
 from mixwell.coefficient import Coefficient
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.heads import inference, logits_of
 from mixwell.losses import DecoupledCrossEntropy
-from mixwell.methods import Method
-from mixwell.methods.base import Recipe, Step
+from mixwell.methods import Method, Recipe, Step
 from mixwell.mix import Mix, MixedTarget
 from mixwell.pairing import Pairing
 from mixwell.training.config import RunConfig
 from mixwell.training.probes import moments
+from mixwell.view import inference, logits_of
 
 __all__ = ["SemiSupervised", "strong_view", "weak_view"]
 
@@ -74,7 +73,7 @@ class SemiSupervised(nn.Module):
                 or self.recipe.interpolation.needs_model
                 or self.recipe.labels.needs_attention
             )
-            many = self.recipe.coefficient.samples > 2 or getattr(self.loss, "reads", "") != ""
+            many = self.recipe.coefficient.samples > 2 or bool(getattr(self.loss, "needs", ()))
             if inside or looks or many or len(mixing) > 1:
                 raise InputError(
                     f"method={method.name!r} mixes inside the model or looks at it, or mixes more "

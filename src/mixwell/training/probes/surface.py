@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from mixwell import data
 from mixwell.data import TensorSplit
-from mixwell.heads import inference, logits_of
 from mixwell.methods import Method
 from mixwell.metrics.evidence import Mixed
 from mixwell.training.probes.subject import Findings, Subject
+from mixwell.view import inference, logits_of
 
 __all__ = ["surface"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.data import Split
-from mixwell.heads import inference, logits_of
 from mixwell.metrics import fit_variance_scale
 from mixwell.metrics.evidence import Spread
 from mixwell.training.probes.subject import Findings, Subject
+from mixwell.view import inference, logits_of
 
 __all__ = ["uncertainty"]
 
