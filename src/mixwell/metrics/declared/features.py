@@ -21,6 +21,10 @@ def _uniformity(evidence: Evidence) -> Found:
     return None if evidence.features is None else collapse.uniformity(evidence.features)
 
 
+def _variance_scale(evidence: Evidence) -> Found:
+    return None if evidence.spread is None else evidence.spread.scale
+
+
 def _margins(name: str, evidence: Evidence) -> Found:
     return getattr(evidence.margins, name, None)
 
@@ -43,7 +47,7 @@ MEASURES = (
             lambda evidence: evidence.temperature, higher_is_better=None, digits=2,
             group="features"),
     Measure("variance_scale", "s", "factor of the deviation, fitted on validation data: > 1 means "
-            "overconfident", lambda evidence: evidence.spread and evidence.spread.scale, REAL,
+            "overconfident", _variance_scale, REAL,
             higher_is_better=None, digits=2, group="features"),
     Measure("alignment", "alignment", "mean squared distance of same-class features on the sphere",
             _alignment, higher_is_better=None, group="features"),
