@@ -14,7 +14,7 @@ from torch import nn
 
 import mixwell
 from mixwell import Mix, MixedTarget
-from mixwell.methods import registry
+from mixwell.methods import spec
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -64,10 +64,10 @@ def test_readme():
 @pytest.fixture
 def no_new_methods():
     """What a page registers is known to that page alone."""
-    before = dict(registry._SPECS)
+    before = dict(spec._SPECS)
     yield
-    registry._SPECS.clear()
-    registry._SPECS.update(before)
+    spec._SPECS.clear()
+    spec._SPECS.update(before)
 
 
 @pytest.mark.usefixtures("no_new_methods")

@@ -13,7 +13,25 @@ hundreds the transport takes its time.
 
 from mixwell.coefficient import Beta
 from mixwell.interpolation import AlignMix
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import PER_BATCH, Answer, Fidelity, Setup, Spec, register
+
+_PUBLISHED: dict[str, Setup] = {
+    "cifar": Setup(
+        settings={"alpha": 2.0, "per": "batch"},
+        training={"network": "PreActResNet-18", "epochs": 2000},
+        source="the authors' README (shashankvkt/AlignMixup_CVPR22)",
+    ),
+    "tiny-imagenet": Setup(
+        settings={"alpha": 2.0, "per": "batch"},
+        training={"network": "PreActResNet-18", "epochs": 1200},
+        source="the authors' README (shashankvkt/AlignMixup_CVPR22)",
+    ),
+    "imagenet": Setup(
+        settings={"alpha": 2.0, "per": "batch"},
+        training={"network": "ResNet-50", "epochs": 300, "batch_size": 1024},
+        source="the authors' README (shashankvkt/AlignMixup_CVPR22)",
+    ),
+}  # fmt: skip
 
 ALIGNMIX = register(
     Spec(
@@ -31,5 +49,21 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
         answers={"interpolation": Answer(AlignMix)},
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
         tasks=("classification", "multilabel", "regression"),
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="Features, cost and transport; no gradient through the plan; half of the batches "
+            "mixed at the input. With the authors' own stopping rule and one-sided scaling the "
+            "plan agrees to 3e-7 at best and 9.6 % at worst.",
+            differs=(
+                "The plan is iterated until rows and columns both sum to 1; the authors stop at a "
+                "threshold of 0.1 after a one-sided step, so that their plan differs by 7 to 146 % "
+                "of its size.",
+                PER_BATCH,
+            ),
+            why="An unfinished plan depends on where it stopped, and moves more of one sample's "
+            "positions than of the other's.",
+            checked="numerically",
+            against="the authors' code (shashankvkt/AlignMixup_CVPR22, utils/OT.py).",
+        ),
     )
 )

@@ -20,7 +20,7 @@ from mixwell.coefficient import Midpoint
 from mixwell.interpolation import Linear
 from mixwell.labels import OneSided
 from mixwell.losses import MixedCrossEntropy
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 from mixwell.pairing import InterClass
 
 AM_MIXUP = register(
@@ -43,5 +43,19 @@ L = CE(W f, y) + weight · CE(W f̂, y)
         },
         mixes=False,
         tasks=("classification",),
+        fidelity=Fidelity(
+            same="The printed equation, value and gradient: pairs of different classes, the own "
+            "label, a schedule toward the midpoint, beside the loss of clean samples.",
+            differs=(
+                "The layer (the head's input), the schedule (asymptotic from λ_0 = 1), its rate "
+                "k = 5 and the term's weight of 1 are this library's reading: the paper's are not "
+                "public.",
+                "Whom to pair is read as samples of different classes, with the abstract; a "
+                "summary speaks of the classes' centres.",
+            ),
+            why="No code was published. What had to be chosen is an argument.",
+            checked="numerically",
+            against="its printed equation in a slow form; there is no public code.",
+        ),
     )
 )

@@ -338,7 +338,7 @@ class Method(nn.Module):
                     beside += [_rows(logits, other.rows), other.target]
             value = function(_rows(logits, stream.rows), stream.target, *beside)
             losses[term.name] = value
-            value = value if term.weight == 1 else term.weight * value
+            value = value if term.weight == 1 or not self.training else term.weight * value
             loss = value if loss is None else loss + value
             if not self.training:
                 break

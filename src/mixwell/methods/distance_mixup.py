@@ -11,7 +11,7 @@ Hurts: inputs whose columns are not of one scale: standardise them first.
 """
 
 from mixwell.coefficient import Beta
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 from mixwell.pairing import DistanceKernel
 
 DISTANCE_MIXUP = register(
@@ -28,5 +28,16 @@ x̃_i = λ_i x_i + (1 - λ_i) x_σ(i),   ỹ_i = λ_i y_i + (1 - λ_i) y_σ(i), 
         answers={"pairing": Answer(DistanceKernel, bandwidth=0.5, distance="input")},
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
         tasks=("regression", "classification", "multilabel"),
+        fidelity=Fidelity(
+            same="A Gaussian kernel on the distance of inputs or of features draws the partner, as "
+            "in the comparison of C-Mixup's paper.",
+            differs=(
+                "The unit of the bandwidth (the batch's root mean square distance), its default of "
+                "0.5 and the partners from the batch are this library's.",
+            ),
+            why="No code for this comparison was found, and features have no scale of their own.",
+            checked="not checked",
+            against="no public code of it was found.",
+        ),
     )
 )

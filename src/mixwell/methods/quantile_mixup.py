@@ -11,7 +11,7 @@ Helps: as a control: whether it is the choice of pairs, rather than of λ, that 
 Hurts: variety: each sample meets fewer others. Features cost an extra pass.
 """
 
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 from mixwell.pairing import Quantile
 
 QUANTILE_MIXUP = register(
@@ -28,5 +28,16 @@ x̃_i = λ_i x_i + (1 - λ_i) x_σ(i),   λ_i ~ Beta(α, α)
         answers={"pairing": Answer(Quantile, q=0.5, side="below", distance="features")},
         tasks=("classification", "multilabel", "regression"),
         in_regression={"distance": "label"},
+        fidelity=Fidelity(
+            same="Partners are drawn uniformly from those nearer, or farther, than a quantile of "
+            "the batch's distances between features.",
+            differs=(
+                'The side is "below" by default, the authors\' "above".',
+                "λ is drawn for each sample.",
+            ),
+            why="Near pairs are what SK is compared with.",
+            checked="numerically",
+            against="the authors' code (qbouniot/sim_kernel_mixup, QuantileMixup), by statistics.",
+        ),
     )
 )

@@ -17,7 +17,7 @@ Hurts: time, by the pass of the unmixed images; models without such attention ar
 
 from mixwell.interpolation import TokenMix
 from mixwell.labels import ContentAttention
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 
 TOKENMIX = register(
     Spec(
@@ -35,5 +35,21 @@ L_i = -s_a log p_i[y_i] - s_b log p_i[y_σ(i)]
         answers={"interpolation": Answer(TokenMix)},
         suggests={"labels": Answer(ContentAttention)},
         tasks=("classification", "multilabel"),
+        fidelity=Fidelity(
+            same="Blocks of whole tokens, and labels by the attention of the unmixed images to "
+            "what is left of them.",
+            differs=(
+                "The model itself is asked for attention by default; the paper has a trained "
+                "teacher (labels=ContentAttention(teacher=...)).",
+                "(1 - λ) of the tokens are the partner's; the authors mix half of them and 14 more "
+                "(coefficient=Constant(0.5)).",
+                "Each label goes by its own sample's share; openmixup weighs the attention of one "
+                "sample by the mask of the other.",
+            ),
+            why="A teacher is not always there; labels should weigh what is seen.",
+            checked="read",
+            against="openmixup's tokenmix.py; the authors' repository (Sense-X/TokenMix) holds no "
+            "code of it.",
+        ),
     )
 )
