@@ -7,7 +7,9 @@ their names, and a paper's registers its methods. Those of the engine register n
 from importlib import import_module
 from pkgutil import iter_modules
 
-from mixwell.methods.base import Method, Recipe, Step, Term
+from mixwell.methods.method import Method, Step
+from mixwell.methods.plan import Plan
+from mixwell.methods.recipe import Recipe, Term
 from mixwell.methods.registry import (
     Answer,
     Description,
@@ -31,6 +33,7 @@ __all__ = [
     "Description",
     "Fidelity",
     "Method",
+    "Plan",
     "Recipe",
     "Setup",
     "Spec",

@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from mixwell import coefficient, interpolation, labels, pairing
+from mixwell import coefficient, interpolation, labels, pairing, tasks
 from mixwell.errors import InputError, suggest
-from mixwell.methods.base import TASKS, Recipe, Term
+from mixwell.methods.recipe import Recipe, Term
 from mixwell.methods.slots import (
     QUESTIONS,
     CombinedSettings,
@@ -20,6 +20,7 @@ from mixwell.methods.slots import (
     named_part,
 )
 from mixwell.methods.spec import Answer, Spec, find_setups, specs_of
+from mixwell.tasks import Task
 
 __all__ = ["Composition", "common_tasks"]
 
@@ -44,7 +45,7 @@ class Composition:
     def __init__(
         self,
         name: str,
-        task: str | None = None,
+        task: str | Task | None = None,
         chosen: Mapping[str, Any] | None = None,
         published: Any = None,
     ) -> None:
@@ -68,7 +69,7 @@ class Composition:
     def _fill(self, chosen: dict[str, Any]) -> None:
         """Give each question its part, or the slot in which it will be built."""
         usual: dict[str, Any] = {}
-        if self.task == "regression":
+        if not self.task.has_classes:
             for spec in self.specs:
                 usual.update(spec.in_regression)
         for question in QUESTIONS if self.mixes else ("loss",):
@@ -101,7 +102,7 @@ class Composition:
                 answer = Answer(part, weight=weight, combine=combine)
                 self.slots["term"] = Slot.of(names, answer, {})
         if self.mixes and self.clean:
-            answer = Answer(TASKS[self.task])
+            answer = Answer(self.task.loss)
             self.slots["clean"] = Slot.of(("clean",), answer, {})
         for spec in self.beside:
             parts = {
@@ -127,22 +128,23 @@ class Composition:
         for spec in self.specs:
             if question in spec.suggests:
                 return (spec.name,), spec.suggests[question]
-        part = TASKS[self.task] if question == "loss" else _DEFAULTS[question]
+        part = self.task.loss if question == "loss" else _DEFAULTS[question]
         return (), Answer(part)
 
     # ------------------------------------------------------------------------------------- set-ups
 
-    def _published_task(self, task: str | None) -> str | None:
+    def _published_task(self, task: str | Task | None) -> str | Task | None:
+        wanted = None if task is None else tasks.get(task)
         for spec, setup in self.setups:
             if setup.task is None:
                 continue
-            if task not in (None, setup.task):
+            if wanted is not None and wanted.name != setup.task:
                 raise InputError(
                     f"published={self.published!r} of {spec.name} is for task={setup.task!r}, "
-                    f"not for task={task!r}"
+                    f"not for task={wanted.name!r}"
                 )
-            task = setup.task
-        return task
+            wanted = tasks.get(setup.task)
+        return wanted
 
     def _published_part(self, question: str, owners: tuple[str, ...]) -> Answer | None:
         """Return the part that a set-up has for a question that its method decides, or none."""
@@ -257,13 +259,12 @@ def common_tasks(specs: list[Spec]) -> list[str]:
     return [task for task in narrow.tasks if all(task in spec.tasks for spec in specs)]
 
 
-def _task(specs: list[Spec], task: str | None) -> str:
-    if task is not None and task not in TASKS:
-        raise InputError(f"task={task!r} is unknown; known: {', '.join(TASKS)}")
+def _task(specs: list[Spec], task: str | Task | None) -> Task:
+    wanted = None if task is None else tasks.get(task)
     common = common_tasks(specs)
-    if not common or (task is not None and task not in common):
+    if not common or (wanted is not None and wanted.name not in common):
         scopes = ", ".join(f"{spec.name} is for {' and '.join(spec.tasks)}" for spec in specs)
-        asked = f" for task={task!r}" if task is not None else ""
+        asked = "" if wanted is None else f" for task={wanted.name!r}"
         name = "+".join(spec.name for spec in specs)
         raise InputError(f"{name!r} makes no sense{asked}: {scopes}")
-    return task or common[0]
+    return wanted or tasks.get(common[0])

@@ -12,6 +12,7 @@ from mixwell.checks import Range
 from mixwell.methods.composition import Composition, common_tasks
 from mixwell.methods.slots import CombinedSettings, RecipeSettings, TermSettings, arguments_of
 from mixwell.methods.spec import Fidelity, Setup, find_setups, specs_of
+from mixwell.tasks import Task
 
 __all__ = ["Description", "describe", "ranges", "setups"]
 
@@ -19,7 +20,7 @@ _WIDTH = 100
 _SETTINGS = (RecipeSettings, TermSettings, CombinedSettings)
 
 
-def ranges(name: str, task: str | None = None) -> dict[str, Range]:
+def ranges(name: str, task: str | Task | None = None) -> dict[str, Range]:
     """Return where the settings of a method or composition are searched when it is tuned.
 
     Args:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from mixwell.errors import InputError
-from mixwell.methods.base import Method
 from mixwell.methods.composition import Composition
 from mixwell.methods.description import Description, describe, ranges, setups
+from mixwell.methods.method import Method
 from mixwell.methods.slots import QUESTIONS
 from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, list_methods, register
+from mixwell.tasks import Task
 
 __all__ = [
     "Answer",
@@ -34,9 +35,9 @@ def create(
     num_classes: int | None = None,
     *,
     published: str | None = None,
-    task: str | None = None,
+    task: str | Task | None = None,
     head: str | None = None,
-    feature_mode: str | None = None,
+    feature_mode: Literal["eval", "train"] | None = None,
     generator: torch.Generator | None = None,
     **arguments: Any,
 ) -> Method:

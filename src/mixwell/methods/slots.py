@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from mixwell import coefficient, interpolation, labels, losses, pairing
-from mixwell.checks import Range, check_choice
+from mixwell.checks import Per, Range, check_choice
 from mixwell.errors import InputError, suggest
 from mixwell.methods.spec import COMBINE, Answer
 
@@ -61,7 +61,7 @@ def arguments_of(part: type) -> dict[str, inspect.Parameter]:
 class RecipeSettings(nn.Module):
     """The arguments of a Recipe that are not parts."""
 
-    def __init__(self, p: float = 1.0, per: coefficient.Per = "sample") -> None:
+    def __init__(self, p: float = 1.0, per: Per = "sample") -> None:
         super().__init__()
         self.settings: dict[str, Any] = {"p": p, "per": per}
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
+from mixwell import tasks
 from mixwell.checks import check_choice
 from mixwell.errors import InputError, suggest
-from mixwell.methods.base import TASKS
 
 __all__ = [
     "PER_BATCH",
@@ -155,7 +155,7 @@ class Spec:
     per: str = "sample"
     beside: Mapping[str, Answer] = field(default_factory=dict)
     mixes: bool = True
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = field(default_factory=tasks.names)
     in_regression: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, Setup] = field(default_factory=dict)
     fidelity: Fidelity | None = None
