@@ -160,7 +160,7 @@ def test_parts_may_be_given_as_objects_or_by_name():
         ("mixup", {"loss": nn.CrossEntropyLoss}, "take mixwell.losses.MixedCrossEntropy"),
         ("mixup", {"loss": nn.MSELoss(), "task": "regression"}, r"losses.MixedMSE\(\)"),
         ("erm", {"loss": nn.BCEWithLogitsLoss()}, r"losses.MixedBCE\(\)"),
-        ("mixup", {"num_classes": 10.0}, "got 10.0; write num_classes=10"),
+        ("mixup", {"num_classes": 10.0}, "must be a whole number from 2 on, got 10.0"),
         ("mixup", {"num_classes": True}, "num_classes must be a whole number"),
         ("mixup", {"num_classes": "10"}, "num_classes must be a whole number"),
         ("regmixup", {"combine": "add"}, "combine='add' is unknown; known: 'sum', 'mean'"),

@@ -2,7 +2,7 @@
 
 Every sample has a box of its own, and λ is corrected to the share of pixels that is truly left
 when the box is clipped at the border. The paper mixes every ImageNet batch and half of CIFAR's
-(``p=0.5``).
+(``p=0.5``); all are mixed by default.
 
 Helps: images whose object fills much of the frame, and long training.
 
@@ -58,8 +58,8 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
             same="A box of area 1 - λ with a uniform centre, clipped, and λ corrected to the share "
             "that is left. α = 1.",
             differs=(
-                "Each sample has its own λ and box; the authors have one of each for a batch, and "
-                "skip whole batches (per='batch', as in the set-ups).",
+                "Each sample has its own λ and box, and p is each sample's chance to be mixed; the "
+                "authors have one of each for a batch, and mix it or not (per='batch').",
                 "The box's sides are rounded and odd sides kept; the authors truncate, and take "
                 "twice the half, so that odd sides lose a pixel.",
                 "All samples are mixed by default (p=1), which is ImageNet's; CIFAR's is p=0.5.",

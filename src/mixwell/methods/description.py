@@ -122,7 +122,7 @@ class Description:
             lines += ["", "Searched by 'mixwell tune'"]
             lines += [f"    {name:<{width}}  {bounds}" for name, bounds in self.ranges.items()]
         lines += ["", *self._published_lines(), "", *self._fidelity_lines()]
-        lines += ["", f"For {' and '.join(self.tasks)}."]
+        lines += ["", f"For {_and(self.tasks)}."]
         return "\n".join(lines)
 
     def _published_lines(self) -> list[str]:
@@ -148,6 +148,10 @@ class Description:
                 lines += _wrapped(f"Why: {fidelity.why}", 4)
             lines += _wrapped(f"Checked: {checked(fidelity)}", 4)
         return lines
+
+
+def _and(words: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:

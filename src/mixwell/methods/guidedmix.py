@@ -2,9 +2,9 @@
 
 It keeps what is salient of both samples without an optimisation and, by the spectrum of the
 images, without the model (Guided-SR); ``saliency="gradient"`` asks the model (Guided-AP), for a
-forward and a backward pass more in every step. As the authors do, half of the samples stay as they
+forward and a backward pass more in every step. As the authors do, half of the batches stay as they
 are (``p=0.5``; the authors take 0.8 with gradients): every mix is about even, and a network that
-sees no others may learn little.
+sees no others may learn little. ``per="sample"`` leaves half of each batch.
 
 Helps: objects that are salient by themselves against their ground.
 
@@ -49,7 +49,7 @@ GUIDEDMIX = register(
         title="GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps",
         paper="Kang and Kim, AAAI 2023, arXiv:2306.16612",
         equation="""
-s_i = saliency of x_i, smoothed, summing to 1
+s_i = saliency of x_i: the modulus of its spectral residual, blurred twice, summing to 1
 σ: a cycle, greedy by greatest ‖s_i - s_σ(i)‖
 M_i = λ s_i / (λ s_i + (1 - λ) s_σ(i)),   λ = 1/2
 x̃_i = M_i ⊙ x_i + (1 - M_i) ⊙ x_σ(i),   λ_i ← mean(M_i)
@@ -66,9 +66,12 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
             "residual's modulus at full size, blurred twice by 7 x 7 pixels with σ = 3; half of "
             "the batches are left as they are.",
             differs=(
-                "The coefficient of other methods leans the mask to one sample; it has none.",
+                "Where neither sample is salient the mask is λ.",
+                "Other λ than 1/2, by another method or a coefficient, lean the mask to one "
+                "sample.",
             ),
-            why="It composes: at the default λ = 1/2 the mask is the paper's.",
+            why="Nothing divided by nothing is no mask; and at the default, 1/2, it is the "
+            "paper's.",
             checked="numerically",
             against="the authors' code (3neutronstar/GuidedMixup, mixup.py, spectral_residual.py, "
             "pairing.pyx).",

@@ -4,7 +4,9 @@ Mixup enforces linearity between classes on probabilities only. ICM gives each m
 classifier of its own, the same blend of its two classes' weights, and asks each sample to find
 its classifier among the batch's (class axis) and each classifier its sample (pair axis). It
 applies to any mix: "cutmix+infinite_class", "regmixup+infinite_class" (RegICM),
-"remix+infinite_class". Testing uses the ordinary classifier. A batch needs two samples or more.
+"remix+infinite_class", where classifiers are mixed by Remix's λ. The authors take α = 0.2, and 20
+for RegICM: ``published="cifar100"``. Testing uses the ordinary classifier. A batch needs two
+samples or more.
 
 Helps: long tails (the most accurate of all methods here, by 3 points over erm on Fashion-MNIST)
 and very few images.
@@ -38,7 +40,7 @@ INFINITE_CLASS = register(
         title="Infinite Class Mixup",
         paper="Mensink and Mettes, BMVC 2023, arXiv:2305.10293",
         equation="""
-w̃_j = λ_j w_{a_j} + (1 - λ_j) w_{b_j}
+w̃_j = λ_j w_{a_j} + (1 - λ_j) w_{b_j},   λ the labels'
 S_ij = f_i · w̃_j + b̃_j = λ_j z_i[a_j] + (1 - λ_j) z_i[b_j]
 ICM = CE(S, diagonal) + CE(Sᵀ, diagonal)
 """,

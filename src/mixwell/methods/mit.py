@@ -43,7 +43,8 @@ MIT = register(
         title="On the Pitfall of Mixup for Uncertainty Calibration",
         paper="Wang, Li, Zhao, Heng and Zhang, CVPR 2023",
         equation="""
-z¹ = f(λ¹ x_a + (1 - λ¹) x_b),   z² = f(λ² x_a + (1 - λ²) x_b),   |λ¹ - λ²| ≥ margin
+λ¹ ~ Beta(α, α);   λ² ~ Beta(α, α), given that |λ¹ - λ²| ≥ margin and 1/2 is between the two
+z¹ = f(λ¹ x_a + (1 - λ¹) x_b),   z² = f(λ² x_a + (1 - λ²) x_b)
 ẑ_a = ((1 - λ²) z¹ - (1 - λ¹) z²) / (λ¹ - λ²),   ẑ_b = (λ¹ z² - λ² z¹) / (λ¹ - λ²)
 L_i = (CE(ẑ_a, y_a) + CE(ẑ_b, y_b)) / 2
 """,

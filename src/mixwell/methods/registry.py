@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 
-from mixwell.errors import InputError
 from mixwell.methods.composition import Composition
 from mixwell.methods.description import Description, describe, ranges, setups
 from mixwell.methods.method import Method
@@ -75,7 +74,7 @@ def create(
     composition.give(given)
     return Method(
         *composition.build(),
-        num_classes=_check_classes(_plain(num_classes)),
+        num_classes=num_classes,
         task=composition.task,
         head=head,
         feature_mode=feature_mode or composition.settled.get("feature_mode", "eval"),
@@ -88,16 +87,6 @@ def _plain(value: Any) -> Any:
     """Return NumPy's numbers as Python's; all else as it is."""
     is_number = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
     return value.item() if is_number and hasattr(value, "item") else value
-
-
-def _check_classes(num_classes: Any) -> int | None:
-    whole = isinstance(num_classes, int) and not isinstance(num_classes, bool)
-    if num_classes is None or (whole and num_classes >= 2):
-        return num_classes
-    hint = ""
-    if isinstance(num_classes, float) and num_classes.is_integer() and num_classes >= 2:
-        hint = f"; write num_classes={int(num_classes)}"
-    raise InputError(f"num_classes must be a whole number from 2 on, got {num_classes!r}{hint}")
 
 
 def accepts(name: str, argument: str) -> bool:

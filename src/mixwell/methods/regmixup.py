@@ -4,6 +4,11 @@ With a large α most mixed samples lie near the midpoint, far from the clean one
 learns to be unsure there: better calibration and out-of-distribution detection at no loss of
 accuracy. A step runs 2B samples. ``weight`` is the factor of the mixed term.
 
+The two terms are added, as the paper writes it. The authors' code takes the mean over all 2B rows,
+half of that sum: ``combine="mean"``, which their learning rates are for and their set-ups have
+(``published="cifar10"``). With another weight γ it is (CE + γ · MCE) / (1 + γ), so that the size of
+the loss doesn't follow γ. Clean samples alone are measured in evaluation, in full.
+
 Helps: all measures at once on Fashion-MNIST here, and outliers: best at telling them by
 confidence.
 
@@ -42,7 +47,7 @@ REGMIXUP = register(
         paper="Pinto, Yang, Lim, Torr and Dokania, NeurIPS 2022, arXiv:2206.14502",
         equation="""
 λ_i ~ Beta(α, α),   α in 10..20
-L = CE(f(x), y) + weight · MCE(f(x̃), y, y_σ, λ)
+L = CE(f(x), y) + weight · MCE(f(x̃), y, y_σ, λ),   over 1 + weight for combine="mean"
 """,
         doc=__doc__,
         suggests={"coefficient": Answer(Beta, alpha=10.0)},

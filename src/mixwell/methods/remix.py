@@ -1,6 +1,9 @@
 """Remix: for long tails, give a mixed sample to the rarer class where the classes are lopsided.
 
-It needs ``class_counts``, the number of training samples of each class.
+Where one class has κ times the other's samples or more, and the rarer one more than 1 - t of the
+mix, the label is the rarer class's alone; inputs are mixed as ever. It needs ``class_counts``, the
+number of training samples of each class. With ICM ("remix+infinite_class") the classifiers are
+mixed by the label's λ.
 
 Helps: long tails, beside a loss that uses them: with ICM the best on digits at imbalance 50.
 

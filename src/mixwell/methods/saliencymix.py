@@ -3,7 +3,8 @@
 A random box of CutMix may hold nothing of the object whose label it carries. This one is centred
 on what stands out. Saliency is by the images' spectrum, which needs no model, or by the gradient of
 the loss (``saliency="gradient"``, one more pass forward and backward). The published code takes
-OpenCV's fine-grained saliency, and one box for a whole batch; here each sample has its own.
+OpenCV's fine-grained saliency, one box for a whole batch, and on CIFAR half of the batches
+(``p=0.5``); here each sample has a box of its own, and all are mixed by default.
 
 Helps: objects that stand out from a plain scene.
 

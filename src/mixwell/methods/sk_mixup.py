@@ -3,7 +3,9 @@
 Blends of dissimilar samples lie off the data manifold, and their soft labels teach underconfidence.
 SK leaves the pairs to chance and warps λ by each pair's distance: better calibration at mixup's
 accuracy. By default the distance is between features of the unmixed samples, from an extra pass
-without gradient that costs about a third of a step and leaves the model as it was.
+without gradient that costs about a third of a step and leaves the model as it was. The authors take
+them in training mode, with the batch's own statistics: ``feature_mode="train"``, which the set-ups
+of their images have.
 ``distance="remembered"`` takes the features of each sample's last visit instead and needs sample
 indices, ``method(model, x, y, index=i)``; ``"input"`` or ``"label"`` avoid the pass too, as does
 mixing at the head itself (``layer="head"``).

@@ -2,7 +2,9 @@
 
 A box's area says little about the label where classes differ in small parts. The boxes of the two
 samples differ in size and place, and class activation maps say how much of each object is left and
-taken; the two labels need not weigh 1 in sum. It needs a head that reads the means of the last
+taken; the two labels need not weigh 1 in sum, and a sample counts in the batch's mean by what they
+sum to. Of pretrained networks the authors mix every batch, from scratch half of them (``p=0.5``).
+It needs a head that reads the means of the last
 feature maps, and costs a forward pass more in every step.
 
 Helps: fine-grained classes, for which it was made.
@@ -38,7 +40,7 @@ SNAPMIX = register(
 λ, λ' ~ Beta(α, α),   boxes b of area 1 - λ in x_i and b' of area 1 - λ' in x_σ(i)
 x̃_i = x_i with x_σ(i)[b'] resized into b
 ρ_a = 1 - Σ_b S(x_i),   ρ_b = Σ_b' S(x_σ(i)),   S = CAM of the sample's class / its sum
-L_i = -ρ_a log p_i[y_i] - ρ_b log p_i[y_σ(i)]
+L = Σ_i (-ρ_a log p_i[y_i] - ρ_b log p_i[y_σ(i)]) / Σ_i (ρ_a + ρ_b)
 """,
         doc=__doc__,
         answers={"interpolation": Answer(SnapMix), "labels": Answer(Semantic)},

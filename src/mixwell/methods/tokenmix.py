@@ -29,7 +29,7 @@ M_i = 0 on blocks of tokens, (1 - λ_i) h w of them in all, 1 elsewhere
 x̃_i = M_i ⊙ x_i + (1 - M_i) ⊙ x_σ(i)
 A_i = attention of the class token to the patches of x_i, summing to 1
 s_a = Σ_p A_ip M_ip,   s_b = Σ_p A_σ(i)p (1 - M_ip)
-L_i = -s_a log p_i[y_i] - s_b log p_i[y_σ(i)]
+L = Σ_i (-s_a log p_i[y_i] - s_b log p_i[y_σ(i)]) / Σ_i (s_a + s_b)
 """,
         doc=__doc__,
         answers={"interpolation": Answer(TokenMix)},
@@ -43,6 +43,7 @@ L_i = -s_a log p_i[y_i] - s_b log p_i[y_σ(i)]
                 "teacher (labels=ContentAttention(teacher=...)).",
                 "(1 - λ) of the tokens are the partner's; the authors mix half of them and 14 more "
                 "(coefficient=Constant(0.5)).",
+                "A sample counts in the batch's mean by the sum of its labels' weights.",
                 "Each label goes by its own sample's share; openmixup weighs the attention of one "
                 "sample by the mask of the other.",
             ),

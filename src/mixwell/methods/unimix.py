@@ -64,8 +64,8 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
                 "τ is -1 by default, which draws all classes about alike; theirs is -0.5 and -0.1 "
                 "(the set-ups).",
                 "Partners come from the batch, not from a sampler of the training set.",
-                "The loss for the shift of the prior (Bayias) and the epochs at the end without "
-                "mixing (mix_stop_epoch) are not part of it.",
+                "The loss for the shift of the prior (Bayias) is not part of it, nor that mixing "
+                "may stop before the end (mix_stop_epoch; in their configurations it doesn't).",
             ),
             why="Bayias is a loss, which another method may bring; a step sees one batch.",
             checked="numerically",
