@@ -5,9 +5,9 @@ so that discriminative features of both are learnt even where they stand out les
 Static mixes reach what optimised mixes do, at no cost. ``decoupled`` is DM(CE), ``decoupled_bce``
 its form for binary cross-entropy.
 
-The authors have another η, power and side (``side="both"``, ``"heavier"`` or ``"lighter"``) for each
-mix and network: ``create("cutmix+decoupled", published="cifar100")`` takes them, for ResNet-18, and
-``published="cifar100-resnext50"`` for ResNeXt-50.
+The authors have another η, power and side (``side="both"``, ``"heavier"`` or ``"lighter"``) for
+each mix and network: ``create("cutmix+decoupled", published="cifar100")`` takes them, for
+ResNet-18, and ``published="cifar100-resnext50"`` for ResNeXt-50.
 
 Helps: in accuracy and calibration a little over mixup here, at no cost in time; it is made for
 long training on many classes.

@@ -66,12 +66,10 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
             "residual's modulus at full size, blurred twice by 7 x 7 pixels with σ = 3; half of "
             "the batches are left as they are.",
             differs=(
-                "Where neither sample is salient the mask is λ.",
                 "Other λ than 1/2, by another method or a coefficient, lean the mask to one "
                 "sample.",
             ),
-            why="Nothing divided by nothing is no mask; and at the default, 1/2, it is the "
-            "paper's.",
+            why="It composes: at the default λ = 1/2 the mask is the paper's.",
             checked="numerically",
             against="the authors' code (3neutronstar/GuidedMixup, mixup.py, spectral_residual.py, "
             "pairing.pyx).",
