@@ -89,6 +89,10 @@ class Batch:
             )
         return self.view.features()
 
+    @features.setter
+    def features(self, value: Tensor) -> None:
+        self._features, self._seen["features"] = lambda: value, value
+
     def look(self, kind: str) -> Tensor:
         """Return where the model looks in the unmixed samples, without gradient.
 

@@ -180,11 +180,9 @@ class _Search:
 
     def _qualifies(self, number: int, run: Run) -> bool:
         """Whether a run is of a module that makes logits of features, and not of the network."""
-        return (
-            run.features
-            and _has_weights(self.model.get_submodule(run.name))
-            and not (len(run.inside) and self._takes_the_input(run))
-        )
+        module = self.model.get_submodule(run.name)
+        whole = next(module.children(), None) is not None and self._takes_the_input(run)
+        return run.features and _has_weights(module) and not whole
 
     def _takes_the_input(self, run: Run) -> bool:
         """Whether what enters is the network's own input but for shape, type and scale."""

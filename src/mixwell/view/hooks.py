@@ -86,7 +86,7 @@ def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
     modes = [(module, module.training) for module in model.modules()]
     buffers = [] if mode == "eval" else [(b, b.clone()) for b in model.buffers()]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
-    if devices and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+    if not torch.cuda.is_available() or (devices and torch.cuda.is_current_stream_capturing()):
         devices = set()  # a graph's random state can't be read while it is captured
     if mode == "eval":
         for module, _ in modes:
@@ -207,7 +207,7 @@ def check_not_checkpointed(layer: str, owner: str) -> None:
         layer: its name.
         owner: the model's, for the message.
     """
-    if torch.compiler.is_compiling() or not in_checkpoint():
+    if not in_checkpoint():
         return
     raise InputError(
         f"layer {layer!r} of {owner} runs inside a checkpointed segment, whose activations are "
