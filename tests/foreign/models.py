@@ -291,9 +291,7 @@ def tv_convnext():
     y=torch.randint(CLASSES, (SIZE, 32, 32), generator=torch.Generator().manual_seed(3)).tolist(),
     task="segmentation",
     pick=lambda output: output["out"],
-    expect=dict.fromkeys(
-        ("head", "head_rows", "features", "inner", "auto", "input", "erm"), "either"
-    ),
+    expect=dict.fromkeys(("head", "named", "features", "inner", "auto", "input", "erm"), "either"),
 )
 def tv_fcn():
     """A dict of "out" and "aux", each enlarged to the image."""
@@ -550,7 +548,7 @@ def gpt2() -> nn.Module:
 
 
 # Its score is taken of all positions, and the last one's picked, by rows of the input ids.
-GPT2 = {"head_rows": "either", "features": "either", "head": "either"}
+GPT2 = dict.fromkeys(("head", "head_rows", "named", "features"), "either")
 
 
 @foreign("model.score", x=make_tokens, inner="model.transformer.drop", expect=GPT2, **TEXT)
@@ -897,7 +895,13 @@ class EveryStep(Recurrent):
         return self.fc(self.lstm(self.embed(x))[0])[:, -1]
 
 
-@foreign("fc", x=lambda: make_images(6, 4), inner="embed", images=False, expect={"head": "either"})
+@foreign(
+    "fc",
+    x=lambda: make_images(6, 4),
+    inner="embed",
+    images=False,
+    expect={"head": "either", "named": "either"},
+)
 def lstm_that_scores_every_step():
     """The head's output is (B, T, C), of which the last step is picked."""
     return lively(EveryStep())

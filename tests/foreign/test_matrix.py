@@ -100,6 +100,13 @@ def mixes_at_the_head(case: Foreign) -> None:
     assert_repeats(case, lambda: create(case, "mixup", layer="head"))
 
 
+def mixes_at_the_named_head(case: Foreign) -> None:
+    step = step_of(case, create(case, "mixup", layer="head", head=case.head), 3)
+    expected = mixed_by_hand(case, step, case.head)
+    assert_near(case, step.logits, expected)
+    assert_same_gradients(case, step.logits, expected)
+
+
 def adds_rows_at_the_head(case: Foreign) -> None:
     method = create(case, "am_mixup", lam0=0.8)
     for seed in range(2):
@@ -173,8 +180,6 @@ def _same_lam(case: Foreign, step: Any, seed: int, seen: Tensor) -> bool:
 
 def reads_features(case: Foreign) -> None:
     layer = None if _is_floating(case.x) else case.inner
-    if layer is None and not _is_floating(case.x):
-        pytest.skip("nowhere to mix")
     arguments = {"distance": "features"} if case.task == "regression" else {}
     if layer is not None:
         arguments["layer"] = layer
@@ -379,6 +384,7 @@ def _of_attention(truth: dict[str, Any]) -> str:
 
 WORK: dict[str, tuple[Callable[[Foreign], None], str, Callable[[dict[str, Any]], str]]] = {
     "mixup_at_head": (mixes_at_the_head, "head", _of_head),
+    "named_head": (mixes_at_the_named_head, "named", lambda truth: "right"),
     "am_mixup": (adds_rows_at_the_head, "head_rows", _of_head),
     "regmixup+am_mixup": (mixes_at_input_and_head, "head_rows", _of_head),
     "mit_at_head": (mixes_twice_at_the_head, "head_rows", _of_head),
@@ -403,21 +409,25 @@ WORK: dict[str, tuple[Callable[[Foreign], None], str, Callable[[dict[str, Any]],
     ),
     "erm": (mixes_nothing, "erm", lambda truth: "right"),
 }  # fmt: skip
-TASKS = {
-    "regression": ("mixup_at_head", "sk_mixup", "manifold_mixup", "mixup_at_layer", "erm"),
-    "segmentation": ("mixup_at_head", "sk_mixup", "manifold_mixup", "mixup_at_layer", "erm"),
-}
+# These are defined for every task.
+ANY_TASK = (
+    "mixup_at_head", "named_head", "sk_mixup", "manifold_mixup", "mixup_at_layer", "erm",
+)  # fmt: skip
 # These ask for a tensor of x, or for a layer that is declared.
 OF_TENSORS = ("regmixup+am_mixup", "infinite_class")
 
 
 def pairs() -> Iterator[Any]:
     for name, truth in TRUTHS.items():
-        for work in TASKS.get(truth.get("task", "classification"), WORK):
+        for work in ANY_TASK if "task" in truth else WORK:
             text = "hf_bert" in name or "gpt" in name or "distilbert" in name or "on_bert" in name
             if work in OF_TENSORS and text:
                 continue
             if work == "mixup_at_layer" and "inner" not in truth:
+                continue
+            if work == "named_head" and truth["head"] is None:
+                continue
+            if work == "sk_mixup" and text and "inner" not in truth:
                 continue
             yield pytest.param(name, work, id=f"{name}-{work}")
 

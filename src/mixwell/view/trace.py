@@ -24,10 +24,6 @@ from mixwell.view.hooks import copied, in_checkpoint, inference, logits_of, unwr
 
 __all__ = ["Run", "Trace", "kind_of", "mask_places", "trace"]
 
-_SELECTS = {"index", "gather", "index_select", "take_along_dim", "embedding_renorm_"}
-"""Where whole numbers only say which positions are taken."""
-
-
 @dataclass(frozen=True)
 class Run:
     """One run of a module.
@@ -167,9 +163,6 @@ class _Recorder(TorchDispatchMode):
         if not parents:
             return result
         kind = function.overloadpacket.__name__ if hasattr(function, "overloadpacket") else ""
-        if kind in _SELECTS:
-            chosen = self.of(args[:1])
-            parents = chosen or parents
         given = [leaf.numel() for leaf in tensors((args, kwargs)) if self.of(leaf)]
         mutable = getattr(getattr(function, "_schema", None), "is_mutable", False)
         for tensor in tensors(result):
