@@ -241,6 +241,29 @@ def test_partners_of_c_mixup_are_as_near_as_its_kernel_draws_them():
     assert mean < 0.25 < float(torch.cdist(y[:, None], y[:, None]).mean())
 
 
+@pytest.mark.parametrize("side", ["below", "above"])
+def test_partners_by_a_quantile(side):
+    rows, q = 24, 0.3
+    x = vectors(rows, 3)
+    distance = [[sum(((x[i] - x[j]) ** 2).tolist()) for j in range(rows)] for i in range(rows)]
+    # A sample is at distance 0 from itself, and may be its own partner.
+    ordered = sorted(value for line in distance for value in line)
+    limit = ordered[round(q * (rows * rows - 1))]
+    near = [[value <= limit * (1 + 1e-6) for value in line] for line in distance]
+    far = [[value >= limit * (1 - 1e-6) for value in line] for line in distance]
+    allowed = torch.tensor(near if side == "below" else far)
+    drawn = torch.zeros(rows, rows)
+    times = 3000
+    generator = torch.Generator().manual_seed(0)
+    method = mixwell.create("quantile_mixup", q=q, side=side, distance="input", generator=generator)
+    for _ in range(times):
+        drawn[torch.arange(rows), method.preview(x, classes(rows))[2].partner] += 1
+    assert not bool(drawn[~allowed].any())
+    share = allowed / allowed.sum(1, keepdim=True)
+    error = (share * (1 - share) / times).sqrt()
+    assert bool(((drawn / times - share).abs() <= SIGMAS * error + 1e-9).all())
+
+
 def test_inter_class_pairs():
     y = torch.tensor([0] * 2000 + [1] * 1000 + [2] * 1000)
     net = nn.Sequential(nn.Flatten(), nn.Linear(2, 3))

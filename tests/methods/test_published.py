@@ -19,8 +19,10 @@ BESIDE = [
 
 
 def make(name, **arguments):
-    counts = COUNTS if accepts(name, "class_counts") else {}
-    return mixwell.create(name, **{**counts, **arguments})
+    """A method, told of the data what it needs to know."""
+    known = COUNTS if accepts(name, "class_counts") else {}
+    known = {**known, "target_std": 1.0} if accepts(name, "target_std") else known
+    return mixwell.create(name, **{**known, **arguments})
 
 
 def settings_of(name, **arguments):
