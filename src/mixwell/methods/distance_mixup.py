@@ -1,8 +1,9 @@
 """C-Mixup's control: the partner is drawn with a kernel on inputs or features, not on labels.
 
 C-Mixup's paper finds labels to be the better guide than inputs or hidden representations, and this
-is what it compares with. It has not been measured in this project's studies. ``distance="features"`` takes an extra pass without gradient. The
-bandwidth is in units of the batch's root mean square distance, which is ours.
+is what it compares with. It has not been measured in this project's studies.
+``distance="features"`` takes an extra pass without gradient. The bandwidth is in units of the
+batch's root mean square distance, which is ours.
 
 Helps: as a control of C-Mixup; on tables where near inputs have near targets.
 
