@@ -5,7 +5,16 @@ import pytest
 import mixwell
 from mixwell import InputError
 from mixwell.coefficient import Constant, SimilarityKernel
-from mixwell.methods import Fidelity, Setup, Spec, accepts, register, setups
+from mixwell.methods import (
+    Fidelity,
+    Setup,
+    Spec,
+    accepts,
+    has_setup,
+    register,
+    setup_of,
+    setups,
+)
 from mixwell.methods.composition import Composition
 from mixwell.methods.spec import _SPECS
 
@@ -127,6 +136,16 @@ def test_each_method_settles_the_parts_that_it_decides():
     assert alpha("cutmix+infinite_class", published="cifar100") == 1.0
     # It is enough that one has a set-up of the name.
     assert make("am_mixup+regmixup", published="cifar10").recipe.coefficient.alpha == 20
+
+
+def test_training_is_told_by_who_knows_of_the_two_together():
+    assert setup_of("mixup", "cifar100").training["milestones"] == (100, 150)
+    assert setup_of("regmixup", "cifar100").training["epochs"] == 350
+    regicm = setup_of("regmixup+infinite_class", "cifar100")
+    assert (regicm.training["model"], regicm.training["epochs"]) == ("resnet34", 200)
+    assert setup_of("cutmix+sk_mixup", "cifar100").training["lr"] == 0.25  # the first that knows
+    assert has_setup("am_mixup+mixup", "cifar10")
+    assert not has_setup("am_mixup", "cifar10")
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from mixwell.methods.registry import (
     accepts,
     create,
     describe,
+    has_setup,
     list_methods,
     ranges,
     register,
+    setup_of,
     setups,
 )
 
@@ -42,8 +44,10 @@ __all__ = [
     "accepts",
     "create",
     "describe",
+    "has_setup",
     "list_methods",
     "ranges",
     "register",
+    "setup_of",
     "setups",
 ]

@@ -14,7 +14,7 @@ from mixwell.methods.slots import CombinedSettings, RecipeSettings, TermSettings
 from mixwell.methods.spec import Fidelity, Setup, find_setups, specs_of
 from mixwell.tasks import Task
 
-__all__ = ["Description", "describe", "ranges", "setups"]
+__all__ = ["Description", "describe", "ranges", "setup_of", "setups"]
 
 _WIDTH = 100
 _SETTINGS = (RecipeSettings, TermSettings, CombinedSettings)
@@ -44,11 +44,36 @@ def ranges(name: str, task: str | Task | None = None) -> dict[str, Range]:
     return found
 
 
-def setups(name: str) -> dict[str, Setup]:
-    """Return the published set-ups of a method or composition, by name.
+def setup_of(name: str, published: str) -> Setup:
+    """Return a published set-up of a method or composition.
 
-    Their settings are those that take effect in the composition; how it was trained is what the
-    first method says that knows.
+    Its settings are those that take effect in the composition; how it was trained is what the first
+    method says that knows, and who knows of the two together knows best.
+
+    Args:
+        name: as of :func:`create <mixwell.create>`.
+        published: likewise.
+
+    Raises:
+        InputError: none of the methods has it, or the composition makes no sense.
+
+    >>> setup_of("regmixup+infinite_class", "cifar100").settings["alpha"]
+    20.0
+    """
+    composition = Composition(name, published=published)
+    parts = [setup for _, setup in composition.setups]
+    names = {spec.name for spec in composition.specs}
+    first = sorted(parts, key=lambda setup: not names & {*setup.beside})
+    return Setup(
+        settings=composition.settled,
+        training=next((setup.training for setup in first if setup.training), {}),
+        source="; ".join(dict.fromkeys(setup.source for setup in parts)),
+        task=next((setup.task for setup in parts if setup.task), None),
+    )
+
+
+def setups(name: str) -> dict[str, Setup]:
+    """Return the published set-ups of a method or composition, by name; see :func:`setup_of`.
 
     Raises:
         InputError: the name is unknown or the composition makes no sense.
@@ -61,17 +86,8 @@ def setups(name: str) -> dict[str, Setup]:
     found = {}
     for published in sorted({key for spec in specs for key in spec.published}):
         parts = [setup for _, setup in find_setups(specs, published)]
-        if any(setup.task not in (None, *common) for setup in parts):
-            continue  # of a task that not all are for
-        composition = Composition(name, published=published)
-        # Who knows of the other method knows the two together.
-        first = sorted(parts, key=lambda setup: not {spec.name for spec in specs} & {*setup.beside})
-        found[published] = Setup(
-            settings=composition.settled,
-            training=next((setup.training for setup in first if setup.training), {}),
-            source="; ".join(dict.fromkeys(setup.source for setup in parts)),
-            task=next((setup.task for setup in parts if setup.task), None),
-        )
+        if all(setup.task in (None, *common) for setup in parts):  # all are for its task
+            found[published] = setup_of(name, published)
     return found
 
 

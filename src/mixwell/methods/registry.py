@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 
 from mixwell.methods.composition import Composition
-from mixwell.methods.description import Description, describe, ranges, setups
+from mixwell.methods.description import Description, describe, ranges, setup_of, setups
 from mixwell.methods.method import Method
 from mixwell.methods.slots import QUESTIONS
-from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, list_methods, register
+from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, has_setup, list_methods, register
 from mixwell.tasks import Task
 
 __all__ = [
@@ -22,9 +22,11 @@ __all__ = [
     "accepts",
     "create",
     "describe",
+    "has_setup",
     "list_methods",
     "ranges",
     "register",
+    "setup_of",
     "setups",
 ]
 

@@ -239,3 +239,15 @@ def find_setups(specs: list[Spec], published: Any) -> list[tuple[Spec, Setup]]:
         near = suggest(published, known) if isinstance(published, str) else ""
         raise InputError(f"published={published!r}: {name} has no such set-up{near}; {there}")
     return setups
+
+
+def has_setup(name: str, published: str) -> bool:
+    """Return whether one of a composition's methods has a published set-up of this name.
+
+    Raises:
+        InputError: the name is unknown or the composition makes no sense.
+
+    >>> has_setup("mixup+am_mixup", "cifar100"), has_setup("am_mixup", "cifar100")
+    (True, False)
+    """
+    return any(find_setup(spec, published) is not None for spec in specs_of(name))
