@@ -24,6 +24,7 @@ from mixwell.view.hooks import copied, in_checkpoint, inference, logits_of, unwr
 
 __all__ = ["Run", "Trace", "kind_of", "mask_places", "trace"]
 
+
 @dataclass(frozen=True)
 class Run:
     """One run of a module.
