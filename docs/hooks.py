@@ -91,8 +91,9 @@ def index() -> str:
         rows.append((f"[`{name}`]({name}.md)", problem, known.paper))
     head = (
         "# Methods\n\nEach name is a composition of answers to five questions, and composes with "
-        "the others: [composing](../composing.md). `mixwell describe NAME` tells the same in a "
-        "terminal.\n\n"
+        "the others: [composing](../composing.md). Its page has what the papers took on which data, "
+        "`mixwell.create(NAME, published=\"cifar100\")`, and what is not as they have it. "
+        "`mixwell describe NAME` tells the same in a terminal.\n\n"
     )
     return head + _table(("name", "what it does", "paper"), rows) + "\n"
 
