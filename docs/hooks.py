@@ -91,7 +91,7 @@ def index() -> str:
         rows.append((f"[`{name}`]({name}.md)", problem, known.paper))
     head = (
         "# Methods\n\nEach name is a composition of answers to five questions, and composes with "
-        "the others: [composing](../composing.md). Its page has what the papers took on which data, "
+        "the others: [composing](../composing.md). Its page has what papers took on which data, "
         "`mixwell.create(NAME, published=\"cifar100\")`, and what is not as they have it. "
         "`mixwell describe NAME` tells the same in a terminal.\n\n"
     )
