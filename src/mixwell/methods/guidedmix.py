@@ -49,7 +49,8 @@ GUIDEDMIX = register(
         title="GuidedMixup: An Efficient Mixup Strategy Guided by Saliency Maps",
         paper="Kang and Kim, AAAI 2023, arXiv:2306.16612",
         equation="""
-s_i = saliency of x_i: the modulus of its spectral residual, blurred twice, summing to 1
+s_i = the modulus of x_i's spectral residual, blurred twice, or of the loss's gradient, blurred;
+      summing to 1
 σ: a cycle, greedy by greatest ‖s_i - s_σ(i)‖
 M_i = λ s_i / (λ s_i + (1 - λ) s_σ(i)),   λ = 1/2
 x̃_i = M_i ⊙ x_i + (1 - M_i) ⊙ x_σ(i),   λ_i ← mean(M_i)
