@@ -33,7 +33,8 @@ AM_MIXUP = register(
         paper="Kim, Lee and Kim, 2024, arXiv:2401.14696",
         equation="""
 pairs: y_σ(i) ≠ y_i
-f̂_i = λ_t f_i + (1 - λ_t) f_σ(i), or the centre of its class,   λ_t = 1/2 + (λ_0 - 1/2) · exp(-k t),   t in [0, 1]
+f̂_i = λ_t f_i + (1 - λ_t) f_σ(i),   or toward the centre of σ(i)'s class
+λ_t = 1/2 + (λ_0 - 1/2) · exp(-k t),   t in [0, 1]
 L = CE(W f, y) + weight · CE(W f̂, y)
 """,
         doc=__doc__,
