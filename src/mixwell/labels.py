@@ -15,6 +15,7 @@ from mixwell.batch import Batch, Distance
 from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Box, Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.parts import Part
 
 __all__ = [
     "ContentAttention",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-class Labels(nn.Module):
+class Labels(Part):
     """Base class of the labels."""
 
     needs_attention = False
@@ -133,27 +134,25 @@ class Remix(Labels):
         t: how little there may be of it in the sample; in [0, 1].
     """
 
-    counts: Tensor
+    class_counts: Tensor
 
     ranges: ClassVar = {"kappa": Range(1.5, 10, log=True), "t": Range(0.2, 0.8)}
+    needs_of_data: ClassVar = ("class_counts",)
 
     def __init__(
         self, class_counts: Tensor | Sequence[float], kappa: float = 3.0, t: float = 0.5
     ) -> None:
         super().__init__()
-        self.register_buffer("counts", check_counts(class_counts), persistent=False)
+        self.register_buffer("class_counts", check_counts(class_counts), persistent=False)
         self.kappa = check_range("kappa", kappa, 1)
         self.t = check_range("t", t, 0, 1)
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
-        count = batch.count(self.counts)
+        count = batch.count(self.class_counts)
         partner_count = count.index_select(0, mix.partner)
         return self._pair(
             batch, mix, functional.remix_lambda(lam, count, partner_count, self.kappa, self.t)
         )
-
-    def extra_repr(self) -> str:
-        return f"class_counts={self.counts.tolist()}, kappa={self.kappa}, t={self.t}"
 
 
 class Local(Labels):
@@ -198,12 +197,6 @@ class Local(Labels):
         # Only ratios of the weights count; beyond the nearest pair's distance none underflows.
         weight = torch.exp(-self.decay * (distance - distance.min()))
         return self._pair(batch, mix, lam, torch.where(distance <= self.limit, weight, 0.0))
-
-    def extra_repr(self) -> str:
-        return (
-            f"decay={self.decay}, limit={self.limit}, distance={self.distance!r}, "
-            f"relative={self.relative}"
-        )
 
 
 class Semantic(Labels):
@@ -303,9 +296,6 @@ class MixedAttention(Labels):
         lam = torch.lerp(target.lam, lam, self.ratio)
         return MixedTarget(target.a, target.b, lam, target.weight)
 
-    def extra_repr(self) -> str:
-        return f"ratio={self.ratio}"
-
 
 class ContentAttention(Labels):
     """Labels by what of both samples' content is in the mix: TokenMix (arXiv:2207.08409).
@@ -331,18 +321,19 @@ class ContentAttention(Labels):
         super().__init__()
         if teacher is not None and not isinstance(teacher, nn.Module):
             raise InputError(f"teacher must be a vision transformer or None, got {teacher!r}")
-        self._teacher = (teacher,)
+        self._kept = (teacher,)  # in a tuple: it is no part of this module's state
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The vision transformer whose attention it is; None for the model itself."""
+        return self._kept[0]
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
         mask = mix.dense_mask()
         if mask is None:
             return self._pair(batch, mix, lam)
-        (teacher,) = self._teacher
+        teacher = self.teacher
         attention = batch.look("attention") if teacher is None else attention_of(teacher, batch.x)
         maps = F.interpolate(attention[:, None], mask.shape[-2:])
         maps = maps / maps.sum((2, 3), keepdim=True)
         return self._pair(batch, mix, *_by_content(mix, mask, maps, lam))
-
-    def extra_repr(self) -> str:
-        (teacher,) = self._teacher
-        return f"teacher={None if teacher is None else type(teacher).__name__}"

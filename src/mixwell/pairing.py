@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixwell.batch import Batch, Distance
 from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.functional import pairwise_distance
+from mixwell.parts import Part
 from mixwell.saliency import check_blur, smoothed
 
 __all__ = [
@@ -31,7 +32,7 @@ __all__ = [
 _DISTANCES = ("features", "input", "label")
 
 
-class Pairing(nn.Module):
+class Pairing(Part):
     """Base class of the pairings. A sample that is given no partner is its own: ``σ(i) = i``."""
 
     needs_features = False
@@ -98,9 +99,6 @@ class _ByDistance(Pairing):
     def _distances(self, batch: Batch) -> Tensor:
         return batch.measure_all(self.distance)
 
-    def extra_repr(self) -> str:
-        return f"distance={self.distance!r}"
-
 
 def _draw_partner(batch: Batch, log_weight: Tensor) -> Tensor:
     """Draw ``σ(i) = j`` with probability ∝ exp(log_weight[i, j]), j ≠ i, by the Gumbel maximum."""
@@ -128,9 +126,6 @@ class NearestNeighbour(_ByDistance):
         neighbours = distance.topk(min(self.k, max(len(batch) - 1, 1)), largest=False).indices
         drawn = (batch.rand(len(batch)) * neighbours.shape[1]).long()
         return neighbours.gather(1, drawn[:, None])[:, 0]
-
-    def extra_repr(self) -> str:
-        return f"k={self.k}, {super().extra_repr()}"
 
 
 class Quantile(_ByDistance):
@@ -169,9 +164,6 @@ class Quantile(_ByDistance):
         limit = torch.maximum(limit, distance.min(1, keepdim=True).values)
         return _draw_partner(batch, torch.where(distance <= limit, 0.0, -torch.inf))
 
-    def extra_repr(self) -> str:
-        return f"q={self.q}, side={self.side!r}, {super().extra_repr()}"
-
 
 class LabelKernel(Pairing):
     """A partner drawn with a Gaussian kernel density on the target (C-Mixup, arXiv:2210.05775).
@@ -190,9 +182,6 @@ class LabelKernel(Pairing):
 
     def forward(self, batch: Batch) -> Tensor:
         return _draw_partner(batch, -batch.measure_all("label") / (2 * self.bandwidth**2))
-
-    def extra_repr(self) -> str:
-        return f"bandwidth={self.bandwidth}"
 
 
 class DistanceKernel(_ByDistance):
@@ -219,9 +208,6 @@ class DistanceKernel(_ByDistance):
         mean = squared.sum() / pairs
         mean = torch.where(mean > 0, mean, 1.0)  # identical samples are drawn alike
         return _draw_partner(batch, -squared / (2 * self.bandwidth**2 * mean))
-
-    def extra_repr(self) -> str:
-        return f"bandwidth={self.bandwidth}, {super().extra_repr()}"
 
 
 def _draw_alike(batch: Batch, weight: Tensor) -> Tensor:
@@ -261,22 +247,20 @@ class InverseFrequency(Pairing):
     arXiv:2111.03874.
     """
 
-    counts: Tensor
+    class_counts: Tensor
 
     ranges: ClassVar = {"tau": Range(-2, 0)}
+    needs_of_data: ClassVar = ("class_counts",)
 
     def __init__(self, class_counts: Tensor | Sequence[float], tau: float = -1.0) -> None:
         super().__init__()
-        self.register_buffer("counts", check_counts(class_counts), persistent=False)
+        self.register_buffer("class_counts", check_counts(class_counts), persistent=False)
         self.tau = check_range("tau", tau, -10, 10)
 
     def forward(self, batch: Batch) -> Tensor:
         # In units of the commonest class: no power overflows.
-        share = batch.count(self.counts / self.counts.max())
+        share = batch.count(self.class_counts / self.class_counts.max())
         return _draw_alike(batch, share.double().pow(self.tau))
-
-    def extra_repr(self) -> str:
-        return f"class_counts={self.counts.tolist()}, tau={self.tau}"
 
 
 class SalientCycle(Pairing):
@@ -312,6 +296,3 @@ class SalientCycle(Pairing):
             partner.scatter_(0, row, column)
             row = column
         return partner.scatter_(0, row, first)
-
-    def extra_repr(self) -> str:
-        return f"saliency={self.saliency!r}, blur={self.blur}, sigma={self.sigma}"

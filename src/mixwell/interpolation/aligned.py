@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,8 @@ class AlignMix(Interpolation):
         per: whether it is drawn for each "sample" or for the whole "batch" which one stays.
     """
 
+    kept_as: ClassVar = {"layer": "name"}
+
     def __init__(
         self,
         layer: str = "auto",
@@ -158,9 +160,3 @@ class AlignMix(Interpolation):
             mean = cost.mean((1, 2), keepdim=True)
             epsilon = self.epsilon * torch.where(mean > 0, mean, 1.0)
         return sinkhorn(cost, epsilon, self.iterations)
-
-    def extra_repr(self) -> str:
-        return (
-            f"layer={self.name!r}, aligned={self.aligned}, epsilon={self.epsilon}, "
-            f"iterations={self.iterations}, relative={self.relative}, per={self.per!r}"
-        )

@@ -11,6 +11,7 @@ from mixwell import functional
 from mixwell.batch import Batch
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MixedTarget, MultiTarget, tensors
+from mixwell.parts import Part
 
 __all__ = ["Interpolation", "image_size"]
 
@@ -34,7 +35,7 @@ def image_size(owner: str, batch: Batch) -> tuple[int, int]:
     return images[0][-2], images[0][-1]
 
 
-class Interpolation(nn.Module):
+class Interpolation(Part):
     """Base class of the interpolations: at the input, by a weighted mean, unless overridden.
 
     Attributes:

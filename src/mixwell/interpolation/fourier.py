@@ -112,6 +112,3 @@ class FMix(Interpolation):
         own = (mix.lam * (height * width)).round().long()
         mask = lowest(field, own).view(-1, 1, height, width)
         return Mix(mix.partner, (own / (height * width)).to(mix.lam.dtype), mask=mask)
-
-    def extra_repr(self) -> str:
-        return f"decay_power={self.decay_power}, per={self.per!r}"

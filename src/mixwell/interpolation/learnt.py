@@ -360,12 +360,6 @@ class AutoMix(Interpolation):
             self._workshop = None
         self._restore()
 
-    def extra_repr(self) -> str:
-        return (
-            f"stage={self.stage!r}, gamma={self.gamma}, epsilon={self.epsilon}, "
-            f"momentum={self.momentum}, margin={self.margin}, mixer_lr={self.mixer_lr}"
-        )
-
 
 class SAMix(AutoMix):
     """Masks learnt against the other classes, too (SAMix, arXiv:2111.15454).
@@ -424,9 +418,6 @@ class SAMix(AutoMix):
     def _constraint(self, mask: Tensor, lam: Tensor) -> Tensor:
         spread = mask.flatten(1).var(1, correction=0)
         return super()._constraint(mask, lam) - self.variance * spread
-
-    def extra_repr(self) -> str:
-        return f"eta={self.eta}, variance={self.variance}, {super().extra_repr()}"
 
 
 # ------------------------------------------------------------------------------------ workings

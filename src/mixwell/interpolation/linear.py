@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -23,6 +24,8 @@ class Linear(Interpolation):
             "auto": the input and the first half of the model's stages, as Manifold Mixup does.
     """
 
+    kept_as: ClassVar = {"layer": "where"}
+
     def __init__(self, layer: str | Sequence[str] = "input") -> None:
         super().__init__()
         names = [layer] if isinstance(layer, str) else list(layer)
@@ -31,12 +34,14 @@ class Linear(Interpolation):
                 "layer must be 'input', 'head', 'auto', the name of a layer or a list of these, "
                 f"got {layer!r}"
             )
-        self.layers = names
+        self.layers: Sequence[str] = names
+
+    @property
+    def where(self) -> str | list[str]:
+        """Where to mix, as it was given: one name, or several."""
+        return self.layers[0] if len(self.layers) == 1 else list(self.layers)
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
         names = ["input", *stages(model, batch.x)] if self.layers == ["auto"] else self.layers
         name = names[batch.choose(len(names))] if len(names) > 1 else names[0]
         return None if name == "input" else name
-
-    def extra_repr(self) -> str:
-        return f"layer={self.layers[0] if len(self.layers) == 1 else self.layers!r}"

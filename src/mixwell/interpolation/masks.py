@@ -46,9 +46,6 @@ class _ByPlace(Interpolation):
         draws = 1 if self.per == "batch" else len(batch)
         return batch.rand(draws, *shape).expand(len(batch), *shape)
 
-    def extra_repr(self) -> str:
-        return f"per={self.per!r}"
-
 
 # ------------------------------------------------------------------------------------------- boxes
 
@@ -149,9 +146,6 @@ class SaliencyMix(_ByPlace):
         box, lam = draw_box(mix.lam, torch.stack([down, across], 1), height, width)
         return Mix(mix.partner, lam, box=box)
 
-    def extra_repr(self) -> str:
-        return f"saliency={self.saliency!r}, {super().extra_repr()}"
-
 
 # ---------------------------------------------------------------------------------- cells of a grid
 
@@ -218,9 +212,6 @@ class GridMix(_ByPlace):
         column = torch.arange(width, device=own.device) * count // width
         return _by_cells(mix, own, row, column)
 
-    def extra_repr(self) -> str:
-        return f"cells={self.cells}, {super().extra_repr()}"
-
 
 class MaskMix(_ByPlace):
     """Shuffle patches between the two samples: MaskMix (of MixPro, arXiv:2304.12043).
@@ -256,9 +247,6 @@ class MaskMix(_ByPlace):
         row = torch.arange(height, device=own.device) // patch
         column = torch.arange(width, device=own.device) // patch
         return _by_cells(mix, own, row.expand(len(batch), -1), column.expand(len(batch), -1))
-
-    def extra_repr(self) -> str:
-        return f"patch={self.patch}, {super().extra_repr()}"
 
 
 def _quarter(side: int) -> int:

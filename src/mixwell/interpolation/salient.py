@@ -69,9 +69,6 @@ class AttentiveMix(Interpolation):
         own = (rank >= given[:, None]).unflatten(1, seen.shape[1:])
         return masked(mix, spread(own, height, width))
 
-    def extra_repr(self) -> str:
-        return f"look={self.look!r}"
-
 
 class GuidedMix(Interpolation):
     """Weigh each pixel by how salient it is in either sample: GuidedMixup (arXiv:2306.16612).
@@ -110,9 +107,6 @@ class GuidedMix(Interpolation):
         mask = torch.where(total > 0, own / torch.where(total > 0, total, 1.0), lam)
         return masked(mix, mask[:, None])
 
-    def extra_repr(self) -> str:
-        return f"saliency={self.saliency!r}, blur={self.blur}, sigma={self.sigma}"
-
 
 class SnapMix(Interpolation):
     """Paste a box of the partner, resized, from another place: SnapMix (arXiv:2012.04846).
@@ -149,6 +143,3 @@ class SnapMix(Interpolation):
         edges = torch.where(empty[:, None], 0, box.edges)
         box = Box(edges, height, width, source.edges)
         return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, per={self.per!r}"

@@ -53,7 +53,8 @@ class Switch(Interpolation):
     ) -> None:
         super().__init__()
         self.per = check_choice("per", per, ("sample", "batch"))
-        if isinstance(policies, str) or not isinstance(policies, Sequence) or not policies:
+        several = isinstance(policies, (Sequence, nn.ModuleList)) and len(policies) > 0
+        if isinstance(policies, str) or not several:
             raise InputError(
                 f"policies must be a list of interpolations or their names, got {policies!r}"
             )
@@ -93,10 +94,6 @@ class Switch(Interpolation):
             assert isinstance(policy, Interpolation)
             if policy.learns and (self.per == "sample" or k == self._taken):
                 policy.learn(batch, mix, target)
-
-    def extra_repr(self) -> str:
-        text = f"probabilities={self.probabilities}, per={self.per!r}"
-        return text if set(self.alphas) == {None} else f"{text}, alphas={self.alphas}"
 
 
 # --------------------------------------------------------------------------------------- arguments

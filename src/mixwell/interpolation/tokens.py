@@ -102,9 +102,6 @@ class TokenMix(_ByPlace):
             )
         return token_grid(batch.model, batch.x)
 
-    def extra_repr(self) -> str:
-        return f"grid={self.grid}, {super().extra_repr()}"
-
 
 def _pair(grid: Any) -> tuple[int, int] | None:
     if grid is None:
