@@ -1,7 +1,6 @@
 """How much of each? Each answer maps a batch and its partners to own-sample weights λ: (B,)."""
 
-from mixwell.coefficient.base import Coefficient as Coefficient
-from mixwell.coefficient.base import Per as Per
+from mixwell.coefficient.base import Coefficient
 from mixwell.coefficient.draws import Beta, Constant, SkewedBeta, TruncatedBeta
 from mixwell.coefficient.many import Dirichlet, PSeries
 from mixwell.coefficient.memory import FeatureMemory

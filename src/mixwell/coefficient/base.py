@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import check_choice
+from mixwell.checks import Per, check_choice
 from mixwell.mix import Mix
 from mixwell.parts import Part
 
-__all__ = ["Coefficient", "Per"]
-
-
-Per = Literal["sample", "batch"]
+__all__ = ["Coefficient"]
 
 
 class Coefficient(Part):

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import Range, check_range
-from mixwell.coefficient.base import Coefficient, Per
+from mixwell.checks import Per, Range, check_range
+from mixwell.coefficient.base import Coefficient
 from mixwell.errors import InputError
 
 __all__ = ["Dirichlet", "PSeries"]

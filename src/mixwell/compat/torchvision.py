@@ -26,8 +26,8 @@ from torch.utils import _pytree as pytree
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range
-from mixwell.coefficient import Beta, Per
+from mixwell.checks import Per, check_choice, check_range
+from mixwell.coefficient import Beta
 from mixwell.errors import InputError
 from mixwell.interpolation.base import image_size
 from mixwell.losses.base import check_classes
