@@ -54,7 +54,7 @@ class Recycler:
             else:
                 storage = torch.UntypedStorage(size)
             self._storages = [*self._storages, storage][-self.keep :]
-            return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())
+            return _on(storage, x)
 
     def clear(self) -> None:
         """Give all idle memory back."""
@@ -83,7 +83,13 @@ def _is_free(storages: list[torch.UntypedStorage], place: int) -> bool:
 
 def _shared_like(x: Tensor) -> Tensor:
     storage = torch.UntypedStorage._new_shared(x.numel() * x.element_size(), device="cpu")
-    return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())
+    return _on(storage, x)
+
+
+def _on(storage: torch.UntypedStorage, x: Tensor) -> Tensor:
+    """Return a tensor like ``x`` on a storage."""
+    empty = torch.empty(0, dtype=x.dtype, device=x.device)
+    return empty.set_(storage, 0, x.shape, x.stride())
 
 
 def _forked() -> None:

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mixwell.kernels import gate
+
 __all__ = [
     "Weights",
     "all_finite",
@@ -37,7 +39,6 @@ __all__ = [
 ]
 
 _EXPONENT = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
-_PLAIN = (Tensor, torch.nn.Parameter)
 _LOG = logging.getLogger("mixwell")
 _MIX = {
     torch.float32: "mix_float32",
@@ -355,11 +356,11 @@ def two_class_gradient(
 
 def all_finite(x: Tensor) -> bool:
     """Whether no value is infinite or not a number; of any tensor."""
-    if x.device.type == "cpu" and x.is_contiguous() and type(x) in _PLAIN:
-        loaded = library()
-        if loaded is not None and x.dtype == torch.float32:
+    loaded = library() if gate.may_read(x) and x.is_contiguous() else None
+    if loaded is not None:
+        if x.dtype == torch.float32:
             return bool(loaded.all_finite(x.data_ptr(), x.numel()))
-        if loaded is not None and x.dtype in _EXPONENT:
+        if x.dtype in _EXPONENT:
             return bool(loaded.all_finite_half(x.data_ptr(), x.numel(), _EXPONENT[x.dtype]))
     # A sum is finite where all are, and rarely else; of half precision, in single.
     total = x.sum(dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
@@ -368,8 +369,9 @@ def all_finite(x: Tensor) -> bool:
 
 def all_within(classes: Tensor, most: int) -> bool:
     """Whether all class indices (B,) lie in [0, most]; of tensors with a value each."""
-    loaded = library() if classes.device.type == "cpu" and classes.dtype == torch.int64 else None
-    if loaded is not None and classes.is_contiguous() and type(classes) in _PLAIN:
+    readable = gate.may_read(classes, dtypes=(torch.int64,)) and classes.is_contiguous()
+    loaded = library() if readable else None
+    if loaded is not None:
         return bool(loaded.all_within(classes.data_ptr(), classes.shape[0], most))
     low, high = torch.aminmax(classes)
     return int(low) >= 0 and int(high) <= most
@@ -420,7 +422,8 @@ def draw_boxes(lam: Tensor, centre: Tensor, height: int, width: int) -> tuple[Te
     loaded = library()
     assert loaded is not None
     count = lam.shape[0]
-    edges, share = torch.empty(count, 4, dtype=torch.int64), torch.empty(count)
+    edges = torch.empty(count, 4, dtype=torch.int64, device=lam.device)
+    share = torch.empty_like(lam)
     pointers = [x.data_ptr() for x in (edges, share, lam, centre)]
     loaded.draw_boxes(*pointers, count, height, width)
     return edges, share

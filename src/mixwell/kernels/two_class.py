@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mixwell.kernels import cpu, must_be_plain, native
+from mixwell.kernels import cpu, gate, must_be_plain, native
 from mixwell.kernels.memory import recycled
 
 __all__ = [
@@ -359,8 +359,7 @@ def from_logits(
 def _is_compiled(z: Tensor, weight: Tensor) -> bool:
     """Whether the compiled kernels take these logits."""
     return (
-        z.dtype == weight.dtype == torch.float32
-        and z.device.type == "cpu"
+        gate.may_read(z, weight, dtypes=(torch.float32,))
         and z.is_contiguous()
         and native.library() is not None
     )
