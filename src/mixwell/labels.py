@@ -67,15 +67,18 @@ class Labels(Part):
 class Soft(Labels):
     """Both labels, weighted as the inputs are: mixup's ``λ y_i + (1 - λ) y_σ(i)``.
 
-    Of segmentation maps the classes are mixed as the pixels are: at each position, by its mask.
+    Of segmentation maps the classes are mixed as the pixels are: at each position, by its mask. So
+    are real targets with the positions of the inputs, (B, K, H, W) as in depth estimation, or
+    (B, K, L) of signals.
+
+    Raises:
+        InputError: inputs are mixed by place, and targets by position have another size.
     """
 
     tasks = ("classification", "multilabel", "segmentation", "regression")
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
-        return _by_position(batch, mix) if batch.task.by_position else self._pair(
-            batch, mix, lam
-        )  # fmt: skip
+        return _paired(batch, mix, lam)
 
     @staticmethod
     def of_many(batch: Batch, mix: MultiMix) -> MixedTarget | MultiTarget:
@@ -86,9 +89,36 @@ class Soft(Labels):
         return MultiTarget(batch.y[mix.partners], mix.weights)
 
 
-def _by_position(batch: Batch, mix: Mix) -> MixedTarget:
-    """Return the classes of both samples at each position, where the pixels now are."""
+def _paired(batch: Batch, mix: Mix, lam: Tensor, weight: Tensor | None = None) -> MixedTarget:
+    """Return both targets: weighted by λ (B,), or where they have positions as the inputs are.
+
+    Args:
+        batch: the unmixed batch.
+        mix: how its inputs are mixed.
+        lam: (B,), the targets' λ.
+        weight: optional (B,), of each sample in the loss.
+    """
+    dense = not batch.task.has_classes and batch.y.ndim > 2
+    if batch.task.by_position or (dense and not mix.is_uniform):
+        own, theirs, lam = _by_position(batch, mix)
+        return MixedTarget(own, theirs, lam, weight)
+    return MixedTarget(batch.y, batch.y.index_select(0, mix.partner), lam, weight)
+
+
+def _by_position(batch: Batch, mix: Mix) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both samples' targets at each position, where the pixels now are, and their λ.
+
+    Returns:
+        Two like y, and (B,) or what broadcasts to y: of its shape for classes.
+    """
     y = batch.y
+    size = mix.positions
+    if size is not None and tuple(y.shape[-len(size) :]) != size:
+        raise InputError(
+            f"y has shape {tuple(y.shape)}, and inputs are mixed by place, at positions {size}, "
+            f"which its last dimensions must be: resize y or the prediction, or mix linearly "
+            "(targets that have no positions are (B,) or (B, K))"
+        )
     own = theirs = y
     warp = mix.warped()
     if warp is not None:
@@ -99,10 +129,11 @@ def _by_position(batch: Batch, mix: Mix) -> MixedTarget:
     else:
         theirs = y.index_select(0, mix.partner)
     mask = mix.dense_mask()
-    if mask is None:
-        return MixedTarget(own, theirs, mix.lam)
-    weight = mask.reshape(len(mask), *[1] * (y.ndim - 3), *mask.shape[-2:]).to(mix.lam.dtype)
-    return MixedTarget(own, theirs, weight.expand(y.shape))
+    if mask is None or size is None:
+        return own, theirs, mix.lam
+    weight = mask.reshape(len(mask), *[1] * (y.ndim - 1 - len(size)), *size).to(mix.lam.dtype)
+    weight = weight.expand(len(mix), *weight.shape[1:])
+    return own, theirs, weight if y.is_floating_point() else weight.expand(y.shape)
 
 
 class OneSided(Labels):
@@ -196,7 +227,7 @@ class Local(Labels):
             distance = distance / distance.mean().clamp_min(torch.finfo(lam.dtype).tiny)
         # Only ratios of the weights count; beyond the nearest pair's distance none underflows.
         weight = torch.exp(-self.decay * (distance - distance.min()))
-        return self._pair(batch, mix, lam, torch.where(distance <= self.limit, weight, 0.0))
+        return _paired(batch, mix, lam, torch.where(distance <= self.limit, weight, 0.0))
 
 
 class Semantic(Labels):

@@ -52,10 +52,12 @@ def as_images(owner: str, x: Any) -> Tensor:
         InputError: there is no image, or several are not of one size.
     """
     images = [leaf.detach() for leaf in tensors(x) if is_image(leaf)]
-    if len({image.shape[-2:] for image in images}) != 1:
+    signals = all(image.ndim < 4 for image in images)  # beside images (B, H, W) is one of them
+    if signals or len({image.shape[-2:] for image in images}) != 1:
         raise InputError(
-            f"{owner} looks at pixels: x must hold images (B, ..., H, W) of one size, floating or "
+            f"{owner} looks at pixels: x must hold images (B, c, H, W) of one size, floating or "
             f"uint8, got {' and '.join(str(tuple(leaf.shape)) for leaf in tensors(x))}"
+            f"{'; three dimensions are a signal (B, C, L)' if images and signals else ''}"
         )
     flat = [image.reshape(len(image), -1, *image.shape[-2:]) for image in images]
     flat = [image if image.dtype == torch.float64 else image.float() for image in flat]

@@ -113,10 +113,10 @@ class AlignMix(Interpolation):
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        if batch.task.by_position:
+        if batch.task.by_position or (not batch.task.has_classes and batch.y.ndim > 3):
             raise InputError(
-                "AlignMix moves features, and a class for each position would have to follow: it "
-                "is not defined for segmentation; mix by place or linearly"
+                "AlignMix moves features, and a target for each position would have to follow: it "
+                "is not defined for segmentation and dense real targets; mix by place or linearly"
             )
         name = self._layer(batch, model)
         aligns = batch.once((self, "aligns"), lambda: batch.choose(_STEPS) < self.aligned * _STEPS)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice, check_range
-from mixwell.interpolation.base import Interpolation, image_size
+from mixwell.interpolation.base import Interpolation, positions
 from mixwell.mix import Mix
 
 __all__ = ["FMix", "lowest", "noise"]
@@ -92,7 +92,7 @@ class FMix(Interpolation):
     """Give regions of random shape to the partner: FMix (arXiv:2002.12047).
 
     The round(λ H W) pixels where noise of low frequency is lowest are the own sample's, and λ is
-    corrected to that.
+    corrected to that. Of signals (B, C, L) it is the noise of one dimension.
 
     Args:
         decay_power: δ ≥ 0 of the noise's spectrum: the greater, the larger the regions.
@@ -105,9 +105,10 @@ class FMix(Interpolation):
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        height, width = image_size("FMix", batch)
+        size = positions("FMix", batch)
+        height, width = size if len(size) == 2 else (1, *size)
         count = 1 if self.per == "batch" else len(batch)
         field = noise(batch, count, height, width, self.decay_power).flatten(1)
         own = (mix.lam * (height * width)).round().long()
-        mask = lowest(field, own).view(-1, 1, height, width)
+        mask = lowest(field, own).view(-1, 1, *size)
         return Mix(mix.partner, (own / (height * width)).to(mix.lam.dtype), mask=mask)

@@ -202,11 +202,12 @@ def _join(taken: Tensor, mixes: list[Mix]) -> Mix:
 def _alike(mixes: list[Mix], grid: Tensor | None) -> list[Tensor]:
     """Return the mixes' masks, of one dtype; λ everywhere, in the size of a grid, where none is."""
     masks = [mix.dense_mask() for mix in mixes]
+    count = max((mask.ndim for mask in masks if mask is not None), default=4) - 2
     if all(mask is not None and mask.dtype == torch.bool for mask in masks):
         return [mask for mask in masks if mask is not None]
-    size = (1, 1) if grid is None else grid.shape[1:3]
+    size = [1] * count if grid is None else list(grid.shape[1:3])
     return [
-        mix.lam[:, None, None, None].expand(-1, 1, *size)
+        mix.lam.view(-1, 1, *[1] * count).expand(-1, 1, *size)
         if mask is None
         else mask.to(mix.lam.dtype)
         for mix, mask in zip(mixes, masks, strict=True)
