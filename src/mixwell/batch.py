@@ -147,7 +147,8 @@ class Batch:
                 f"class_counts holds {len(counts)} classes, but y has values from {low} to {high}"
             ) from error
 
-    def _measured(self, distance: str) -> Tensor:
+    def measured(self, distance: str) -> Tensor:
+        """Return what a distance compares: (B, ...)."""
         if distance == "features":
             return self.features
         if distance == "label":
@@ -163,11 +164,11 @@ class Batch:
 
     def measure(self, distance: str, partner: Tensor, *, squared: bool = True) -> Tensor:
         """Return each sample's (squared) L2 distance to its partner: (B,)."""
-        return pair_distance(self._measured(distance), partner, squared=squared)
+        return pair_distance(self.measured(distance), partner, squared=squared)
 
     def measure_all(self, distance: str) -> Tensor:
         """Return the squared L2 distance of all pairs: (B, B)."""
-        return pairwise_distance(self._measured(distance))
+        return pairwise_distance(self.measured(distance))
 
     # Randomness: drawn on the generator's device where there is one, else on the batch's.
 

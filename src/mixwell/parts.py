@@ -77,7 +77,8 @@ def _short(value: Any) -> str:
     if isinstance(value, Tensor):
         if value.numel() > _SHOWN or value.is_meta:
             return f"tensor of shape {tuple(value.shape)}"
-        return str([round(number, 6) for number in value.flatten().tolist()])
+        numbers = [round(number, 6) for number in value.flatten().tolist()]
+        return str(numbers if value.ndim else numbers[0])
     if isinstance(value, (list, tuple)) and len(value) > _SHOWN:
         return f"{type(value).__name__} of {len(value)}"
     return repr(value)
