@@ -20,9 +20,10 @@ PARTS = [
 OTHERS = {
     "alpha": 0.7, "low": 0.6, "lam0": 0.9, "lam": 0.3, "k": 4, "gamma": 0.5, "tau": -0.5,
     "tau_max": 2.0, "tau_std": 0.6, "target_tau_std": 0.4, "bandwidth": 0.9, "q": 0.2,
-    "distance": "input", "side": "above", "per": "batch", "capacity": 9, "layer": ["input", "3"],
+    "distance": "input", "side": "above", "per": "batch", "capacity": 9, "layer": "3",
     "grid": 4, "blocks": [2, 4], "cells": (2, 3), "patch": 3, "blur": 5, "sigma": 1.5, "decay": 2.0,
-    "ratio": 0.5, "kappa": 4.0, "eta": 0.3, "momentum": 0.5, "reduction": "sum",
+    "ratio": 0.5, "kappa": 4.0, "eta": 0.3, "momentum": 0.5, "pairs": "centres", "classes": 7,
+    "reduction": "sum",
     "class_counts": [5, 3, 2], "policies": ["CutMix", "FMix"], "alphas": [0.5, None],
 }  # fmt: skip
 """A value other than the default, for what each part may be told."""
