@@ -236,11 +236,13 @@ class Semantic(Labels):
     .. code-block:: text
 
         ρ_a = what is left of S_i,   ρ_b = what is taken of S_σ(i)
-        L_i = ρ_a ℓ(z_i, y_i) + ρ_b ℓ(z_i, y_σ(i))
+        w_i = ρ_a + ρ_b,   λ_i = ρ_a / w_i
+        L   = Σ_i w_i [λ_i ℓ(z_i, y_i) + (1 - λ_i) ℓ(z_i, y_σ(i))] / Σ_i w_i
 
-    with S the class activation map of a sample's class, summing to 1. The two need not sum to 1: a
-    target's λ is ρ_a / (ρ_a + ρ_b), and the sum is the sample's weight, in units of the batch's
-    mean. A linear mix, which leaves and takes the same everywhere, has the usual labels.
+    with S the class activation map of a sample's class, summing to 1. The two need not sum to 1:
+    their sum is the sample's weight. The authors take the mean of w_i times the loss, which is
+    larger by the mean weight (about 1.02). A linear mix, which leaves and takes the same
+    everywhere, has the usual labels.
 
     The authors' code counts a pair of one class twice over; here it has the weight of any other.
     """

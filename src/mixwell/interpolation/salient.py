@@ -80,8 +80,9 @@ class GuidedMix(Interpolation):
     alone. λ is then corrected to the mask's mean.
 
     Args:
-        saliency: "spectral" looks at the images alone (the paper's Guided-SR); "gradient" at the
-            loss's gradient at each pixel (Guided-AP), for which the model runs forward and
+        saliency: "spectral" looks at the images alone (the paper's Guided-SR): the modulus of the
+            spectral residual at full size, smoothed twice, as in the authors' code; "gradient" at
+            the loss's gradient at each pixel (Guided-AP), for which the model runs forward and
             backward once more.
         blur: the side in pixels of the Gaussian that the saliency is smoothed with, odd; 1 for
             none. The default is the paper's for CIFAR.
