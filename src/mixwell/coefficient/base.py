@@ -61,7 +61,7 @@ class Coefficient(Part):
         if alpha == 1.0:
             return self._uniform(batch)
         size = 1 if self.per == "batch" else len(batch)
-        shape = torch.full((size,), alpha, device=batch.device)
+        shape = torch.full((size,), alpha, dtype=torch.float32, device=batch.device)
         return functional.sample_beta(shape, batch.generator).expand(len(batch))
 
     def _uniform(self, batch: Batch) -> Tensor:

@@ -54,8 +54,8 @@ class TruncatedBeta(Beta):
         self.high = check_range("high", high, 0, 1)
         if self.low >= self.high:
             raise InputError(f"low must be below high, got low={low!r} and high={high!r}")
-        ends = torch.tensor([self.low, self.high], dtype=torch.float64)
-        own = torch.tensor(self.alpha, dtype=torch.float64)
+        ends = torch.tensor([self.low, self.high], dtype=torch.float64, device="cpu")
+        own = torch.tensor(self.alpha, dtype=torch.float64, device="cpu")
         self._first, self._last = functional.beta_cdf(ends, own).tolist()
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
@@ -96,4 +96,4 @@ class Constant(Coefficient):
         self.lam = check_range("lam", lam, 0, 1)
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
-        return torch.full((len(batch),), self.lam, device=batch.device)
+        return torch.full((len(batch),), self.lam, dtype=torch.float32, device=batch.device)

@@ -55,7 +55,9 @@ class Dirichlet(_ManySamples):
 
     def weights(self, batch: Batch) -> Tensor:
         rows = 1 if self.per == "batch" else len(batch)
-        alpha = torch.full((rows, self.samples), self.alpha, device=batch.device)
+        alpha = torch.full(
+            (rows, self.samples), self.alpha, dtype=torch.float32, device=batch.device
+        )
         return functional.sample_dirichlet(alpha, batch.generator).expand(len(batch), -1)
 
 

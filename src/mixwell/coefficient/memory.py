@@ -53,7 +53,7 @@ class FeatureMemory(Part):
     def distance(self, index: Tensor, partner: Tensor, squared: bool = True) -> Tensor:
         """Return the pairs' (squared) L2 distances, (B,); their mean where one is not known."""
         if not len(self.owner):
-            return torch.zeros(len(index), device=index.device)
+            return torch.zeros(len(index), dtype=torch.float32, device=index.device)
         place = index % self.capacity
         known = self.owner[place] == index
         known = known & known.index_select(0, partner)

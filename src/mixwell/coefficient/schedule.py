@@ -55,4 +55,4 @@ class Midpoint(Coefficient):
         return 0.5 + (self.lam0 - 0.5) * rest
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
-        return torch.zeros(len(batch), device=batch.device) + self.value(batch.progress)
+        return self.value(batch.progress.to(batch.device, torch.float32)).expand(len(batch))

@@ -73,7 +73,7 @@ class Centres(Linear):
                 f"layer={layer!r}"
             )
         saved = pairs == "centres"
-        self.register_buffer("centres", torch.empty(0, 0), persistent=saved)
+        self.register_buffer("centres", torch.empty(0, 0, dtype=torch.float32), persistent=saved)
         self.register_buffer("seen", torch.empty(0, dtype=torch.bool), persistent=saved)
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:

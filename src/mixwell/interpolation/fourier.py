@@ -40,8 +40,13 @@ def noise(batch: Batch, count: int, height: int, width: int, decay_power: float)
     low, high = min(most, (height - 1) // 2), min(most, width // 2)
     # Down come 0, 1, ..., then the negative ones.
     up = min(most, height // 2)
-    down = torch.cat([torch.arange(up + 1, device=device), torch.arange(-low, 0, device=device)])
-    across = torch.arange(high + 1, device=device)
+    down, across = (
+        torch.cat(parts).float()
+        for parts in (
+            [torch.arange(up + 1, device=device), torch.arange(-low, 0, device=device)],
+            [torch.arange(high + 1, device=device)],
+        )
+    )
     cycles = torch.hypot(down[:, None] * (longer / height), across * (longer / width))
     normal = torch.view_as_complex(batch.randn(count, *cycles.shape, 2))
     columns = normal * cycles.clamp_min(1).pow(-decay_power)
@@ -111,4 +116,4 @@ class FMix(Interpolation):
         field = noise(batch, count, height, width, self.decay_power).flatten(1)
         own = (mix.lam * (height * width)).round().long()
         mask = lowest(field, own).view(-1, 1, *size)
-        return Mix(mix.partner, (own / (height * width)).to(mix.lam.dtype), mask=mask)
+        return Mix(mix.partner, own.to(mix.lam.dtype) / (height * width), mask=mask)

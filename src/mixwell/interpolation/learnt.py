@@ -66,7 +66,7 @@ class Mixer(nn.Module):
         super().__init__()
         self._make(channels, hidden)
         # Drawn the same on each process, and without the random state of anyone else.
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -138,7 +138,9 @@ class SmoothMixer(Mixer):
 
 
 def _convolution(before: int, after: int) -> nn.Module:
-    made: nn.Module = nn.utils.skip_init(nn.Conv2d, before, after, 1)
+    made: nn.Module = nn.utils.skip_init(
+        nn.Conv2d, before, after, 1, dtype=torch.float32, device="cpu"
+    )
     return made
 
 

@@ -91,7 +91,7 @@ def draw_interval(lam: Tensor, centre: Tensor, length: int) -> tuple[Tensor, Ten
     low = (centre * length).floor() - side.div(2, rounding_mode="floor")
     place = torch.arange(length, device=lam.device)
     own = (place < low) | (place >= low + side)
-    return own[:, None], (own.sum(1) / length).to(lam.dtype)
+    return own[:, None], own.sum(1, dtype=lam.dtype) / length
 
 
 class CutMix(_ByPlace):
@@ -209,7 +209,7 @@ def _by_cells(mix: Mix, own: Tensor, row: Tensor, column: Tensor, size: tuple[in
         for place, cells in ((row, rows), (column, columns))
     )
     pixels = (own * high[:, :, None] * wide[:, None, :]).sum((1, 2))
-    lam = (pixels / (row.shape[1] * column.shape[1])).to(mix.lam.dtype)
+    lam = pixels.to(mix.lam.dtype) / (row.shape[1] * column.shape[1])
     return Mix(mix.partner, lam, mask=mask.reshape(count, 1, *size))
 
 

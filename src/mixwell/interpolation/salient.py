@@ -135,7 +135,7 @@ class SnapMix(Interpolation):
         size = len(batch)
         draws = 1 if self.per == "batch" else size
         centre = batch.rand(draws, 4).expand(size, 4)
-        shape = torch.full((draws,), self.alpha, device=batch.device)
+        shape = torch.full((draws,), self.alpha, dtype=torch.float32, device=batch.device)
         other_lam = functional.sample_beta(shape, batch.generator).expand(size)
         box, _ = draw_box(mix.lam, centre[:, :2], height, width)
         source, left = draw_box(other_lam, centre[:, 2:], height, width)

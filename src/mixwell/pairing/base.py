@@ -53,7 +53,9 @@ class Pairing(Part):
 def uniform(like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Return uniform numbers, (N,) for N rows, drawn on the generator's device."""
     device = like.device if generator is None else generator.device
-    return torch.rand(len(like), generator=generator, device=device).to(like.device)
+    return torch.rand(len(like), generator=generator, dtype=torch.float32, device=device).to(
+        like.device
+    )
 
 
 def draw_partner(batch: Batch, log_weight: Tensor, alone: bool = False) -> Tensor:
