@@ -1,8 +1,10 @@
 """C-Mixup: for regression, mix samples whose targets are close.
 
 Blends of samples with far targets get wrong labels; the partner is drawn with a Gaussian kernel
-density on the target. The bandwidth is in units of the target as trained on (standardised, say);
-1.75 is the paper's for Airfoil. Partners come from the batch.
+density on the target. The bandwidth is in units of the target as trained on (standardised, say),
+or of the data (``units="raw"``): the paper's 1.75 decibels for Airfoil are 0.248 of its standard
+deviation. Partners come from the batch. ``layer="auto"`` mixes hidden features, as the paper does
+on most of its data.
 
 Helps: tables and series whose targets vary smoothly with inputs, according to its paper.
 
@@ -26,7 +28,7 @@ x̃_i = λ_i x_i + (1 - λ_i) x_σ(i),   ỹ_i = λ_i y_i + (1 - λ_i) y_σ(i), 
 L_i = (f(x̃_i) - ỹ_i)²
 """,
         doc=__doc__,
-        answers={"pairing": Answer(LabelKernel, bandwidth=1.75), "loss": Answer(MixedMSE)},
+        answers={"pairing": Answer(LabelKernel, bandwidth=0.25), "loss": Answer(MixedMSE)},
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
         tasks=("regression",),
     )
