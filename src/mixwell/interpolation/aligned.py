@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,8 @@ from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
-from mixwell.mix import Mix, _register
+from mixwell.mix import Mix
+from mixwell.values import register
 from mixwell.view import find_maps
 
 __all__ = ["AlignMix", "AlignedMix", "sinkhorn"]
@@ -43,7 +44,7 @@ def sinkhorn(cost: Tensor, epsilon: Tensor | float, iterations: int) -> tuple[Te
     return torch.softmax(kernel + v, 2), torch.softmax(kernel + u, 1)
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class AlignedMix(Mix):
     """A mix of features that are aligned first: what :class:`AlignMix` draws.
@@ -85,6 +86,8 @@ class AlignMix(Interpolation):
         per: whether it is drawn for each "sample" or for the whole "batch" which one stays.
     """
 
+    kept_as: ClassVar = {"layer": "name"}
+
     def __init__(
         self,
         layer: str = "auto",
@@ -110,10 +113,10 @@ class AlignMix(Interpolation):
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        if batch.task.by_position:
+        if batch.task.by_position or (not batch.task.has_classes and batch.y.ndim > 3):
             raise InputError(
-                "AlignMix moves features, and a class for each position would have to follow: it "
-                "is not defined for segmentation; mix by place or linearly"
+                "AlignMix moves features, and a target for each position would have to follow: it "
+                "is not defined for segmentation and dense real targets; mix by place or linearly"
             )
         name = self._layer(batch, model)
         aligns = batch.once((self, "aligns"), lambda: batch.choose(_STEPS) < self.aligned * _STEPS)
@@ -165,9 +168,3 @@ class AlignMix(Interpolation):
             mean = cost.mean((1, 2), keepdim=True)
             epsilon = self.epsilon * torch.where(mean > 0, mean, 1.0)
         return sinkhorn(cost, epsilon, self.iterations)
-
-    def extra_repr(self) -> str:
-        return (
-            f"layer={self.name!r}, aligned={self.aligned}, epsilon={self.epsilon}, "
-            f"iterations={self.iterations}, relative={self.relative}, per={self.per!r}"
-        )

@@ -20,7 +20,7 @@ pairs to move between.
 """
 
 from mixwell.coefficient import Midpoint
-from mixwell.interpolation import Linear
+from mixwell.interpolation import Centres
 from mixwell.labels import OneSided
 from mixwell.losses import MixedCrossEntropy
 from mixwell.methods.spec import Answer, Fidelity, Spec, register
@@ -41,7 +41,7 @@ L = CE(W f, y) + weight · CE(W f̂, y)
         beside={
             "pairing": Answer(InterClass),
             "coefficient": Answer(Midpoint, schedule="asymptotic", lam0=1.0, k=5.0),
-            "interpolation": Answer(Linear, layer="head"),
+            "interpolation": Answer(Centres, pairs="samples", layer="head"),
             "labels": Answer(OneSided),
             "loss": Answer(MixedCrossEntropy),
         },

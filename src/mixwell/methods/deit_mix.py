@@ -30,7 +30,7 @@ class Redrawn(Coefficient):
         super().__init__()
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
-        return torch.full((len(batch),), 0.5, device=batch.device)
+        return torch.full((len(batch),), 0.5, dtype=torch.float32, device=batch.device)
 
 
 _PUBLISHED: dict[str, Setup] = {
