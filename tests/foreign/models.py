@@ -35,6 +35,8 @@ class Foreign:
         head: the name of the one head whose input becomes the logits; None where there is none.
         rivals: the heads, where several make the logits or stand beside each other.
         inner: a layer that all paths pass, whose output is batch-first.
+        stages: whether manifold mixup finds layers in its first half at which mixing is not the
+            same as at the input (as after an affine layer it is).
         maps: a layer whose output is the last feature maps; None where there are none.
         expect: by kind of work ("head", "head_rows", "features", "auto", ...), "right", "refuse"
             or "either"; see test_matrix.
@@ -46,6 +48,7 @@ class Foreign:
         vit: a plain vision transformer, whose attention can be read.
         changes_x: the model changes its input in place.
         warns: a step may warn, of probabilities.
+        keyword: what the head's argument is called, where it is given by keyword.
         process: it needs a process group.
         pick: what returns the logits in the model's output, where that is not usual.
         apart: what returns the features, of core and x, and the logits, of core and features,
@@ -59,6 +62,7 @@ class Foreign:
     head: str | None
     rivals: tuple[str, ...] = ()
     inner: str | None = None
+    stages: bool = True
     maps: str | None = None
     task: str = "classification"
     expect: dict[str, str] = field(default_factory=dict)
@@ -70,6 +74,7 @@ class Foreign:
     vit: bool = False
     changes_x: bool = False
     warns: bool = False
+    keyword: str | None = None
     process: bool = False
     pick: Callable[[Any], Tensor] | None = None
     apart: tuple[Callable[..., Tensor], Callable[..., Tensor]] | None = None
@@ -257,7 +262,7 @@ def tv_densenet():
     return lively(torchvision().DenseNet(6, (2, 2), 8, num_classes=CLASSES))
 
 
-@foreign("heads.head", inner="encoder.layers.encoder_layer_0", vit=True)
+@foreign("heads.head", inner="encoder.layers.encoder_layer_0", vit=True, stages=False)
 def tv_vit():
     return lively(
         torchvision().VisionTransformer(
@@ -371,7 +376,7 @@ def timm_vit_attention_pool():
     return vision_transformer(global_pool="map", class_token=False)
 
 
-@foreign("head", inner="blocks.0", vit=True)
+@foreign("head", inner="patch_embed", vit=True, expect={"auto": "either"})
 def timm_vit_checkpointed():
     """Each block is run by timm's own checkpointing."""
     net = vision_transformer()
@@ -735,7 +740,7 @@ class Tied(nn.Module):
         return self.body(self.stem(x)) @ self.embed.weight.T
 
 
-@foreign(None, x=lambda: make_images(8), inner="stem", images=False)
+@foreign(None, x=lambda: make_images(8), inner="stem", images=False, stages=False)
 def tied_weights():
     return lively(Tied())
 
@@ -885,7 +890,7 @@ class Recurrent(nn.Module):
         return self.fc(self.lstm(self.embed(x))[0][:, -1])
 
 
-@foreign("fc", x=lambda: make_images(6, 4), inner="embed", images=False)
+@foreign("fc", x=lambda: make_images(6, 4), inner="embed", images=False, stages=False)
 def lstm():
     return lively(Recurrent())
 
@@ -901,6 +906,7 @@ class EveryStep(Recurrent):
     inner="embed",
     images=False,
     expect={"head": "either", "named": "either"},
+    stages=False,
 )
 def lstm_that_scores_every_step():
     """The head's output is (B, T, C), of which the last step is picked."""
@@ -940,7 +946,7 @@ class Twice(Backbone):
         return (self.fc(self.features(x)) + self.fc(self.features(x.flip(3)))) / 2
 
 
-@foreign(None, rivals=("fc",))
+@foreign(None, rivals=("fc",), stages=False)
 def head_runs_twice():
     """The mean over an image and its mirror image."""
     return lively(Twice(fc=nn.Linear(12, CLASSES)))
@@ -958,7 +964,7 @@ CROPS = {
 }
 
 
-@foreign(None, x=lambda: make_images(2, 3, 16, 16), expect=CROPS)
+@foreign(None, x=lambda: make_images(2, 3, 16, 16), expect=CROPS, stages=False)
 def several_crops():
     return lively(Crops(fc=nn.Linear(12, CLASSES)))
 
@@ -1005,6 +1011,137 @@ class ConvolutionHead(nn.Module):
 @foreign("conv", inner="body.0", maps="body.1", expect={"look": "either", "cam": "either"})
 def convolution_head():
     return lively(ConvolutionHead())
+
+
+class ByKeyword(Backbone):
+    def forward(self, x):
+        return self.fc(input=self.features(x))
+
+
+KEYWORD = dict.fromkeys(("head", "head_rows", "features", "named"), "either")
+
+
+@foreign("fc", inner="body.0", maps="body.1", expect={**KEYWORD, "cam": "either"}, keyword="input")
+def head_called_by_keyword():
+    return lively(ByKeyword(fc=nn.Linear(12, CLASSES)))
+
+
+class ByForward(Backbone):
+    def forward(self, x):
+        return self.fc.forward(self.features(x))
+
+
+@foreign(None, inner="body.0")
+def head_whose_forward_is_called():
+    """No hook on it runs."""
+    return lively(ByForward(fc=Cosine()))
+
+
+@foreign("fc.0", inner="body.0", maps="body.1", expect=NO_CAM)
+def identity_after_the_head():
+    """Of a head that is not linear: at the logits it is another mix."""
+    return lively(Backbone(fc=nn.Sequential(Cosine(), nn.Identity())))
+
+
+@foreign("fc.1", inner="body.0", maps="body.1", expect=NO_CAM)
+def flatten_and_dropout_around_the_head():
+    return lively(Backbone(fc=nn.Sequential(nn.Dropout(), Cosine(), nn.Flatten(), nn.Dropout(0.1))))
+
+
+class Scale(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+EITHER = dict.fromkeys(("head", "head_rows", "features", "auto", "look", "cam"), "either")
+
+
+@foreign("fc.0", inner="body.0", maps="body.1", expect=EITHER)
+def scale_module_after_the_head():
+    return lively(Backbone(fc=nn.Sequential(Cosine(), Scale())))
+
+
+class Adjusted(Backbone):
+    """Logit adjustment: the classes' logarithmic frequencies are added."""
+
+    def __init__(self) -> None:
+        super().__init__(fc=nn.Linear(12, CLASSES))
+        self.register_buffer("prior", torch.linspace(-2, 0, CLASSES))
+
+    def forward(self, x):
+        return super().forward(x) + self.prior
+
+
+@foreign("fc", inner="body.0", maps="body.1", expect=EITHER)
+def adjusted_logits():
+    return lively(Adjusted())
+
+
+class Tempered(Backbone):
+    """Each sample's logits are scaled by what another layer says of it."""
+
+    def forward(self, x):
+        features = self.features(x)
+        return self.fc(features) * F.softplus(self.temperature(features))
+
+
+@foreign(None, inner="body.0", maps="body.1", expect={"look": "either", "cam": "either"})
+def scaled_by_another_layer():
+    return lively(Tempered(fc=nn.Linear(12, CLASSES), temperature=nn.Linear(12, 1)))
+
+
+class Shortcut(Backbone):
+    """A linear model of the image's means beside the network."""
+
+    def forward(self, x):
+        return self.fc(self.features(x)) + self.shortcut(x.mean((2, 3)))
+
+
+@foreign(None, rivals=("fc", "shortcut"), expect={"look": "either", "cam": "either"})
+def sum_of_two_heads():
+    return lively(Shortcut(fc=nn.Linear(12, CLASSES), shortcut=nn.Linear(3, CLASSES)))
+
+
+class Pairwise(Backbone):
+    def forward(self, x):
+        features = self.features(x)
+        return self.fc(features, features.tanh().flip(1))
+
+
+TWO = dict.fromkeys(("head", "head_rows", "features", "named", "look", "cam"), "either")
+
+
+@foreign("fc", inner="body.0", maps="body.1", expect=TWO)
+def head_of_two_arguments():
+    """Both are the sample's, and to mix one of them is to mix half."""
+    return lively(Pairwise(fc=nn.Bilinear(12, 12, CLASSES)))
+
+
+@foreign("fc", inner="body.0", maps="body.1")
+def head_with_two_names():
+    net = Backbone(fc=nn.Linear(12, CLASSES))
+    net.also = net.fc
+    return lively(net)
+
+
+class Contrastive(Backbone):
+    """CLIP's way: classes are embeddings, and logits products of normalised ones."""
+
+    def __init__(self) -> None:
+        super().__init__(project=nn.Linear(12, 10, bias=False), classes=nn.Embedding(CLASSES, 10))
+
+    def forward(self, x):
+        seen = F.normalize(self.project(self.features(x)))
+        return 8 * seen @ F.normalize(self.classes.weight).T
+
+
+@foreign(None, inner="body.0")
+def products_with_embeddings():
+    return lively(Contrastive())
 
 
 class UNet(nn.Module):
@@ -1068,7 +1205,7 @@ def checkpointed_reentrant():
     return lively(Checkpointed(True))
 
 
-@foreign("6", x=lambda: make_images(2, 40), inner="1", images=False)
+@foreign("6", x=lambda: make_images(2, 40), inner="1", images=False, stages=False)
 def signals():
     net = nn.Sequential(
         nn.Conv1d(2, 6, 5, 2), nn.GELU(), nn.Conv1d(6, 8, 5, 2), nn.GELU(),
@@ -1077,7 +1214,7 @@ def signals():
     return lively(net)
 
 
-@foreign("5", x=lambda: make_images(1, 6, 12, 12), inner="1", images=False)
+@foreign("5", x=lambda: make_images(1, 6, 12, 12), inner="1", images=False, stages=False)
 def volumes():
     net = nn.Sequential(
         nn.Conv3d(1, 6, 3), nn.GELU(), nn.Conv3d(6, 8, 3), nn.AdaptiveAvgPool3d(1), nn.Flatten(),
@@ -1086,7 +1223,7 @@ def volumes():
     return lively(net)
 
 
-@foreign("4", x=lambda: make_images(8), inner="1", images=False)
+@foreign("4", x=lambda: make_images(8), inner="1", images=False, stages=False)
 def tabular():
     net = nn.Sequential(
         nn.Linear(8, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 12), nn.Linear(12, CLASSES)
@@ -1094,7 +1231,7 @@ def tabular():
     return lively(net)
 
 
-@foreign("1", x=lambda: make_images(8), images=False, expect={"auto": "either"})
+@foreign("1", x=lambda: make_images(8), images=False, expect={"auto": "either"}, stages=False)
 def one_linear_layer():
     """Softmax regression: the head's input is the input."""
     return lively(nn.Sequential(nn.Flatten(), nn.Linear(8, CLASSES)))

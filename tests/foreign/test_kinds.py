@@ -629,14 +629,24 @@ def test_rows_that_are_added_behind_masks_are_right_or_refused(kind: str):
 # ----------------------------------------------------------------------------- what is returned
 
 
+@pytest.mark.parametrize("name", ["tied_weights", "age_and_gender", "head_runs_twice"])
+@pytest.mark.parametrize("method", ["am_mixup", "sk_mixup"])
+def test_in_evaluation_no_head_is_asked_for(name: str, method: str):
+    case = MAKERS[name]()
+    step = mixwell.create(method, num_classes=CLASSES).eval().step(case.model, case.x, case.y)
+    assert_near(case, step.logits, logits(case))
+
+
 @pytest.mark.parametrize("name", ["erm", "mixup", "infinite_class"])
 def test_probabilities_are_warned_of_once(name: str):
     net = lively(Probabilities(fc=nn.Linear(12, CLASSES))).double()
     method = mixwell.create(name, num_classes=CLASSES)
     with pytest.warns(UserWarning, match="probabilit") as seen:
-        for _ in range(3):
-            method(net, make_images(), Y)
+        method(net, make_images(), Y)
     assert len(seen) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        method(net, make_images(), Y)
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,9 @@ def mixes_at_drawn_layers(case: Foreign) -> None:
         step = step_of(case, method, seed)
         expected = _at_some_layer(case, step)
         assert_same_gradients(case, step.logits, expected)
+    if case.stages and _is_floating(case.x):
+        steps = (step_of(case, method, seed) for seed in range(12))
+        assert not all(near(case, step.logits, mixed_by_hand(case, step, None)) for step in steps)
 
 
 def _at_some_layer(case: Foreign, step: Any) -> Tensor:
@@ -251,6 +254,18 @@ def mixes_at_an_inner_layer(case: Foreign) -> None:
         change = blend(step.mix.partner, step.mix.lam)
         expected = logits_with(case, case.inner, "output", change, x)
         assert_near(case, step.logits, expected)
+        assert_same_gradients(case, step.logits, expected)
+
+
+def adds_rows_at_an_inner_layer(case: Foreign) -> None:
+    assert case.inner is not None
+    method = create(case, "regmixup", layer=case.inner)
+    for seed in range(2):
+        step = step_of(case, method, seed)
+        change = blend(step.mix.partner, step.mix.lam)
+        expected = logits_with(case, case.inner, "output", change)
+        assert_near(case, step.logits, expected)
+        assert_near(case, step.clean_logits, logits(case), "clean logits")
         assert_same_gradients(case, step.logits, expected)
 
 
@@ -395,6 +410,7 @@ WORK: dict[str, tuple[Callable[[Foreign], None], str, Callable[[dict[str, Any]],
         lambda truth: "right" if truth["head"] else "either",
     ),
     "mixup_at_layer": (mixes_at_an_inner_layer, "inner", lambda truth: "right"),
+    "regmixup_at_layer": (adds_rows_at_an_inner_layer, "inner_rows", lambda truth: "right"),
     "alignmix": (aligns, "look", _of_maps),
     "attentivemix": (looks_at_maps, "look", _of_maps),
     "snapmix": (looks_at_activations, "cam", _of_maps),
@@ -411,7 +427,8 @@ WORK: dict[str, tuple[Callable[[Foreign], None], str, Callable[[dict[str, Any]],
 }  # fmt: skip
 # These are defined for every task.
 ANY_TASK = (
-    "mixup_at_head", "named_head", "sk_mixup", "manifold_mixup", "mixup_at_layer", "erm",
+    "mixup_at_head", "named_head", "sk_mixup", "manifold_mixup", "mixup_at_layer",
+    "regmixup_at_layer", "erm",
 )  # fmt: skip
 # These ask for a tensor of x, or for a layer that is declared.
 OF_TENSORS = ("regmixup+am_mixup", "infinite_class")
@@ -423,7 +440,7 @@ def pairs() -> Iterator[Any]:
             text = "hf_bert" in name or "gpt" in name or "distilbert" in name or "on_bert" in name
             if work in OF_TENSORS and text:
                 continue
-            if work == "mixup_at_layer" and "inner" not in truth:
+            if work.endswith("_at_layer") and "inner" not in truth:
                 continue
             if work == "named_head" and truth["head"] is None:
                 continue
@@ -437,11 +454,12 @@ def test_right_or_refused(name: str, work: str) -> None:
     case = get(name)
     do, kind, usual = WORK[work]
     expected = case.expect.get(kind) or usual(TRUTHS[name])
-    if kind == "auto" and not _is_floating(case.x):
-        expected = "either"  # the input is among what is drawn from, and words don't mix
+    if kind in ("auto", "inner_rows") and not _is_floating(case.x):
+        # The input is among what is drawn from, and words don't mix; masks have no rows to add.
+        expected = "either"
     about_heads = kind in ("head", "head_rows", "features")
     words = (*case.rivals, "head=") if about_heads and case.rivals else ()
-    if kind in ("head", "head_rows", "features", "inner", "auto"):
+    if kind in ("head", "head_rows", "features", "inner", "inner_rows", "auto"):
         words = words or ("",)
     if case.warns:
         with warnings.catch_warnings():
