@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign.models import Foreign
+from foreign.truths import Foreign
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
