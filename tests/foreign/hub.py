@@ -97,8 +97,9 @@ def gpt2() -> nn.Module:
     return Keywords(lively(hf.GPT2ForSequenceClassification(config)))
 
 
-# Its score is taken of all positions, and the last one's picked, by rows of the input ids.
-GPT2 = dict.fromkeys(("head", "head_rows", "named", "features"), "either")
+# Its score is taken of all positions, and the last one's picked, by rows of the input ids: these go
+# around all layers, and in padded sentences differ.
+GPT2 = dict.fromkeys(("head", "head_rows", "named", "features", "inner"), "either")
 
 
 @foreign("model.score", x=make_tokens, inner="model.transformer.drop", expect=GPT2, **TEXT)

@@ -70,7 +70,7 @@ class UNet(nn.Module):
         return self.fc(self.join(torch.cat([first, up], 1)).mean((2, 3)))
 
 
-@foreign("fc", x=lambda: make_images(3, 12, 12), inner="join", maps="join")
+@foreign("fc", x=lambda: make_images(3, 12, 12), inner="join", maps="join", stages=False)
 def u_net():
     return lively(UNet())
 

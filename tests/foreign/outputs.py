@@ -100,7 +100,7 @@ class WithAuxiliary(nn.Module):
         return SimpleNamespace(logits=logits, aux_logits=self.aux(first.mean((2, 3))))
 
 
-@foreign("fc", inner="stem", maps="body")
+@foreign("fc", inner="stem", maps="body", stages=False)
 def auxiliary_head():
     return lively(WithAuxiliary())
 

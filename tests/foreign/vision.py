@@ -274,7 +274,7 @@ def timm_volo():
     )  # fmt: skip
 
 
-@foreign(None, rivals=("head.0", "head.1"))
+@foreign(None, rivals=("head.0", "head.1"), stages=False)
 def timm_crossvit():
     """Two branches, whose heads' outputs are averaged."""
     return lively(
