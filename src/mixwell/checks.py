@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ __all__ = ["Range", "check_choice", "check_counts", "check_range"]
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
     """Return ``value`` if it is one of ``choices``; raise an InputError naming them if not."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise InputError(f"{argument}={value!r} is unknown; known: {known}"
                          f"{suggest(str(value), choices)}")  # fmt: skip
@@ -27,7 +28,7 @@ def check_range(
     argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, open: bool = False
 ) -> float:
     """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise."""
-    number = not isinstance(value, bool) and isinstance(value, (int, float))
+    number = not isinstance(value, bool) and isinstance(value, numbers.Real)  # NumPy's too
     if not number or not (low <= value <= high) or (open and value == low):
         left = "(" if open else "["
         right = f"{high:g}]" if high != float("inf") else "inf)"
