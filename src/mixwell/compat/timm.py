@@ -151,10 +151,15 @@ class Mixup(Draws, timm_mixup.Mixup):
             label_smoothing = 0.0 if target == "mixed" else 0.1
         label_smoothing = check_range("label_smoothing", label_smoothing, 0, 1)
         if label_smoothing and target == "mixed":
-            loss = "MixedBCE" if multi_label else "MixedCrossEntropy"
+            how = (
+                f"smooth the labels before, {1 - label_smoothing:g} * y + {label_smoothing / 2:g}"
+                if multi_label
+                else "give it to the loss, "
+                f"mixwell.losses.MixedCrossEntropy(label_smoothing={label_smoothing!r})"
+            )
             raise InputError(
-                f"label_smoothing={label_smoothing!r} can't be kept in a MixedTarget: give it to "
-                f"the loss, mixwell.losses.{loss}(label_smoothing={label_smoothing!r}), and 0 here"
+                f"label_smoothing={label_smoothing!r} can't be kept in a MixedTarget: {how}, and "
+                "give 0 here"
             )
         if cutmix_minmax is not None:
             cutmix_minmax = _check_minmax(cutmix_minmax)
