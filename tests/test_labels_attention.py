@@ -6,11 +6,11 @@ from torch import nn
 
 import mixwell
 from mixwell import InputError, Mix, MixedTarget
-from mixwell.attention import attention_of
 from mixwell.batch import Batch
 from mixwell.interpolation import CutMix, ResizeMix
 from mixwell.labels import ContentAttention, MixedAttention
 from mixwell.mix import Box, Warp
+from mixwell.view import attention_of
 
 
 @pytest.fixture(scope="module")

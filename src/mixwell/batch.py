@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from mixwell import tasks
 from mixwell.errors import InputError
 from mixwell.functional import pair_distance, pairwise_distance
 from mixwell.mix import tensors
+from mixwell.tasks import Task
+from mixwell.view import ModelView
 
 __all__ = ["Batch", "Distance"]
 
@@ -21,7 +24,7 @@ Result = TypeVar("Result")
 
 
 class Batch:
-    """The unmixed batch, and what is known about the step.
+    """The unmixed batch, and what is known about the step: all that a part may look at.
 
     Args:
         x: a tensor (B, ...) or a pytree of batch-first tensors.
@@ -29,10 +32,14 @@ class Batch:
         index: (B,) positions in the training set, or None.
         generator: the source of randomness, or None for the default ones.
         progress: 0-d tensor, training progress in [0, 1].
-        features: computes the features (B, d) of the unmixed samples; called at most once.
-        look: computes what the model looks at, by kind; see :meth:`look`.
-        model: the model that is trained, or None where there is none (in a preview).
-        task: "classification", "multilabel", "segmentation" or "regression".
+        features: computes the features (B, d) of the unmixed samples in the model's place.
+        look: computes what the model looks at, by kind, in its place; see :meth:`look`.
+        model: the model that is trained, or a view of it; None where there is none (in a preview).
+        task: "classification", "multilabel", "segmentation" or "regression", or a task's object.
+
+    Attributes:
+        view: what may be asked of the model, a :class:`mixwell.view.ModelView`; None without one.
+        task: the :class:`mixwell.tasks.Task`.
     """
 
     def __init__(
@@ -45,18 +52,22 @@ class Batch:
         progress: Tensor | None = None,
         features: Callable[[], Tensor] | None = None,
         look: Callable[[str], Tensor] | None = None,
-        model: nn.Module | None = None,
-        task: str = "classification",
+        model: nn.Module | ModelView | None = None,
+        task: str | Task = "classification",
     ) -> None:
         self.x, self.y, self.index, self.generator = x, y, index, generator
-        self.model, self.task = model, task
+        self.task = tasks.get(task)
+        self.view = ModelView(model, x, y, self.task) if isinstance(model, nn.Module) else model
         self.progress = torch.zeros(()) if progress is None else progress
-        self._compute = features
-        self._features: Tensor | None = None
-        self._look = look
-        self._seen: dict[Any, Any] = {}
+        self._features, self._look = features, look
+        self._seen: dict[Hashable, Any] = {}
         leaves = tensors(x)
         self._first = leaves[0] if leaves else y
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The model that is trained; None where there is none."""
+        return None if self.view is None else self.view.model
 
     def __len__(self) -> int:
         return self.y.shape[0]
@@ -69,18 +80,18 @@ class Batch:
     @property
     def features(self) -> Tensor:
         """(B, d), the features of the unmixed samples, without gradient."""
-        if self._features is None:
-            if self._compute is None:
-                raise InputError(
-                    "distance='features' needs the model's features: call method(model, x, y), "
-                    "or choose distance='input' or 'label'"
-                )
-            self._features = self._compute()
-        return self._features
+        if self._features is not None:
+            return self.once("features", self._features)
+        if self.view is None:
+            raise InputError(
+                "distance='features' needs the model's features: call method(model, x, y), "
+                "or choose distance='input' or 'label'"
+            )
+        return self.view.features()
 
     @features.setter
     def features(self, value: Tensor) -> None:
-        self._features = value
+        self._features, self._seen["features"] = lambda: value, value
 
     def look(self, kind: str) -> Tensor:
         """Return where the model looks in the unmixed samples, without gradient.
@@ -91,20 +102,23 @@ class Batch:
             kind: "gradient": (B, H, W), the size of the loss's gradient at each pixel; "maps":
                 (B, d, h, w), the last feature maps; "cam": (B, h, w), the class activation map of
                 each sample's class; "attention": (B, h, w), a vision transformer's attention
-                of its class token. All but the maps are ≥ 0 and sum to 1 over positions.
+                of its class token. All but the maps are ≥ 0 and sum to 1 over positions. Or one
+                that was registered by :func:`mixwell.view.register_look`.
 
         Raises:
             InputError: there is no model to look with, or this one has nothing of the kind.
         """
-        if self._look is None:
+        if self._look is not None:
+            compute = self._look
+            return self.once(("look", kind), lambda: compute(kind))
+        if self.view is None:
             raise InputError(
                 f"this way of mixing asks the model where it looks ({kind}): call "
                 "method(model, x, y), or preview(x, y, model=model)"
             )
-        look = self._look
-        return self.once(kind, lambda: look(kind))
+        return self.view.look(kind)
 
-    def once(self, key: Any, compute: Callable[[], Result]) -> Result:
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
         """Return what ``compute()`` gives, computed at most once a step under ``key``."""
         if key not in self._seen:
             self._seen[key] = compute()
@@ -113,9 +127,9 @@ class Batch:
     @property
     def classes(self) -> Tensor:
         """(B,) class indices; of soft labels the most probable class."""
-        if self.task in ("multilabel", "segmentation"):
+        if self.task.has_classes and not self.task.one_class:
             raise InputError(
-                f"samples have no one class in task={self.task!r}, and this way of pairing or "
+                f"samples have no one class in task={self.task.name!r}, and this way of pairing or "
                 "weighing asks for it; choose one that looks at inputs or features"
             )
         return self.y.argmax(1) if self.y.is_floating_point() and self.y.ndim == 2 else self.y

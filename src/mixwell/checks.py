@@ -5,14 +5,19 @@ from __future__ import annotations
 import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from numbers import Integral
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mixwell.errors import InputError, suggest
 
-__all__ = ["Range", "check_choice", "check_counts", "check_range"]
+__all__ = ["Per", "Range", "check_choice", "check_counts", "check_range", "check_whole"]
+
+
+Per = Literal["sample", "batch"]
+"""Whether something is drawn for each sample, or once for all."""
 
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
@@ -34,6 +39,13 @@ def check_range(
         right = f"{high:g}]" if high != float("inf") else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
     return float(value)
+
+
+def check_whole(argument: str, value: Any, low: int = 0) -> int:
+    """Return ``value`` as an int if it is a whole number from ``low`` on, NumPy's too; or raise."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise InputError(f"{argument} must be a whole number from {low} on, got {value!r}")
+    return int(value)
 
 
 def check_counts(class_counts: Tensor | Sequence[float]) -> Tensor:

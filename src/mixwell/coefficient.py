@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mixwell import functional
 from mixwell.batch import Batch, Distance
-from mixwell.checks import Range, check_choice, check_counts, check_range
+from mixwell.checks import Per, Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Mix
 
@@ -28,8 +28,6 @@ __all__ = [
     "SkewedBeta",
     "TruncatedBeta",
 ]
-
-Per = Literal["sample", "batch"]
 
 
 class Coefficient(nn.Module):

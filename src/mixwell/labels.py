@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixwell import functional
-from mixwell.attention import attention_of
 from mixwell.batch import Batch, Distance
 from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Box, Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.view import attention_of
 
 __all__ = [
     "ContentAttention",
@@ -72,7 +72,7 @@ class Soft(Labels):
     tasks = ("classification", "multilabel", "segmentation", "regression")
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
-        return _by_position(batch, mix) if batch.task == "segmentation" else self._pair(
+        return _by_position(batch, mix) if batch.task.by_position else self._pair(
             batch, mix, lam
         )  # fmt: skip
 
@@ -270,7 +270,7 @@ class MixedAttention(Labels):
         λ_i = Σ_p A_ip ↓(M_i)_p
 
     with A the class token's attention to the patches p of the mixed sample in the last block, from
-    the pass that is trained, without gradient (:func:`mixwell.attention.attending`), and ↓(M) the
+    the pass that is trained, without gradient (:func:`mixwell.view.attending`), and ↓(M) the
     own sample's share of each patch. (The paper takes the mask's nearest pixel; with the share,
     uniform attention gives the area's λ.) A linear mix, which is the same everywhere, has the usual
     labels.

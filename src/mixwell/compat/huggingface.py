@@ -26,9 +26,9 @@ from torch import Tensor, nn
 
 from mixwell.data.datasets import IndexedDataset
 from mixwell.errors import InputError
-from mixwell.heads import find_head, inference
 from mixwell.methods import Method, Recipe, Term, create
 from mixwell.methods.registry import accepts
+from mixwell.view import find_head, inference
 
 try:
     from transformers import Trainer
@@ -181,7 +181,7 @@ class MixupTrainer(Trainer):
     def _check_labels(self, labels: Tensor) -> None:
         config = getattr(self.model, "config", None)
         undecided = config is not None and getattr(config, "problem_type", None) is None
-        if undecided and self.method.task == "classification" and labels.is_floating_point():
+        if undecided and self.method.task.one_class and labels.is_floating_point():
             raise InputError(
                 f"labels are {labels.dtype} of shape {tuple(labels.shape)}, which the model's own "
                 "loss takes for several classes a sample; set model.config.problem_type to "

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.errors import InputError
-from mixwell.heads import is_compiled
 from mixwell.methods import Method, Step, create
+from mixwell.view import is_compiled
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer

@@ -29,8 +29,8 @@ from torch.utils import _pytree as pytree
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import check_choice
-from mixwell.coefficient import Beta, Per
+from mixwell.checks import Per, check_choice
+from mixwell.coefficient import Beta
 from mixwell.compat.arguments import check_alpha, check_tensor, check_whole, overridden, takes
 from mixwell.compat.params import NEVER_CALLED, Leaves, Params, as_mix, draw_box
 from mixwell.errors import InputError

@@ -10,12 +10,11 @@ from torch import Tensor, nn
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range
-from mixwell.coefficient import Per
+from mixwell.checks import Per, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
 from mixwell.mix import Mix, _register
-from mixwell.saliency import find_maps
+from mixwell.view import find_maps
 
 __all__ = ["AlignMix", "AlignedMix", "sinkhorn"]
 
@@ -111,16 +110,24 @@ class AlignMix(Interpolation):
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        if batch.task == "segmentation":
+        if batch.task.by_position:
             raise InputError(
                 "AlignMix moves features, and a class for each position would have to follow: it "
                 "is not defined for segmentation; mix by place or linearly"
             )
-        name = self.name
-        if name == "auto":
-            name = find_maps(model, batch.x, once=True).layer
+        name = self._layer(batch, model)
         aligns = batch.once((self, "aligns"), lambda: batch.choose(_STEPS) < self.aligned * _STEPS)
         return name if aligns else None
+
+    def candidates(self, batch: Batch, model: nn.Module) -> list[str]:
+        return [self._layer(batch, model)]
+
+    def _layer(self, batch: Batch, model: nn.Module) -> str:
+        if self.name != "auto":
+            return self.name
+        view = batch.view
+        found = find_maps(model, batch.x, once=True) if view is None else view.last_maps(once=True)
+        return found.layer
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         # Where no layer was asked for (in a preview) it is the input.

@@ -55,6 +55,10 @@ class Interpolation(nn.Module):
         """
         return None
 
+    def candidates(self, batch: Batch, model: nn.Module) -> list[str]:
+        """Return all that :meth:`layer` may return in some step, but for None."""
+        return [name for name in self.layers if name != "input"]
+
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         """Return the mix with what this way of mixing adds: a mask, and the true λ of it."""
         return mix

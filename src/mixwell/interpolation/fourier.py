@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range
-from mixwell.coefficient import Per
+from mixwell.checks import Per, check_choice, check_range
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.mix import Mix
 

@@ -18,11 +18,10 @@ from torch.utils import _pytree as pytree
 from mixwell.batch import Batch
 from mixwell.checks import Range, check_range
 from mixwell.errors import InputError
-from mixwell.heads import logits_of, tapped, unwrap, watch
 from mixwell.interpolation.base import Interpolation, image_size
-from mixwell.losses import MixedBCE, MixedCrossEntropy
 from mixwell.mix import Mix, MixedTarget, MultiTarget, tensors
-from mixwell.saliency import find_maps
+from mixwell.tasks import Task
+from mixwell.view import find_maps, logits_of, tapped, unwrap, watch
 
 __all__ = ["AutoMix", "SAMix"]
 
@@ -277,9 +276,9 @@ class AutoMix(Interpolation):
         self.generator_loss = loss.detach()
         self._follow(work, unwrap(batch.model))
 
-    def _recognition(self, logits: Tensor, target: MixedTarget, task: str) -> Tensor:
+    def _recognition(self, logits: Tensor, target: MixedTarget, task: Task) -> Tensor:
         """Return how badly the copy sees the two samples of each pair: a scalar."""
-        return _LOSSES[task]()(logits, target)
+        return task.loss()(logits, target)
 
     def _constraint(self, mask: Tensor, lam: Tensor) -> Tensor:
         """Return how far each mask is from what λ asks for: (B,)."""
@@ -316,10 +315,10 @@ class AutoMix(Interpolation):
                 f"{name} makes its masks from the model's features: call method(model, x, y), or "
                 "preview(x, y, model=model)"
             )
-        if batch.task not in _LOSSES:
+        if not batch.task.has_classes or batch.task.by_position:
             raise InputError(
-                f"{name} learns from the classes of whole images: it is for task="
-                f"{' or '.join(repr(task) for task in _LOSSES)}, not for task={batch.task!r}"
+                f"{name} learns from the classes of whole images: it is for "
+                f"task='classification' or 'multilabel', not for task={batch.task.name!r}"
             )
         teacher = _frozen_copy(unwrap(batch.model))
         x = _wide(batch.x)
@@ -412,10 +411,10 @@ class SAMix(AutoMix):
         self.eta = check_range("eta", eta)
         self.variance = check_range("variance", variance)
 
-    def _recognition(self, logits: Tensor, target: MixedTarget, task: str) -> Tensor:
+    def _recognition(self, logits: Tensor, target: MixedTarget, task: Task) -> Tensor:
         assert target.weight is not None
-        loss = _LOSSES[task](reduction="none")(logits, target)
-        if task == "multilabel":
+        loss = task.loss(reduction="none")(logits, target)
+        if not task.one_class:
             present = (target.a > 0) | (target.b > 0)
             return _mean(torch.where(present, loss, self.eta * loss).mean(1), target.weight)
         against = torch.logsumexp(logits, 1) - _log_mass(logits, target)
@@ -432,11 +431,6 @@ class SAMix(AutoMix):
 # ------------------------------------------------------------------------------------ workings
 
 _HALVES = (torch.float16, torch.bfloat16)
-
-_LOSSES: dict[str, type[MixedCrossEntropy] | type[MixedBCE]] = {
-    "classification": MixedCrossEntropy,
-    "multilabel": MixedBCE,
-}
 
 
 def _log_mass(logits: Tensor, target: MixedTarget) -> Tensor:

@@ -8,8 +8,8 @@ from torch import nn
 
 from mixwell.batch import Batch
 from mixwell.errors import InputError
-from mixwell.heads import stages
 from mixwell.interpolation.base import Interpolation
+from mixwell.view import stages
 
 __all__ = ["Linear"]
 
@@ -37,6 +37,10 @@ class Linear(Interpolation):
         names = ["input", *stages(model, batch.x)] if self.layers == ["auto"] else self.layers
         name = names[batch.choose(len(names))] if len(names) > 1 else names[0]
         return None if name == "input" else name
+
+    def candidates(self, batch: Batch, model: nn.Module) -> list[str]:
+        names = stages(model, batch.x) if self.layers == ["auto"] else self.layers
+        return [name for name in names if name != "input"]
 
     def extra_repr(self) -> str:
         return f"layer={self.layers[0] if len(self.layers) == 1 else self.layers!r}"

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from mixwell import kernels
 from mixwell.batch import Batch
-from mixwell.checks import check_choice
-from mixwell.coefficient import Per
+from mixwell.checks import Per, check_choice
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.mix import Box, Mix, tensors

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import Range, check_choice, check_range
-from mixwell.coefficient import Per
+from mixwell.checks import Per, Range, check_choice, check_range
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.interpolation.masks import draw_box
 from mixwell.mix import Box, Mix

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range
-from mixwell.coefficient import Beta, Per
+from mixwell.checks import Per, check_choice, check_range
+from mixwell.coefficient import Beta
 from mixwell.errors import InputError, suggest
 from mixwell.interpolation.base import Interpolation
 from mixwell.mix import Box, Mix, MixedTarget, MultiTarget, Warp

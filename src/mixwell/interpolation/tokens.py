@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.attention import token_grid
 from mixwell.batch import Batch
-from mixwell.coefficient import Per
+from mixwell.checks import Per
 from mixwell.errors import InputError
 from mixwell.interpolation.masks import _ByPlace
 from mixwell.mix import Mix
@@ -95,12 +94,12 @@ class TokenMix(_ByPlace):
     def _tokens(self, batch: Batch) -> tuple[int, int]:
         if self.grid is not None:
             return self.grid
-        if batch.model is None:
+        if batch.view is None:
             raise InputError(
                 "TokenMix asks the model for its grid of tokens: call method(model, x, y), or "
                 "preview(x, y, model=model), or give the grid, grid=14"
             )
-        return token_grid(batch.model, batch.x)
+        return batch.view.token_grid()
 
     def extra_repr(self) -> str:
         return f"grid={self.grid}, {super().extra_repr()}"

@@ -6,10 +6,12 @@ from mixwell.losses.decoupled import DecoupledBCE, DecoupledCrossEntropy
 from mixwell.losses.inference import MixupInference
 from mixwell.losses.infinite_class import InfiniteClassLoss
 from mixwell.losses.multilabel import MixedBCE
+from mixwell.losses.needs import Clean, Mixes, Need, Outcome, Rows, Twin
 from mixwell.losses.ranking import MixupNDCG, MixupRanking
 from mixwell.losses.regression import MixedL1, MixedMSE
 
 __all__ = [
+    "Clean",
     "DecoupledBCE",
     "DecoupledCrossEntropy",
     "InfiniteClassLoss",
@@ -18,7 +20,12 @@ __all__ = [
     "MixedCrossEntropy",
     "MixedL1",
     "MixedMSE",
+    "Mixes",
     "MixupInference",
     "MixupNDCG",
     "MixupRanking",
+    "Need",
+    "Outcome",
+    "Rows",
+    "Twin",
 ]

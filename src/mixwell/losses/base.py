@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mixwell.batch import Batch
 from mixwell.checks import check_choice
 from mixwell.errors import InputError
 from mixwell.kernels import native
 from mixwell.kernels.two_class import wide
+from mixwell.losses.needs import Need, Outcome
 from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = [
@@ -165,34 +165,33 @@ class Loss(nn.Module):
     tasks: tuple[str, ...] = ("classification",)
     """The tasks whose targets this loss takes."""
 
-    reads: str = ""
-    """What it reads besides the mixed logits: "clean", those of the unmixed samples, given as a
-    third argument; "twin", the logits and the target of the same pairs mixed a second time, given
-    as a third and a fourth, with λ from :meth:`twin`."""
-
-    mixes: int = 1
-    """How many mixes of the batch it reads. With more than one, each is drawn anew, and the logits
-    and the target of the second, third ... follow the arguments above."""
+    needs: Sequence[Need] = ()
+    """What it reads beside the rows of its own term: see :mod:`mixwell.losses.needs`."""
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__()
         self.reduction = check_choice("reduction", reduction, ("mean", "sum", "none"))
 
-    def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
-        """Return the loss of predictions for mixed targets.
+    def of_step(self, outcome: Outcome) -> Tensor:
+        """Return the loss of a step: that of its own rows, ``self(logits, target)``, by default.
+
+        A loss that needs more than these overrides it; its ``forward`` then takes what it likes.
 
         Args:
-            logits: (B, C).
-            target: of B samples.
+            outcome: the term's rows, and those that ``needs`` declares.
 
         Returns:
             A scalar, or (B,) with ``reduction="none"``; in float32 at least.
         """
-        raise NotImplementedError
+        value: Tensor = self(outcome.mixed.logits, outcome.mixed.target)
+        return value
 
-    def twin(self, batch: Batch, lam: Tensor) -> Tensor:
-        """Return (B,), the λ of the second mix, for ``reads = "twin"``, from that of the first."""
-        raise NotImplementedError
+    def unmixed(self) -> Loss | None:
+        """Return the loss that stands for this one where samples are not mixed: in evaluation.
+
+        None for the task's usual one. One that weighs classes or leaves some out keeps that.
+        """
+        return None
 
     def _reduce(
         self,

@@ -95,6 +95,9 @@ class MixedCrossEntropy(Loss):
             check_logits(type(self).__name__, logits, target)  # which index is wrong, if one is
             raise
 
+    def unmixed(self) -> MixedCrossEntropy:
+        return MixedCrossEntropy(self.class_weight, ignore_index=self.ignore_index)
+
     def _of_logits(self, logits: Tensor, target: MixedTarget | MultiTarget) -> Tensor:
         if isinstance(target, MultiTarget):
             return self._two_class(many.from_logits, logits.shape[1], (logits,), target)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell import functional
-from mixwell.batch import Batch
-from mixwell.checks import Range, check_choice, check_range
-from mixwell.coefficient import Per
+from mixwell.checks import Per, Range, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_logits, share, wide
+from mixwell.losses.needs import Outcome, Twin
 from mixwell.mix import MixedTarget, MultiTarget
+
+if TYPE_CHECKING:
+    from mixwell.batch import Batch
 
 __all__ = ["MixupInference"]
 
@@ -47,8 +49,6 @@ class MixupInference(Loss):
     solves at the last layer.
     """
 
-    reads = "twin"
-
     ranges: ClassVar = {"alpha": Range(0.05, 20, log=True), "margin": Range(0.1, 0.5)}
 
     def __init__(
@@ -62,8 +62,10 @@ class MixupInference(Loss):
         self.alpha = check_range("alpha", alpha, open=True)
         self.margin = check_range("margin", margin, 0, 0.5)
         self.per = check_choice("per", per, ("sample", "batch"))
+        self.needs = (Twin(self.twin),)
 
     def twin(self, batch: Batch, lam: Tensor) -> Tensor:
+        """Return (B,), λ² of the second mix from λ¹ of the first."""
         u = batch.rand(1 if self.per == "batch" else len(batch)).double()
         own = lam.double()
         limit = (torch.maximum(own, 1 - own) - self.margin).clamp(0, 0.5)
@@ -72,7 +74,12 @@ class MixupInference(Loss):
         other = torch.minimum(other, limit)
         return torch.where(own >= 0.5, other, 1 - other).to(lam)
 
-    def forward(  # type: ignore[override]
+    def of_step(self, outcome: Outcome) -> Tensor:
+        mixed, twin = outcome.mixed, outcome.twin
+        assert isinstance(twin.target, MixedTarget)  # of pairs a twin is drawn, as Term sees to
+        return self(mixed.logits, mixed.target, twin.logits, twin.target)
+
+    def forward(
         self,
         logits: Tensor,
         target: MixedTarget | MultiTarget,

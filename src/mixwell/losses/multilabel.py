@@ -33,6 +33,9 @@ class MixedBCE(Loss):
         weight = class_weight_buffer(pos_weight, "pos_weight")
         self.register_buffer("pos_weight", weight, persistent=False)
 
+    def unmixed(self) -> MixedBCE:
+        return MixedBCE(self.pos_weight)
+
     def forward(self, logits: Tensor, target: MixedTarget) -> Tensor:
         """Return the loss.
 

@@ -11,6 +11,7 @@ from mixwell.checks import Range, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_logits, wide
 from mixwell.losses.many import largest_share
+from mixwell.losses.needs import Clean, Mixes, Outcome
 from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = ["MixupNDCG", "MixupRanking"]
@@ -54,7 +55,7 @@ class MixupRanking(Loss):
     Source: "RankMixup: Ranking-Based Mixup Training for Network Calibration", arXiv:2308.11990.
     """
 
-    reads = "clean"
+    needs = (Clean(),)
 
     ranges: ClassVar = {"margin": Range(0.1, 5, log=True)}
 
@@ -63,9 +64,12 @@ class MixupRanking(Loss):
         self.margin = check_range("margin", margin)
         self.of = check_choice("of", of, ("logits", "probabilities"))
 
-    def forward(  # type: ignore[override]
-        self, logits: Tensor, target: _Target, clean: Tensor
-    ) -> Tensor:
+    def of_step(self, outcome: Outcome) -> Tensor:
+        mixed = outcome.mixed
+        value: Tensor = self(mixed.logits, mixed.target, outcome.clean.logits)
+        return value
+
+    def forward(self, logits: Tensor, target: _Target, clean: Tensor) -> Tensor:
         """Return the loss.
 
         Args:
@@ -105,15 +109,20 @@ class MixupNDCG(Loss):
     Source: "RankMixup: Ranking-Based Mixup Training for Network Calibration", arXiv:2308.11990.
     """
 
-    reads = "clean"
-
     def __init__(self, mixes: int = 3, reduction: str = "mean") -> None:
         super().__init__(reduction)
         if not isinstance(mixes, int) or mixes < 1:
             raise InputError(f"mixes must be a whole number from 1 on, got {mixes!r}")
         self.mixes = mixes
+        self.needs = (Clean(), Mixes(mixes))
 
-    def forward(  # type: ignore[override]
+    def of_step(self, outcome: Outcome) -> Tensor:
+        mixed = outcome.mixed
+        more = [part for rows in outcome.more for part in (rows.logits, rows.target)]
+        value: Tensor = self(mixed.logits, mixed.target, outcome.clean.logits, *more)
+        return value
+
+    def forward(
         self, logits: Tensor, target: _Target, clean: Tensor, *more: Tensor | _Target
     ) -> Tensor:
         """Return the loss.

@@ -41,7 +41,9 @@ from mixwell.methods import (  # noqa: F401  (each registers its method)
     unimix,
     zeta_mixup,
 )
-from mixwell.methods.base import Method, Recipe, Step, Term
+from mixwell.methods.method import Method, Step
+from mixwell.methods.plan import Plan
+from mixwell.methods.recipe import Recipe, Term
 from mixwell.methods.registry import (
     Answer,
     Description,
@@ -58,6 +60,7 @@ __all__ = [
     "Answer",
     "Description",
     "Method",
+    "Plan",
     "Recipe",
     "Spec",
     "Step",

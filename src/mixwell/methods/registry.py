@@ -5,15 +5,17 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
-from mixwell import coefficient, interpolation, labels, losses, pairing
-from mixwell.checks import Range
+from mixwell import coefficient, interpolation, labels, losses, pairing, tasks
+from mixwell.checks import Per, Range
 from mixwell.errors import InputError, suggest
-from mixwell.methods.base import TASKS, Method, Recipe, Term
+from mixwell.methods.method import Method
+from mixwell.methods.recipe import Recipe, Term
+from mixwell.tasks import Task
 
 __all__ = [
     "Answer",
@@ -88,7 +90,7 @@ class Spec:
     p: float = 1.0
     beside: Mapping[str, Answer] = field(default_factory=dict)
     mixes: bool = True
-    tasks: tuple[str, ...] = tuple(TASKS)
+    tasks: tuple[str, ...] = field(default_factory=tasks.names)
     in_regression: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -146,7 +148,7 @@ class _Slot:
 class _RecipeSettings(nn.Module):
     """The arguments of a Recipe that are not parts."""
 
-    def __init__(self, p: float = 1.0, per: coefficient.Per = "sample") -> None:
+    def __init__(self, p: float = 1.0, per: Per = "sample") -> None:
         super().__init__()
         self.settings: dict[str, Any] = {"p": p, "per": per}
 
@@ -191,7 +193,7 @@ def _named_part(question: str, name: str) -> type[nn.Module]:
 class _Plan:
     """The parts of a composition, before they are built."""
 
-    def __init__(self, name: str, task: str | None, chosen: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, task: str | Task | None, chosen: Mapping[str, Any]) -> None:
         self.name = name
         self.specs = _parse(name)
         self.task = _task(self.specs, task)
@@ -202,7 +204,7 @@ class _Plan:
         self.weighted = next((spec for spec in self.specs if spec.clean), None)
         self.beside = [spec for spec in self.specs if spec.beside]
         in_regression: dict[str, Any] = {}
-        if self.task == "regression":
+        if not self.task.has_classes:
             for spec in self.specs:
                 in_regression.update(spec.in_regression)
 
@@ -229,7 +231,7 @@ class _Plan:
                 weight = self.weighted.weight
                 self.slots["term"] = _slot(names, Answer(_TermSettings, weight=weight), {})
         if self.mixes and self.clean:
-            answer = Answer(TASKS[self.task])
+            answer = Answer(self.task.loss)
             self.slots["clean"] = _slot(("clean",), answer, {})
         for spec in self.beside:
             parts = {
@@ -254,7 +256,7 @@ class _Plan:
         for spec in self.specs:
             if question in spec.suggests:
                 return (spec.name,), spec.suggests[question]
-        part = TASKS[self.task] if question == "loss" else _DEFAULTS[question]
+        part = self.task.loss if question == "loss" else _DEFAULTS[question]
         return (), Answer(part)
 
     def give(self, arguments: Mapping[str, Any]) -> None:
@@ -335,16 +337,15 @@ def _common_tasks(specs: list[Spec]) -> list[str]:
     return [task for task in narrow.tasks if all(task in spec.tasks for spec in specs)]
 
 
-def _task(specs: list[Spec], task: str | None) -> str:
-    if task is not None and task not in TASKS:
-        raise InputError(f"task={task!r} is unknown; known: {', '.join(TASKS)}")
+def _task(specs: list[Spec], task: str | Task | None) -> Task:
+    wanted = None if task is None else tasks.get(task)
     common = _common_tasks(specs)
-    if not common or (task is not None and task not in common):
+    if not common or (wanted is not None and wanted.name not in common):
         scopes = ", ".join(f"{spec.name} is for {' and '.join(spec.tasks)}" for spec in specs)
-        asked = f" for task={task!r}" if task is not None else ""
+        asked = "" if wanted is None else f" for task={wanted.name!r}"
         name = "+".join(spec.name for spec in specs)
         raise InputError(f"{name!r} makes no sense{asked}: {scopes}")
-    return task or common[0]
+    return wanted or tasks.get(common[0])
 
 
 # ------------------------------------------------------------------------------------ public face
@@ -354,9 +355,9 @@ def create(
     name: str,
     num_classes: int | None = None,
     *,
-    task: str | None = None,
+    task: str | Task | None = None,
     head: str | None = None,
-    feature_mode: str = "eval",
+    feature_mode: Literal["eval", "train"] = "eval",
     generator: torch.Generator | None = None,
     **arguments: Any,
 ) -> Method:

@@ -13,8 +13,8 @@ Hurts: small images and fine texture, of which a small copy keeps little.
 from torch import Tensor
 
 from mixwell.batch import Batch
-from mixwell.checks import check_range
-from mixwell.coefficient import Coefficient, Per
+from mixwell.checks import Per, check_range
+from mixwell.coefficient import Coefficient
 from mixwell.errors import InputError
 from mixwell.interpolation import ResizeMix
 from mixwell.methods.registry import Answer, Spec, register

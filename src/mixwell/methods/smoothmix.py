@@ -12,8 +12,8 @@ Hurts: as mixup does, where the two samples are blended: colours and contours of
 from torch import Tensor
 
 from mixwell.batch import Batch
-from mixwell.checks import check_range
-from mixwell.coefficient import Coefficient, Per
+from mixwell.checks import Per, check_range
+from mixwell.coefficient import Coefficient
 from mixwell.errors import InputError
 from mixwell.interpolation import SmoothMix
 from mixwell.interpolation.masks import lam_of_spread

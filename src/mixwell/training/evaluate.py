@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from mixwell import metrics
 from mixwell.data import Dataset, Split
-from mixwell.heads import find_head, inference, logits_of, tapped
 from mixwell.methods import Method
 from mixwell.training import probes
 from mixwell.training.config import RunConfig
+from mixwell.view import find_head, inference, logits_of, tapped
 
 __all__ = ["Findings", "measure", "predict", "quick_measure"]
 

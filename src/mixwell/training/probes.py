@@ -20,8 +20,8 @@ from mixwell.data import Dataset, Split, TensorSplit
 from mixwell.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD, seeded
 from mixwell.errors import InputError
-from mixwell.heads import inference, logits_of
 from mixwell.methods import Method
+from mixwell.view import inference, logits_of
 
 if TYPE_CHECKING:
     from mixwell.training.config import RunConfig

@@ -25,14 +25,13 @@ from mixwell.batch import Batch
 from mixwell.coefficient import Coefficient
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.heads import inference, logits_of
 from mixwell.losses import DecoupledCrossEntropy
-from mixwell.methods import Method
-from mixwell.methods.base import Recipe, Step
+from mixwell.methods import Method, Recipe, Step
 from mixwell.mix import Mix, MixedTarget
 from mixwell.pairing import Pairing
 from mixwell.training import probes
 from mixwell.training.config import RunConfig
+from mixwell.view import inference, logits_of
 
 __all__ = ["SemiSupervised", "strong_view", "weak_view"]
 

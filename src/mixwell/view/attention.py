@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixwell.errors import InputError
-from mixwell.heads import Side, inference, tapped, unwrap, watch
 from mixwell.mix import tensors
+from mixwell.view.cache import known
+from mixwell.view.hooks import Side, inference, run_on_copy, tapped, unwrap, watch
 
 __all__ = ["attending", "attention_of", "token_grid"]
 
@@ -74,7 +74,7 @@ def attention_of(model: nn.Module, x: Any) -> Tensor:
     """
     seen: list[Tensor] = []
     with inference(model), attending(model, x, seen):
-        model(x)
+        run_on_copy(model, x)
     return seen[0]
 
 
@@ -207,15 +207,9 @@ class _Reader:
     prefix: int
 
 
-_READERS: WeakKeyDictionary[nn.Module, dict[tuple[Shape, ...], _Reader]] = WeakKeyDictionary()
-
-
 def _reader(model: nn.Module, x: Any) -> _Reader:
-    known = _READERS.setdefault(unwrap(model), {})
     shapes = tuple(tuple(leaf.shape[1:]) for leaf in tensors(x))
-    if shapes not in known:
-        known[shapes] = _find(model, x)
-    return known[shapes]
+    return known(model, ("attention", shapes), lambda: _find(model, x))
 
 
 def _find(model: nn.Module, x: Any) -> _Reader:

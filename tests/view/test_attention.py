@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 import mixwell
 from mixwell import InputError
-from mixwell.attention import attending, attention_of, token_grid
+from mixwell.view import attending, attention_of, token_grid
 
 timm = pytest.importorskip("timm")
 

@@ -1,0 +1,338 @@
+"""One pass of the model over all groups of rows that a step's plan asks for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from mixwell.batch import Batch
+from mixwell.errors import InputError
+from mixwell.methods.plan import CleanGroup, Drawn, MixedGroup, Plan, TwinGroup
+from mixwell.methods.recipe import Recipe
+from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of, trace
+from mixwell.view.trace import mask_places
+
+__all__ = ["CleanRows", "MixedRows", "Pass"]
+
+
+class CleanRows:
+    """The rows of the unmixed samples."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.mix: Mix | MultiMix = Mix.identity(len(batch), batch.device)
+        self.target: MixedTarget | MultiTarget = MixedTarget.clean(batch.y)
+        self.rows = slice(0, len(batch))
+
+
+class MixedRows:
+    """The rows of a group that is mixed: where, how, and which they are.
+
+    How they are mixed is drawn when it is first asked: where mixing at the head needs the features
+    that enter it, that is in the middle of the pass.
+
+    Args:
+        group: what the plan says of them.
+        layer: None for the input, "head" for what enters the classifier, or a layer's name.
+        draw: draws how they are mixed.
+    """
+
+    def __init__(
+        self, group: MixedGroup | TwinGroup, layer: str | None, draw: Callable[[], Drawn]
+    ) -> None:
+        self.group, self.layer, self._draw = group, layer, draw
+        self.rows = slice(0, 0)
+        self._drawn: Drawn | None = None
+        self._refined: MixedTarget | None = None
+
+    @property
+    def recipe(self) -> Recipe:
+        """How they are mixed."""
+        return self.group.recipe
+
+    @property
+    def is_late(self) -> bool:
+        """Whether they are drawn when their features come by, in the pass itself."""
+        return self.layer == "head" and self.recipe.needs_features
+
+    def drawn(self) -> Drawn:
+        """Return how they are mixed and their targets, drawn at the first call."""
+        if self._drawn is None:
+            self._drawn = self._draw()
+        return self._drawn
+
+    @property
+    def mix(self) -> Mix | MultiMix:
+        """How they are mixed."""
+        return self.drawn()[0]
+
+    @property
+    def target(self) -> MixedTarget | MultiTarget:
+        """Their targets; after the pass, as what the model attended to has refined them."""
+        return self.drawn()[1] if self._refined is None else self._refined
+
+    def refine(self, attention: Tensor) -> None:
+        """Let the targets follow the attention (B, h, w) that the model paid to these rows."""
+        mix, target = self.drawn()
+        assert isinstance(mix, Mix)  # what is labelled by attention is mixed by place, in pairs
+        assert isinstance(target, MixedTarget)
+        self._refined = self.recipe.labels.refine(mix, target, attention)
+
+
+class Pass:
+    """A plan, run: every group drawn and placed, then all rows through the model at once.
+
+    Rows that are mixed at the input follow each other. What is mixed at a layer starts from the
+    unmixed rows, which come first; at the layer its rows are put behind all others, or, where
+    nothing else needs the unmixed ones, in their place.
+
+    Args:
+        plan: what to run.
+        batch: the unmixed batch.
+        view: the model.
+        owner: the method's name, for messages.
+
+    Attributes:
+        groups: the rows of each of the plan's groups, after :meth:`run` with all that they hold.
+    """
+
+    def __init__(self, plan: Plan, batch: Batch, view: ModelView, owner: str) -> None:
+        self.batch, self.view, self.owner = batch, view, owner
+        self.size = self.count = len(batch)
+        self.groups: list[CleanRows | MixedRows] = []
+        for group in plan.groups:  # drawn in this order, each as soon as its place is known
+            if isinstance(group, CleanGroup):
+                self.groups.append(CleanRows(batch))
+            else:
+                self.groups.append(self._place(plan, group))
+        mixed = [rows for rows in self.groups if isinstance(rows, MixedRows)]
+        self.mixed = mixed
+        self.clean = [rows for rows in self.groups if isinstance(rows, CleanRows)]
+        self.at_input = [rows for rows in mixed if rows.layer is None]
+        self.inside = [rows for rows in mixed if rows.layer is not None]
+        self.in_place = len(self.inside) == 1 and not self.clean
+        self.features: list[Tensor] = []
+        self.attention: list[Tensor] = []
+
+    # ------------------------------------------------------------------------------ before the pass
+
+    def _place(self, plan: Plan, group: MixedGroup | TwinGroup) -> MixedRows:
+        """Decide where a group is mixed, and draw how."""
+        sibling = None
+        for number, other in enumerate(plan.groups[: len(self.groups)]):
+            if other is group.beside:
+                sibling = self.groups[number]
+        if isinstance(sibling, MixedRows):  # which comes before, and mixes at the same layer
+            layer = sibling.layer
+        else:
+            layer = group.recipe.interpolation.layer(self.batch, self.view.model)
+        if isinstance(group, TwinGroup):
+            rows = MixedRows(group, layer, lambda: self._twin(group, sibling))
+        else:
+            rows = MixedRows(group, layer, lambda: group.draw(self.batch))
+        if not rows.is_late:
+            group.recipe.learn(self.batch, *rows.drawn())
+        return rows
+
+    def _twin(self, group: TwinGroup, sibling: CleanRows | MixedRows | None) -> Drawn:
+        assert sibling is not None
+        assert isinstance(sibling.mix, Mix)  # as Term sees to
+        return group.draw_from(self.batch, sibling.mix)
+
+    def run(self) -> Tensor:
+        """Return the logits of all rows."""
+        x = self._inputs()
+        hooks = self._hooks()
+        if hooks:
+            with contextlib.ExitStack() as stack:
+                for hook in hooks:
+                    stack.enter_context(hook)
+                logits = logits_of(self.view.model(x))
+        else:  # compilers of torch 2.6 know no ExitStack
+            logits = logits_of(self.view.model(x))
+        self._remember()
+        for rows in self.mixed:
+            if rows.recipe.labels.needs_attention:
+                rows.refine(self.attention[0][rows.rows])
+        return logits
+
+    def _inputs(self) -> Any:
+        """Return what the model is given, and settle which rows are whose."""
+        inputs = []
+        if self.clean or self.inside:
+            inputs.append(self._unmixed())
+            if self.in_place:
+                self.inside[0].rows = slice(0, self.size)
+        for rows in self.at_input:
+            first = len(inputs) * self.size
+            rows.rows = slice(first, first + self.size)
+            inputs.append(rows.recipe.interpolation(self.batch.x, rows.mix))
+        self.count = len(inputs) * self.size
+        return inputs[0] if len(inputs) == 1 else _concatenate(inputs)
+
+    def _unmixed(self) -> Any:
+        """Return the unmixed samples as the model is given them."""
+        x = self.batch.x
+        if not self.inside or torch.compiler.is_compiling():
+            return x
+        masks = self._check_layers()
+        if not self.at_input and trace(self.view.model, x).changes_input:
+            x = copied(x)
+        return _seeing_both(x, self.inside[0].mix, masks) if masks else x
+
+    def _check_layers(self) -> tuple[str, ...]:
+        """Refuse layers that something goes around; return the masks that are to be joined."""
+        masks: tuple[str, ...] = ()
+        for rows in self.inside:
+            assert rows.layer is not None
+            if rows.layer == "head":
+                self.view.check_carries_all(self.view.head(), "input")
+                continue
+            masks = mask_places(self.batch.x)
+            if masks and not self.in_place:
+                raise InputError(
+                    f"{self.owner} adds mixed samples to unmixed ones at layer {rows.layer!r}, and "
+                    f"the {masks[0]} has no rows for them: mix at the head (layer='head'), or take "
+                    "a method without unmixed samples"
+                )
+            self.view.check_carries_all(rows.layer, "output", masks)
+        return masks
+
+    # ------------------------------------------------------------------------------- in the pass
+
+    def _hooks(self) -> list[contextlib.AbstractContextManager[None]]:
+        """Return what is to be entered while the model runs."""
+        hooks: list[contextlib.AbstractContextManager[None]] = []
+        if any(rows.recipe.labels.needs_attention for rows in self.mixed):
+            hooks.append(self.view.attending(self.attention))
+        by_layer: dict[str, list[MixedRows]] = {}
+        for rows in self.inside:
+            assert rows.layer is not None
+            by_layer.setdefault(rows.layer, []).append(rows)
+        if self._remembering():
+            by_layer.setdefault("head", [])
+        for recipe in {id(rows.recipe): rows.recipe for rows in self.mixed}.values():
+            hooks += self._ahead(recipe, by_layer)
+        for layer, mixed in by_layer.items():
+            hooks.append(self._tapped(layer, mixed))
+        return hooks
+
+    def _ahead(
+        self, recipe: Recipe, tapped: Mapping[str, object]
+    ) -> list[contextlib.AbstractContextManager[None]]:
+        """See to the layers at which a recipe mixes in other steps, but not in this one.
+
+        A compiled model is tapped at all of them before its first run. In the first step it is
+        looked at whether mixing there would be right, not in the step in which one is drawn.
+        """
+        if list(recipe.interpolation.layers) == ["input"] or torch.compiler.is_compiling():
+            return []
+        candidates = recipe.interpolation.candidates(self.batch, self.view.model)
+        return self.view.look_ahead([name for name in candidates if name not in tapped])
+
+    def _tapped(
+        self, layer: str, mixed: list[MixedRows]
+    ) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which what passes ``layer`` is mixed for these rows."""
+        if layer == "head":
+            name = self.view.head()
+            return self.view.tapped(name, lambda value: self._at(name, mixed, value), side="input")
+        return self.view.tapped(layer, lambda value: self._at(layer, mixed, value))
+
+    def _at(self, layer: str, mixed: list[MixedRows], value: Any) -> Any:
+        """Return what goes on from a layer, the rows mixed there among it."""
+        if not mixed:
+            self.features.append(value.detach())
+            return value
+        if not torch.compiler.is_compiling():  # a compiler runs the segment with what is mixed
+            check_not_checkpointed(layer, self.view.owner)
+        clean = _first_rows(value, self.size, self.count, layer)
+        at_head = mixed[0].layer == "head"
+        if at_head:
+            self.features.append(value.detach())
+            if any(rows.is_late for rows in mixed):
+                self.view.give_features(clean.detach().flatten(1))
+        parts = [value]
+        for rows in mixed:
+            part = rows.recipe.interpolation(clean, rows.mix)
+            if self.in_place:
+                return _replace_first_rows(value, part, self.size)
+            rows.rows = slice(self.count, self.count + self.size)
+            self.count += self.size
+            parts.append(part)
+        return _concatenate(parts)
+
+    # ------------------------------------------------------------------------------ after the pass
+
+    def _remembering(self) -> list[MixedRows]:
+        return [rows for rows in self.mixed if rows.recipe.coefficient.remembers]
+
+    def _remember(self) -> None:
+        """Hand the features that came by to what remembers them."""
+        # The first rows that enter the head are the unmixed samples', where there are such rows and
+        # no layer before has put mixed ones in their place.
+        unmixed = bool(self.clean or self.inside) and not (
+            self.in_place and self.inside[0].layer != "head"
+        )
+        for rows in self._remembering():
+            assert isinstance(rows.mix, Mix)  # what remembers draws λ for pairs
+            features = self.features[0][slice(0, self.size) if unmixed else rows.rows]
+            rows.recipe.coefficient.remember(self.batch, features, None if unmixed else rows.mix)
+
+
+# --------------------------------------------------------------------------------------------- rows
+
+
+def rows_of(x: Tensor, rows: slice) -> Tensor:
+    """Return these rows of ``x``; ``x`` itself where they are all."""
+    return x if rows == slice(0, x.shape[0]) else x[rows]
+
+
+def _concatenate(parts: list[Any]) -> Any:
+    return pytree.tree_map(
+        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
+    )
+
+
+def _first_rows(value: Any, size: int, rows: int, layer: str) -> Any:
+    """Return the first ``size`` rows, the clean samples, of what passes a layer."""
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != rows):
+            raise InputError(
+                f"layer {layer!r} passes a tensor of shape {tuple(leaf.shape)}, which is not "
+                f"batch-first for the {rows} samples given to the model; choose another layer"
+            )
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+
+
+def _replace_first_rows(value: Any, rows: Any, size: int) -> Any:
+    def replace(old: Any, new: Any) -> Any:
+        if not isinstance(old, Tensor) or len(old) == size:
+            return new
+        return torch.cat([new, old[size:]])
+
+    return pytree.tree_map(replace, value, rows)
+
+
+def _seeing_both(x: Mapping[str, Any], mix: Mix | MultiMix, masks: tuple[str, ...]) -> Any:
+    """Return the inputs for mixing inside the model: each sequence as long as its partner's.
+
+    In what is mixed after the embedding, positions past the end of the shorter sequence are the
+    longer one's: masks (1 or True where it is looked at, or 0 there and less elsewhere, to be
+    added) and lengths are the larger of both.
+    """
+    partners = mix.partners.unbind(1) if isinstance(mix, MultiMix) else [mix.partner]
+    joined = {}
+    for name in masks:
+        mask = seen = x[name]
+        for partner in partners:
+            other = mask.index_select(0, partner.to(mask.device))
+            seen = seen | other if mask.dtype == torch.bool else torch.maximum(seen, other)
+        alone = (mix.lam == 1).to(mask.device).view(-1, *[1] * (mask.ndim - 1))
+        joined[name] = torch.where(alone, mask, seen)
+    return {**x, **joined}

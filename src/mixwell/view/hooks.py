@@ -1,0 +1,333 @@
+"""Reading or changing what passes a layer of a model, which is left as it was."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mixwell.errors import InputError, suggest
+
+__all__ = [
+    "Side",
+    "Tap",
+    "check_not_checkpointed",
+    "copied",
+    "in_checkpoint",
+    "inference",
+    "is_compiled",
+    "layer_named",
+    "logits_of",
+    "release",
+    "run_on_copy",
+    "tap_ahead",
+    "tapped",
+    "unwrap",
+    "watch",
+]
+
+Side = Literal["input", "output", "keywords"]
+
+_TAPS: WeakKeyDictionary[nn.Module, dict[str, Tap]] = WeakKeyDictionary()
+"""The idle hooks that stay on compiled models: what they hold, not what is known about them."""
+
+_CHECKPOINTS = (
+    "torch.utils.checkpoint",
+    "deepspeed.runtime.activation_checkpointing.checkpointing",
+    "fairscale.nn.checkpoint.checkpoint_activations",
+)
+
+
+# ------------------------------------------------------------------------------ models as they come
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """Return the user's own module inside ``torch.compile``, DDP, DataParallel and Fabric."""
+    while True:
+        inner = getattr(model, "_orig_mod", None) or getattr(model, "_original_module", None)
+        if inner is None and [name for name, _ in model.named_children()] == ["module"]:
+            inner = model.module
+        if not isinstance(inner, nn.Module):
+            return model
+        model = inner
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether ``model``, a wrapper around it or a module inside it goes through torch.compile."""
+    seen: nn.Module | None = model
+    while isinstance(seen, nn.Module):
+        if hasattr(seen, "_orig_mod"):
+            return True
+        seen = getattr(seen, "_forward_module", None) or getattr(seen, "module", None)
+    return any(
+        hasattr(module, "_orig_mod")
+        or getattr(module, "_compiled_call_impl", None) is not None
+        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")  # Lightning's way
+        for module in model.modules()
+    )
+
+
+@contextlib.contextmanager
+def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[None]:
+    """Run ``model`` without gradient and leave it as it was: modes, buffers, random state.
+
+    Args:
+        model: any module.
+        mode: "eval" switches to evaluation (running statistics, no dropout); "train" stays in
+            the present mode and restores the buffers that a pass changes.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [] if mode == "eval" else [(b, b.clone()) for b in model.buffers()]
+    devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
+    if not torch.cuda.is_available() or (devices and torch.cuda.is_current_stream_capturing()):
+        devices = set()  # a graph's random state can't be read while it is captured
+    if mode == "eval":
+        for module, _ in modes:
+            module.training = False  # not eval(), which exported modules refuse
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def copied(x: Any) -> Any:
+    """Return a pytree with tensors of its own: some models change their input in place."""
+    if isinstance(x, Tensor):
+        return x.detach().clone()
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), x)
+
+
+def run_on_copy(model: nn.Module, x: Any) -> Any:
+    """Return what ``model`` makes of a copy of ``x``."""
+    return model(copied(x))
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits in what a classifier returned.
+
+    They are the output itself, its ``.logits``, what a dict has under "logits" or "out"
+    (torchvision's segmentation), or the first of a tuple. Auxiliary outputs (Inception's,
+    GoogLeNet's) are not used.
+    """
+    if isinstance(output, Tensor):
+        return output
+    logits = None
+    if isinstance(output, Mapping):
+        logits = output.get("logits", output.get("out"))
+    logits = getattr(output, "logits", logits)
+    if logits is None and isinstance(output, (tuple, list)) and output:
+        logits = output[0]
+    if not isinstance(logits, Tensor):
+        raise InputError(
+            "model must return logits: a tensor, an object or dict with 'logits', or a tuple that "
+            f"starts with them; got {type(output).__name__}"
+        )
+    return logits
+
+
+def layer_named(model: nn.Module, name: str, argument: str = "layer") -> nn.Module:
+    """Return the layer of this name.
+
+    Raises:
+        InputError: there is none; ``argument`` is what the message calls it.
+    """
+    inner = unwrap(model)
+    try:
+        return inner.get_submodule(name)
+    except AttributeError:
+        names = [known for known, _ in inner.named_modules() if known]
+        shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+        raise InputError(
+            f"{argument}={name!r} is no layer of {type(inner).__name__}{suggest(name, names)}; "
+            f"its layers: {shown}"
+        ) from None
+
+
+def watch(
+    model: nn.Module, x: Any, note: Callable[[str, nn.Module, tuple[Any, ...], Any], None]
+) -> None:
+    """Run ``model`` in evaluation mode, and have each module that runs noted as it ends.
+
+    The whole batch is used: models may be made for its size.
+
+    Args:
+        model: any module, of which nothing is changed.
+        x: a batch of inputs, which stays as it is.
+        note: called with the module's name, itself, its arguments and its output.
+    """
+    names = {module: name for name, module in unwrap(model).named_modules()}
+
+    def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        note(names[module], module, args, output)
+
+    handles = [module.register_forward_hook(hook) for module in names]
+    try:
+        # A compiled part would not run the hooks; eagerly it does.
+        with inference(model), torch.compiler.set_stance("force_eager"):
+            run_on_copy(model, x)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# --------------------------------------------------------------------------------------------- taps
+
+
+def in_checkpoint() -> bool:
+    """Whether the model's pass is inside a checkpointed segment here, to be run again backward."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("mixwell."):
+        frame = frame.f_back  # the hook's own
+    while frame is not None:
+        name = frame.f_globals.get("__name__", "")
+        if name in _CHECKPOINTS:
+            return True
+        if name.startswith("mixwell."):  # who runs the model
+            return False
+        frame = frame.f_back
+    return False
+
+
+def check_not_checkpointed(layer: str, owner: str) -> None:
+    """Raise an InputError where a layer's hook runs inside a checkpointed segment.
+
+    Args:
+        layer: its name.
+        owner: the model's, for the message.
+    """
+    if not in_checkpoint():
+        return
+    raise InputError(
+        f"layer {layer!r} of {owner} runs inside a checkpointed segment, whose activations are "
+        "computed again in the backward pass, where nothing is mixed: the gradient would be wrong. "
+        "Mix at the input or the head (layer='input', layer='head'), at a layer outside of the "
+        "segments, or turn activation checkpointing off"
+    )
+
+
+class Tap:
+    """A hook on one layer, that hands what passes it to a function and passes on the answer.
+
+    Args:
+        module: the layer.
+        name: its name, for messages.
+        side: "input", its first argument; "output"; or "keywords", a dict of its keyword
+            arguments, which stay as they are.
+    """
+
+    def __init__(self, module: nn.Module, name: str, side: Side) -> None:
+        self.name, self.side = name, side
+        self.function: Callable[[Any], Any] | None = None
+        self.fired = False
+        if side == "input":
+            self._handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
+        elif side == "keywords":
+            self._handle = module.register_forward_pre_hook(self._look, with_kwargs=True)
+        else:
+            self._handle = module.register_forward_hook(self._after)
+
+    def _before(
+        self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        if self.function is None or not (args or keywords):
+            return None
+        self.fired = True
+        if args:
+            return (self.function(args[0]), *args[1:]), keywords
+        first = next(iter(keywords))
+        return args, {**keywords, first: self.function(keywords[first])}
+
+    def _look(self, module: nn.Module, args: Any, keywords: dict[str, Any]) -> None:
+        if self.function is not None:
+            self.fired = True
+            self.function(keywords)
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if self.function is None:
+            return None
+        self.fired = True
+        return self.function(output)
+
+    def remove(self) -> None:
+        """Take the hook off the layer."""
+        self._handle.remove()
+
+
+def _tap(module: nn.Module, name: str, side: Side, compiled: bool) -> Tap:
+    kept = _TAPS.setdefault(module, {}) if compiled else {}
+    tap = kept.get(side) or Tap(module, name, side)
+    kept[side] = tap
+    return tap
+
+
+@contextlib.contextmanager
+def tapped(
+    model: nn.Module,
+    name: str,
+    function: Callable[[Any], Any],
+    *,
+    side: Side = "input",
+) -> Iterator[None]:
+    """Pass what enters (or leaves) the layer ``name`` through ``function`` while in the context.
+
+    Nothing remains on an ordinary model. On a compiled one the hook stays, idle: compiled code
+    does not notice hooks that come and go.
+
+    Raises:
+        InputError: the layer did not run.
+    """
+    module = layer_named(model, name)
+    compiled = is_compiled(model)
+    tap = _tap(module, name, side, compiled)
+    tap.fired, tap.function = False, function
+    try:
+        yield
+        if not tap.fired:
+            hint = (
+                "the model was compiled and run before the method first saw it: call the method "
+                "before the compiled model's first run, or torch.compiler.reset() after"
+                if compiled
+                else "it is not part of the forward pass (exported, replaced or unused); name "
+                "another one (head='...' or layer='...')"
+            )
+            raise InputError(
+                f"the hook on layer {name!r} of {type(unwrap(model)).__name__} did not fire, so "
+                f"the method could not work: {hint}"
+            )
+    finally:
+        tap.function = None
+        if not compiled:
+            tap.remove()
+
+
+def tap_ahead(model: nn.Module, names: list[str], side: Side = "output") -> None:
+    """Put idle hooks on all layers that a compiled model may be tapped at in a later step."""
+    if is_compiled(model):
+        for name in names:
+            _tap(layer_named(model, name), name, side, True)
+
+
+def release(model: nn.Module) -> None:
+    """Take the idle hooks off a compiled model that methods have left there.
+
+    Do so when training is over and before the whole module is copied, saved or exported, which
+    would else have a part of mixwell in it. Models that are not compiled have none.
+
+    Args:
+        model: the compiled model, or the one that was compiled.
+    """
+    for module in model.modules():
+        for tap in _TAPS.pop(module, {}).values():
+            tap.remove()

@@ -1,0 +1,128 @@
+"""Where a model looks: its gradient, its feature maps, its class activation."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mixwell.errors import InputError
+from mixwell.saliency import as_images, is_image, normalised
+from mixwell.view.hooks import copied, inference, logits_of, run_on_copy, tapped, unwrap
+from mixwell.view.maps import Maps
+
+__all__ = ["activation", "gradient", "maps"]
+
+
+def gradient(model: nn.Module, x: Any, loss: Callable[[Tensor], Tensor], mode: Any) -> Tensor:
+    """Return the size of the loss's gradient at each pixel: (B, H, W), each summing to 1.
+
+    The L2 norm over channels (and over several images of one size) of the gradient of each
+    sample's loss with respect to its pixels; float32, without gradient. The model runs once; its
+    modes, buffers, gradients and the random state stay as they were.
+
+    Args:
+        model: any model with a loss.
+        x: (B, ..., H, W), or a pytree that holds it.
+        loss: the samples' summed loss, of logits in float32.
+        mode: "eval", or "train" for the batch's own statistics; see :func:`inference`.
+
+    Raises:
+        InputError: the inputs hold no image, or the loss has no gradient there.
+    """
+    as_images("saliency by gradient", x)  # which says what is wrong with them
+    leaves, structure = pytree.tree_flatten(copied(x))
+    images = []
+    with inference(model, mode), torch.enable_grad(), _undistributed(model):
+        for place, leaf in enumerate(leaves):
+            if is_image(leaf):
+                image = leaf if leaf.is_floating_point() else leaf.float()
+                images.append(image.requires_grad_())
+                leaves[place] = image.view_as(image)  # which a model may change in place
+        logits = logits_of(model(pytree.tree_unflatten(leaves, structure)))
+        total = loss(logits.float())
+        found = torch.autograd.grad(total, images, allow_unused=True) if total.requires_grad else ()
+    gradients = [part for part in found if part is not None]
+    if not gradients:
+        raise InputError(
+            f"saliency by gradient: the loss of {type(unwrap(model)).__name__} has no gradient "
+            "with respect to its images; choose another way of looking"
+        )
+    # Scaled before it is squared: of a trained model it may be very small.
+    joined = as_images("saliency by gradient", gradients)
+    largest = joined.abs().amax((1, 2, 3), keepdim=True)
+    scaled = joined / torch.where(largest > 0, largest, 1.0)
+    return normalised(scaled.square().mean(1).sqrt().float())
+
+
+@contextlib.contextmanager
+def _undistributed(model: nn.Module) -> Iterator[None]:
+    """Run what DDP holds by itself: DDP would wait for gradients of parameters."""
+    wrappers: list[Any] = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.parallel.DistributedDataParallel)
+    ]
+    try:
+        for wrapper in wrappers:
+            wrapper.forward = partial(wrapper.module)
+        yield
+    finally:
+        for wrapper in wrappers:
+            del wrapper.forward
+
+
+def maps(model: nn.Module, x: Any, layer: str, mode: Any) -> Tensor:
+    """Return what ``layer`` gives, the last time that it runs: (B, d, h, w) float32."""
+    seen: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        seen.append(value)
+        return value
+
+    with inference(model, mode), tapped(model, layer, keep, side="output"):
+        run_on_copy(model, x)
+    return seen[-1].float()
+
+
+def activation(model: nn.Module, seen: Tensor, y: Tensor, found: Maps) -> Tensor:
+    """Return the class activation maps of the samples' classes (arXiv:1512.04150).
+
+    The maps as the head weighs their means for that class, less their least value, as SnapMix's
+    code does it. Of soft and multi-label targets the classes' maps are summed by the targets.
+
+    Args:
+        model: a convolutional classifier.
+        seen: (B, d, h, w), its last feature maps.
+        y: class indices (B,), or (B, C).
+        found: where the maps come from.
+
+    Returns:
+        (B, h, w) float32, each summing to 1.
+
+    Raises:
+        InputError: the head does not read the means of these maps.
+    """
+    inner = unwrap(model)
+    module: Any = inner.get_submodule(found.head)
+    channels = seen.shape[1]
+    linear = isinstance(module, (nn.Linear, nn.Conv2d)) and (
+        tuple(module.weight.shape[1:]) in ((channels,), (channels, 1, 1))
+    )
+    if not linear or not found.pooled:
+        raise InputError(
+            f"class activation maps need a head that reads the means of the last feature maps, or "
+            f"a 1 x 1 convolution: in {type(inner).__name__} the head {found.head!r} "
+            f"({type(module).__name__}) does not read the {channels} channels of {found.layer!r}, "
+            "or other layers with weights lie between"
+        )
+    with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):
+        of_class = module.weight.float().flatten(1)
+        of_class = of_class[y.long()] if y.ndim == 1 else y.float() @ of_class
+        weighed = torch.einsum("bd,bdhw->bhw", of_class, seen)
+        return normalised(weighed - weighed.amin((-2, -1), keepdim=True))

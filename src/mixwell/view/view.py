@@ -1,0 +1,223 @@
+"""One object for what may be asked of a model in a step."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from torch import Tensor, nn
+
+from mixwell.errors import InputError, suggest
+from mixwell.view import saliency
+from mixwell.view.attention import attending, attention_of, token_grid
+from mixwell.view.cache import known
+from mixwell.view.head import capture_features, check_carries_all, find_head
+from mixwell.view.hooks import check_not_checkpointed, is_compiled, tap_ahead, tapped, unwrap
+from mixwell.view.maps import Maps, find_maps
+from mixwell.view.stages import stages
+from mixwell.view.trace import mask_places
+
+if TYPE_CHECKING:
+    from mixwell.tasks import Task
+
+__all__ = ["ModelView", "looks", "register_look"]
+
+Result = TypeVar("Result")
+
+_LOOKS: dict[str, Callable[[ModelView], Tensor]] = {}
+
+
+class ModelView:
+    """A model as the parts of a method see it in one step: what it makes of the unmixed samples.
+
+    Each thing is computed at most once a step, on a copy of the input, without gradient, and leaves
+    the model as it was: its modes, buffers, gradients, hooks and the random state.
+
+    Args:
+        model: any module; wrappers (DDP, torch.compile) are looked through.
+        x: (B, ...) or a pytree of it: the unmixed samples.
+        y: their targets, as :meth:`mixwell.Method.step` takes them.
+        task: what y is.
+        head: the name of the classifier head, where it should not be searched for.
+        feature_mode: how a pass for features and maps runs: "eval", or "train" with the batch's own
+            statistics.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Any,
+        y: Tensor,
+        task: Task,
+        head: str | None = None,
+        feature_mode: Literal["eval", "train"] = "eval",
+    ) -> None:
+        self.model, self.x, self.y, self.task = model, x, y, task
+        self.named_head, self.feature_mode = head, feature_mode
+        self._seen: dict[Hashable, Any] = {}
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """Return what ``compute()`` gives, computed at most once a step under ``key``."""
+        if key not in self._seen:
+            self._seen[key] = compute()
+        return cast(Result, self._seen[key])
+
+    @property
+    def owner(self) -> str:
+        """The model's class, for messages."""
+        return type(unwrap(self.model)).__name__
+
+    def head(self) -> str:
+        """Return the name of the classifier head; see :func:`mixwell.view.find_head`."""
+        return find_head(self.model, self.x, self.named_head)[0]
+
+    def features(self) -> Tensor:
+        """Return what enters the classifier head: (B, d)."""
+
+        def compute() -> Tensor:
+            return capture_features(self.model, self.x, self.named_head, self.feature_mode)[1]
+
+        return self.once("features", compute)
+
+    def give_features(self, features: Tensor) -> None:
+        """Say what enters the head, where the pass that is trained has shown it already."""
+        self._seen["features"] = features
+
+    def stages(self) -> list[str]:
+        """Return the first half of the model's stages; see :func:`mixwell.view.stages`."""
+        return stages(self.model, self.x)
+
+    def last_maps(self, *, once: bool = False) -> Maps:
+        """Return where the last feature maps are; see :func:`mixwell.view.find_maps`."""
+        return find_maps(self.model, self.x, self.named_head, once=once)
+
+    def maps(self) -> Tensor:
+        """Return the last feature maps before the head: (B, d, h, w) float32."""
+        layer = self.last_maps().layer
+        return self.once(
+            "maps", lambda: saliency.maps(self.model, self.x, layer, self.feature_mode)
+        )
+
+    def attention(self) -> Tensor:
+        """Return a vision transformer's attention of its class token: (B, h, w), sums of 1."""
+        return self.once("attention", lambda: attention_of(self.model, self.x))
+
+    def token_grid(self) -> tuple[int, int]:
+        """Return (h, w), the grid of patches of a vision transformer."""
+        return token_grid(self.model, self.x)
+
+    def saliency(self, kind: str = "gradient") -> Tensor:
+        """Return where the model looks: (B, H, W) or (B, h, w), ≥ 0, each summing to 1.
+
+        Args:
+            kind: "gradient", the size of the loss's gradient at each pixel; "cam", the class
+                activation map of each sample's class.
+        """
+        if kind == "gradient":
+            loss = partial(self.task.summed_loss, y=self.y)
+            return self.once(
+                kind, lambda: saliency.gradient(self.model, self.x, loss, self.feature_mode)
+            )
+        if kind != "cam":
+            raise InputError(f"kind={kind!r} is unknown; known: 'gradient', 'cam'")
+        if not self.task.has_classes or self.task.by_position:
+            raise InputError(
+                f"class activation maps are of a sample's class: task={self.task.name!r} has none"
+            )
+        return self.once(
+            kind, lambda: saliency.activation(self.model, self.maps(), self.y, self.last_maps())
+        )
+
+    def look(self, kind: str) -> Tensor:
+        """Return a look by its name: one of :func:`looks`, yours among them.
+
+        Raises:
+            InputError: there is none of the name, or the model has nothing of the kind.
+        """
+        if kind not in _LOOKS:
+            known = ", ".join(repr(name) for name in _LOOKS)
+            raise InputError(f"kind={kind!r} is unknown{suggest(kind, _LOOKS)}; known: {known}")
+        return self.once(("look", kind), lambda: _LOOKS[kind](self))
+
+    # ----------------------------------------------------------------- in the pass that is trained
+
+    def tapped(
+        self,
+        layer: str,
+        function: Callable[[Any], Any],
+        *,
+        side: Literal["input", "output"] = "output",
+    ) -> contextlib.AbstractContextManager[None]:
+        """Pass what enters or leaves a layer through a function; see :func:`tapped`."""
+        return tapped(self.model, layer, function, side=side)
+
+    def attending(self, seen: list[Tensor]) -> contextlib.AbstractContextManager[None]:
+        """Read the attention of the pass that runs in the context; see :func:`attending`."""
+        return attending(self.model, self.x, seen)
+
+    def look_ahead(self, layers: list[str]) -> list[contextlib.AbstractContextManager[None]]:
+        """See to layers at which other steps will mix.
+
+        A compiled model is tapped at all of them before its first run. Another is looked at in its
+        first step: whether all passes each of them, and whether the backward pass will run it anew.
+
+        Args:
+            layers: names; "head" is the classifier head's input.
+
+        Returns:
+            What is to be entered while the model runs.
+        """
+        head = "head" in layers
+        names = [name for name in layers if name != "head"]
+        if is_compiled(self.model):
+            tap_ahead(self.model, names, "output")
+            tap_ahead(self.model, [self.head()] if head else [], "input")
+            return []
+        fresh = ("looked ahead", tuple(layers))
+        seen: list[bool] = known(self.model, fresh, list)
+        if seen:
+            return []
+        seen.append(True)
+        return [self._checked(name) for name in names]
+
+    def _checked(self, layer: str) -> contextlib.AbstractContextManager[None]:
+        self.check_carries_all(layer, "output", mask_places(self.x))
+
+        def look(value: Any) -> Any:
+            check_not_checkpointed(layer, self.owner)
+            return value
+
+        return tapped(self.model, layer, look, side="output")
+
+    def check_carries_all(self, layer: str, side: str, mixed: tuple[str, ...] = ()) -> None:
+        """Raise an InputError where something goes around a layer that is to be mixed."""
+        check_carries_all(self.model, self.x, layer, side, mixed)
+
+
+def register_look(kind: str, look: Callable[[ModelView], Tensor]) -> None:
+    """Make a look of your own known to ``batch.look(kind)``.
+
+    Args:
+        kind: its name.
+        look: computes it from the view, once a step: from ``view.features()``, a pass of
+            ``view.model`` under :func:`mixwell.view.inference`, or whatever it likes.
+
+    Raises:
+        InputError: the name is taken.
+    """
+    if kind in _LOOKS:
+        raise InputError(f"kind={kind!r} is taken: there is a look of this name already")
+    _LOOKS[kind] = look
+
+
+def looks() -> list[str]:
+    """Return the names of all looks."""
+    return sorted(_LOOKS)
+
+
+register_look("gradient", lambda view: view.saliency("gradient"))
+register_look("cam", lambda view: view.saliency("cam"))
+register_look("maps", ModelView.maps)
+register_look("attention", ModelView.attention)
