@@ -347,7 +347,7 @@ def test_regression(tmp_path):
         trainer = train(
             tmp_path, model=make_vit(**config), data=data, mixup="c_mixup", learning_rate=1e-3
         )
-        assert trainer.method.task == "regression"
+        assert trainer.method.task.name == "regression"
         assert trainer.train().training_loss > 1
 
 
@@ -358,7 +358,7 @@ def test_several_classes_a_sample(tmp_path):
     ]
     model = make_vit(problem_type="multi_label_classification")
     trainer = train(tmp_path, model=model, data=data, mixup="mixup")
-    assert trainer.method.task == "multilabel"
+    assert trainer.method.task.name == "multilabel"
     # Unmixed it is the model's own loss.
     method = mixwell.create("erm", num_classes=3, task="multilabel")
     batch = stack(data)
