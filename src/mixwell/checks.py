@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -30,13 +30,23 @@ def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
 
 
 def check_range(
-    argument: str, value: Any, low: float = 0.0, high: float = float("inf"), *, open: bool = False
+    argument: str,
+    value: Any,
+    low: float = 0.0,
+    high: float = math.inf,
+    *,
+    open: bool = False,
+    infinite: bool = False,
 ) -> float:
-    """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise."""
-    number = not isinstance(value, bool) and isinstance(value, numbers.Real)  # NumPy's too
-    if not number or not (low <= value <= high) or (open and value == low):
+    """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise.
+
+    Infinity is no number here, unless ``infinite``.
+    """
+    number = not isinstance(value, bool) and isinstance(value, Real)  # NumPy's too
+    inside = number and low <= value <= high and (infinite or math.isfinite(value))
+    if not inside or (open and value == low):
         left = "(" if open else "["
-        right = f"{high:g}]" if high != float("inf") else "inf)"
+        right = f"{high:g}]" if high != math.inf or infinite else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
     return float(value)
 

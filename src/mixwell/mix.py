@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,52 +10,33 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
+from mixwell.values import alike, check_tensors, check_vector, register, tensors
 
-__all__ = ["Box", "Mix", "MixedTarget", "MultiMix", "MultiTarget", "Warp", "tensors"]
-
-
-def tensors(x: Any) -> list[Tensor]:
-    """Return the tensors in a pytree, in order."""
-    if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
-        return [x]
-    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
-
-
-def _register(cls: type) -> type:
-    """Register a dataclass of tensors as a pytree, so that it maps, compiles and exports."""
-    names = [field.name for field in fields(cls)]
-
-    def flatten(value: object) -> tuple[list[object], list[tuple[str, int | None]]]:
-        # What is None stays out: to torch it would be a leaf. Numbers are part of the structure.
-        present = {name: getattr(value, name) for name in names}
-        present = {name: part for name, part in present.items() if part is not None}
-        plain = [(name, part if isinstance(part, int) else None) for name, part in present.items()]
-        return [part for part in present.values() if not isinstance(part, int)], plain
-
-    def unflatten(children: Iterable[object], plain: list[tuple[str, int | None]]) -> object:
-        # Not through __init__: while a tree is mapped its leaves need not be tensors.
-        value: object = object.__new__(cls)
-        parts = iter(children)
-        given = {name: next(parts) if part is None else part for name, part in plain}
-        for name in names:
-            object.__setattr__(value, name, given.get(name))
-        return value
-
-    pytree.register_pytree_node(
-        cls, flatten, unflatten, serialized_type_name=f"mixwell.{cls.__name__}"
-    )
-    return cls
+__all__ = [
+    "Box",
+    "Mix",
+    "MixedTarget",
+    "MultiMix",
+    "MultiTarget",
+    "Warp",
+    "positions_of",
+    "tensors",
+]
 
 
-def _check_vector(owner: str, name: str, value: Tensor, size: int) -> None:
-    if value.shape != (size,):
-        raise InputError(
-            f"{owner}: {name} must have one entry per sample, shape ({size},), "
-            f"got shape {tuple(value.shape)}"
-        )
+def positions_of(mask: Tensor) -> tuple[int, ...]:
+    """Return the dimensions that a mask (B, 1, *positions) is for, the last of what it mixes.
+
+    Of more than two the first are left out where they are 1: (B, 1, 1, H, W) is for images, in
+    whatever number a sample has them.
+    """
+    positions = tuple(mask.shape[2:])
+    while len(positions) > 2 and positions[0] == 1:
+        positions = positions[1:]
+    return positions
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class Box:
     """Where the partner is, as a rectangle for each sample: a mask in short (CutMix).
@@ -76,11 +55,21 @@ class Box:
     width: int
     source: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        check_tensors("Box", edges=self.edges, source=self.source)
+        for name, edges in (("edges", self.edges), ("source", self.source)):
+            if edges is not None and (edges.ndim != 2 or edges.shape[1] != 4):
+                raise InputError(
+                    f"Box: {name} must have shape (B, 4): top, bottom, left and right of each "
+                    f"sample's; got shape {tuple(edges.shape)}"
+                )
+
     def mask(self) -> Tensor:
         """Return the same as a mask: (B, 1, H, W) bool, True where the own sample is."""
         top, bottom, left, right = self.edges[:, :, None].unbind(1)
         row = torch.arange(self.height, device=self.edges.device)
         column = torch.arange(self.width, device=self.edges.device)
+        row, column = alike(self.edges, row, column)
         rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
         return ~(rows[:, :, None] & columns[:, None, :])[:, None]
 
@@ -88,7 +77,7 @@ class Box:
         """Return the share of the image that is the own sample's: (B,)."""
         inside = (self.edges[:, 1::2] - self.edges[:, ::2]).clamp_min(0).prod(1)
         whole = self.height * self.width
-        return (whole - inside) / whole
+        return (whole - inside).float() / whole
 
     def grid(self) -> Tensor | None:
         """Return where the partner is read to fill the box, as ``F.grid_sample`` takes it.
@@ -113,14 +102,14 @@ def _stretch(to: Tensor, source: Tensor, size: int) -> Tensor:
     (B, size). As in ``F.interpolate``, nothing outside of the source is read at its border.
     """
     (start, stop), (first, last) = to.float().unbind(1), source.float().unbind(1)
-    pixel = torch.arange(size, device=to.device) + 0.5
+    pixel = torch.arange(size, dtype=torch.float32, device=to.device) + 0.5
     scale = (last - first) / (stop - start).clamp_min(1)
     place = first[:, None] + (pixel - start[:, None]) * scale[:, None]
     inside = torch.maximum(torch.minimum(place, last[:, None] - 0.5), first[:, None] + 0.5)
     return inside * (2 / size) - 1
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class Warp:
     """Where the two samples of each pair are read before they are mixed (PuzzleMix).
@@ -134,8 +123,11 @@ class Warp:
     own: Tensor | None = None
     partner: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        check_tensors("Warp", own=self.own, partner=self.partner)
 
-@_register
+
+@register
 @dataclass(frozen=True, eq=False)
 class Mix:
     """Who mixes with whom, and how much of each: ``x̃_i = λ_i x_i + (1 - λ_i) x_σ(i)``.
@@ -146,9 +138,11 @@ class Mix:
     Args:
         partner: (B,) int64, the index σ(i) of each sample's partner in the batch.
         lam: (B,) floating, the weight λ_i in [0, 1] of the *own* sample.
-        mask: optional (B, 1, ..., H, W), bool or floating in [0, 1]: the own sample's weight at
-            each position, where mixing is not the same everywhere. ``lam`` is its mean.
-        box: optional, instead of a mask, where that is a rectangle (CutMix).
+        mask: optional (B, 1, *positions), bool or floating in [0, 1]: the own sample's weight at
+            each position, where mixing is not the same everywhere; (1, 1, *positions) for all
+            samples alike. ``lam`` is its mean. (B, 1, L) is for signals, (B, 1, H, W) for
+            images, (B, 1, D, H, W) for volumes: for whatever ends in these dimensions.
+        box: optional, instead of a mask, where that is a rectangle (CutMix): for images.
         warp: optional: content of the two samples moves before they are mixed (PuzzleMix).
     """
 
@@ -159,6 +153,7 @@ class Mix:
     warp: Warp | None = None
 
     def __post_init__(self) -> None:
+        check_tensors("Mix", partner=self.partner, lam=self.lam, mask=self.mask)
         if self.partner.ndim != 1 or self.partner.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 "Mix: partner must be a (B,) tensor of int64 indices, "
@@ -166,17 +161,45 @@ class Mix:
             )
         if not self.lam.is_floating_point():
             raise InputError(f"Mix: lam must be floating, got {self.lam.dtype}")
-        _check_vector("Mix", "lam", self.lam, self.partner.shape[0])
-        if self.mask is not None and self.box is not None:
+        check_vector("Mix", "lam", self.lam, self.partner.shape[0])
+        if self.mask is not None:
+            self._check_mask(self.mask)
+        for name, value, kind in (("box", self.box, Box), ("warp", self.warp, Warp)):
+            if value is not None and not isinstance(value, kind):
+                raise InputError(
+                    f"Mix: {name} must be a mixwell.mix.{kind.__name__}, got {type(value).__name__}"
+                )
+        if self.box is not None and self.box.edges.shape[0] != len(self):
+            raise InputError(
+                f"Mix: the box's edges must have shape ({len(self)}, 4) as there are {len(self)} "
+                f"partners, got shape {tuple(self.box.edges.shape)}"
+            )
+
+    def _check_mask(self, mask: Tensor) -> None:
+        if self.box is not None:
             raise InputError("Mix: give a mask or a box, not both")
+        if not (mask.is_floating_point() or mask.dtype == torch.bool):
+            raise InputError(f"Mix: mask must be bool or floating, got {mask.dtype}")
+        if mask.ndim < 3 or mask.shape[1] != 1 or mask.shape[0] not in (1, len(self)):
+            raise InputError(
+                f"Mix: mask must have shape ({len(self)} or 1, 1, *positions), as (B, 1, L) for "
+                f"signals or (B, 1, H, W) for images, got shape {tuple(mask.shape)}"
+            )
 
     @property
     def is_uniform(self) -> bool:
         """Whether a sample is mixed with the same weight everywhere."""
         return self.mask is None and self.box is None
 
+    @property
+    def positions(self) -> tuple[int, ...] | None:
+        """The last dimensions of what it mixes; None where the weight is λ everywhere."""
+        if self.box is not None:
+            return self.box.height, self.box.width
+        return None if self.mask is None else positions_of(self.mask)
+
     def dense_mask(self) -> Tensor | None:
-        """Return the own sample's weight at each position, (B, 1, ..., H, W), from mask or box.
+        """Return the own sample's weight at each position, (B, 1, *positions), from mask or box.
 
         None where the weight is λ everywhere.
         """
@@ -194,10 +217,11 @@ class Mix:
     @classmethod
     def identity(cls, size: int, device: torch.device | str | None = None) -> Mix:
         """Return the mix that leaves ``size`` samples as they are (λ = 1, each its own partner)."""
-        return cls(torch.arange(size, device=device), torch.ones(size, device=device))
+        one = torch.ones(size, dtype=torch.float32, device=device)
+        return cls(torch.arange(size, device=device), one)
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class MixedTarget:
     """The target of mixed samples: λ_i of ``a_i`` and 1 - λ_i of ``b_i``.
@@ -220,6 +244,7 @@ class MixedTarget:
     weight: Tensor | None = None
 
     def __post_init__(self) -> None:
+        check_tensors("MixedTarget", a=self.a, b=self.b, lam=self.lam, weight=self.weight)
         if self.a.ndim == 0 or self.a.shape != self.b.shape:
             raise InputError(
                 "MixedTarget: a and b must have the same batch-first shape, "
@@ -235,9 +260,9 @@ class MixedTarget:
                 f"shape {tuple(self.a.shape)}; give soft labels as a floating (B, C) tensor"
             )
         if not self.by_position or self.lam.shape != self.a.shape:
-            _check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
+            check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
-            _check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
+            check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
 
     def __len__(self) -> int:
         return self.a.shape[0]
@@ -255,7 +280,7 @@ class MixedTarget:
     @classmethod
     def clean(cls, y: Tensor) -> MixedTarget:
         """Return the target of unmixed samples with targets ``y``: λ = 1."""
-        return cls(y, y, torch.ones(len(y), device=y.device))
+        return cls(y, y, torch.ones(len(y), dtype=torch.float32, device=y.device))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MixedTarget:
         """Return the same on another device, for loaders that move what they load."""
@@ -289,7 +314,7 @@ class MixedTarget:
         return torch.lerp(b, a, lam)
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class MultiMix:
     """A mix of k samples each: ``x̃_i = Σ_j w_ij x_{p_ij}``; of two it is a :class:`Mix`.
@@ -305,6 +330,7 @@ class MultiMix:
     is_uniform = True
 
     def __post_init__(self) -> None:
+        check_tensors("MultiMix", partners=self.partners, weights=self.weights)
         if self.partners.ndim != 2 or self.partners.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 "MultiMix: partners must be a (B, k) tensor of int64 indices, "
@@ -325,7 +351,7 @@ class MultiMix:
         return self.partners.shape[0]
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class MultiTarget:
     """The target of samples mixed of k: ``weights`` w_ij of the classes ``classes`` c_ij.
@@ -344,6 +370,7 @@ class MultiTarget:
     by_position = False
 
     def __post_init__(self) -> None:
+        check_tensors("MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight)
         if self.classes.ndim != 2 or self.classes.is_floating_point():
             raise InputError(
                 "MultiTarget: classes must be a (B, k) tensor of int64 class indices, "
@@ -355,7 +382,7 @@ class MultiTarget:
                 f"got {self.weights.dtype} of shape {tuple(self.weights.shape)}"
             )
         if self.weight is not None:
-            _check_vector("MultiTarget", "weight", self.weight, self.classes.shape[0])
+            check_vector("MultiTarget", "weight", self.weight, self.classes.shape[0])
 
     def __len__(self) -> int:
         return self.classes.shape[0]

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixwell.checks import check_range
 from mixwell.errors import InputError
 
-__all__ = ["check_alpha", "check_flag", "check_tensor", "check_whole", "overridden", "takes"]
-
-
-def check_whole(argument: str, value: Any, low: int = 1) -> int:
-    """Return a whole number from ``low`` on, Python's or NumPy's, as an int, or raise."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if is_number and isinstance(value, numbers.Integral) and int(value) >= low:
-        return int(value)
-    near = f"; write {int(value)}" if is_number and value >= low and value % 1 == 0 else ""
-    raise InputError(
-        f"{argument} must be a whole number from {low} on, got {value!r} "
-        f"({type(value).__name__}){near}"
-    )
+__all__ = ["check_flag", "check_tensor", "overridden", "takes"]
 
 
 def check_flag(argument: str, value: Any) -> bool:
@@ -47,16 +32,6 @@ def check_tensor(argument: str, value: Any) -> Tensor:
             f"{'torch.nested.to_padded_tensor' if value.is_nested else argument + '.to_dense()'}"
         )
     return value
-
-
-def check_alpha(argument: str, value: Any, *, open: bool = False) -> float:
-    """Return the α of a Beta(α, α), a finite number from 0 on (above with ``open``), or raise."""
-    alpha = check_range(argument, value, open=open)
-    if not math.isfinite(alpha):
-        raise InputError(
-            f"{argument} must be finite, got {value!r}; λ is 1/2 almost surely from 1000 on"
-        )
-    return alpha
 
 
 def overridden(owner: object, name: str, known: tuple[type, ...]) -> Callable[..., Any] | None:

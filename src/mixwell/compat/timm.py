@@ -33,8 +33,8 @@ from torch.utils.data import default_collate
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range
-from mixwell.compat.arguments import check_alpha, check_flag, check_tensor, check_whole
+from mixwell.checks import check_choice, check_range, check_whole
+from mixwell.compat.arguments import check_flag, check_tensor
 from mixwell.compat.draws import Draws
 from mixwell.compat.targets import as_lam, as_target, smoothed
 from mixwell.errors import InputError
@@ -79,7 +79,7 @@ def mixup_target(
     tensor([[0.7500, 0.2500],
             [0.2500, 0.7500]])
     """
-    num_classes = check_whole("num_classes", num_classes)
+    num_classes = check_whole("num_classes", num_classes, 1)
     target = as_target(target, num_classes, check_flag("multi_label", multi_label))
     mixed = MixedTarget(target, target.flip(0), as_lam("lam", lam, target))
     smoothing = check_range("smoothing", smoothing, 0, 1)
@@ -164,15 +164,15 @@ class Mixup(Draws, timm_mixup.Mixup):
         if cutmix_minmax is not None:
             cutmix_minmax = _check_minmax(cutmix_minmax)
         super().__init__(
-            mixup_alpha=check_alpha("mixup_alpha", mixup_alpha),
-            cutmix_alpha=check_alpha("cutmix_alpha", cutmix_alpha),
+            mixup_alpha=check_range("mixup_alpha", mixup_alpha),
+            cutmix_alpha=check_range("cutmix_alpha", cutmix_alpha),
             cutmix_minmax=cutmix_minmax,
             prob=check_range("prob", prob, 0, 1),
             switch_prob=check_range("switch_prob", switch_prob, 0, 1),
             mode=check_choice("mode", mode, self._modes),
             correct_lam=check_flag("correct_lam", correct_lam),
             label_smoothing=label_smoothing,
-            num_classes=check_whole("num_classes", num_classes),
+            num_classes=check_whole("num_classes", num_classes, 1),
         )
         # Not every version of timm takes it.
         self.multi_label = check_flag("multi_label", multi_label)

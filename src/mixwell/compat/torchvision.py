@@ -29,9 +29,9 @@ from torch.utils import _pytree as pytree
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import Per, check_choice
+from mixwell.checks import Per, check_choice, check_range, check_whole
 from mixwell.coefficient import Beta
-from mixwell.compat.arguments import check_alpha, check_tensor, check_whole, overridden, takes
+from mixwell.compat.arguments import check_tensor, overridden, takes
 from mixwell.compat.params import NEVER_CALLED, Leaves, Params, as_mix, draw_box
 from mixwell.errors import InputError
 from mixwell.interpolation.base import image_size
@@ -74,9 +74,9 @@ class _OfBatches(v2.Transform):
         pairing: Pairing | None = None,
         target: Literal["dense", "mixed"] = "dense",
     ) -> None:
-        alpha = check_alpha("alpha", alpha, open=True)
+        alpha = check_range("alpha", alpha, open=True)
         if num_classes is not None:
-            num_classes = check_whole("num_classes", num_classes)
+            num_classes = check_whole("num_classes", num_classes, 1)
         named = isinstance(labels_getter, str) and labels_getter == "default"
         if not (named or labels_getter is None or callable(labels_getter)):
             raise InputError(

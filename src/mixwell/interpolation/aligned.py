@@ -13,7 +13,8 @@ from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
-from mixwell.mix import Mix, _register
+from mixwell.mix import Mix
+from mixwell.values import register
 from mixwell.view import find_maps
 
 __all__ = ["AlignMix", "AlignedMix", "sinkhorn"]
@@ -43,7 +44,7 @@ def sinkhorn(cost: Tensor, epsilon: Tensor | float, iterations: int) -> tuple[Te
     return torch.softmax(kernel + v, 2), torch.softmax(kernel + u, 1)
 
 
-@_register
+@register
 @dataclass(frozen=True, eq=False)
 class AlignedMix(Mix):
     """A mix of features that are aligned first: what :class:`AlignMix` draws.

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mixwell.kernels import native
-from mixwell.mix import Box
+from mixwell.mix import Box, positions_of
 
 __all__ = [
     "beta_icdf",
@@ -123,7 +123,7 @@ def mix_into(
     partner: Tensor,
     lam: Tensor,
     mask: Tensor | None = None,
-    box: Box | None = None,
+    edges: Tensor | None = None,
 ) -> None:
     """Write ``λ x + (1 - λ) x[partner]`` to ``out``, of ``x``'s shape and strides.
 
@@ -132,22 +132,23 @@ def mix_into(
         x: (B, ...), whose samples :func:`rows_of` can lay out.
         partner: (B,).
         lam: (B,).
-        mask: (B, 1, ..., H, W), as in ``Mix``.
-        box: as in ``Mix``.
+        mask: (B, 1, *positions), as in ``Mix``.
+        edges: (B, 4), those of a ``Box`` for the last two dimensions of ``x``.
     """
     in_place = out.data_ptr() == x.data_ptr()
     if in_place and len(set(partner.tolist())) < x.shape[0]:  # one is read again after it is mixed
         mixed = torch.empty_like(x)
-        mix_into(mixed, x, partner, lam, mask, box)
+        mix_into(mixed, x, partner, lam, mask, edges)
         out.copy_(mixed)
         return
     size = x.numel() // x.shape[0] * x.element_size()
-    if mask is None and native.takes(x.dtype) and (box is None or _are_images(x)):
-        _compiled(out, x, partner, lam, box, threads_for(size * x.shape[0]))
+    if mask is None and native.takes(x.dtype) and (edges is None or _are_images(x)):
+        _compiled(out, x, partner, lam, edges, threads_for(size * x.shape[0]))
     elif in_place or size >= LARGE:
-        _by_sample(out, x, partner.tolist(), lam, mask, box, in_place)
+        _by_sample(out, x, partner.tolist(), lam, mask, edges, in_place)
     else:
-        _by_block(out, x, partner, lam, mask if box is None else box.mask())
+        mask = mask if edges is None else Box(edges, *x.shape[-2:]).mask()
+        _by_block(out, x, partner, lam, mask)
 
 
 def _are_images(x: Tensor) -> bool:
@@ -156,28 +157,28 @@ def _are_images(x: Tensor) -> bool:
 
 def row_of(x: Tensor, *dtypes: torch.dtype) -> Tensor:
     """Return ``x`` side by side in memory, in one of these dtypes: the last where it has none."""
-    if x.dtype in dtypes and x.is_contiguous() and not x.is_neg():  # usual, and cheaper to ask
+    if x.dtype in dtypes and x.is_contiguous():  # usual, and cheaper to ask
         return x
     return x.to(x.dtype if x.dtype in dtypes else dtypes[-1]).contiguous().resolve_neg()
 
 
 def _compiled(
-    out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, box: Box | None, threads: int
+    out: Tensor, x: Tensor, partner: Tensor, lam: Tensor, edges: Tensor | None, threads: int
 ) -> None:
     size = x.numel() // x.shape[0]
     partner = row_of(partner, torch.int64)
-    if box is None:
+    if edges is None:
         weights = row_of(lam, torch.float32, torch.float64)
         # Threads part at multiples of a cache line.
         run(lambda part: native.mix(out, x, partner, weights, part), parts(size, threads, 64))
         return
-    planes, pixel = size // (box.height * box.width), x.element_size()
+    (height, width), pixel = x.shape[-2:], x.element_size()
+    planes = size // (height * width)
     if not x.is_contiguous():  # the channels of a position side by side
         planes, pixel = 1, pixel * planes
-    edges = row_of(box.edges, torch.int64)
-    height, width = box.height, box.width * pixel
+    corners = row_of(edges, torch.int64)
     run(
-        lambda part: native.paste(out, x, partner, edges, height, width, pixel, part),
+        lambda part: native.paste(out, x, partner, corners, height, width * pixel, pixel, part),
         parts(planes * height, threads),
     )
 
@@ -185,7 +186,7 @@ def _compiled(
 def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
     """Return the squared distance of each row of ``x`` (B, n) float32 to its partner's: (B,)."""
     pieces = parts(x.shape[1], threads_for(x.numel() * x.element_size()), 64)
-    sums = torch.zeros(max(1, len(pieces)), x.shape[0], dtype=torch.float64)
+    sums = torch.zeros(max(1, len(pieces)), x.shape[0], dtype=torch.float64, device=x.device)
     sigma = row_of(partner, torch.int64)
     run(lambda part: native.pair_distance(x, sigma, sums[pieces.index(part)], part), pieces)
     return sums.sum(0).to(x.dtype)
@@ -229,10 +230,10 @@ def _by_sample(
     sigma: list[int],
     lam: Tensor,
     mask: Tensor | None,
-    box: Box | None,
+    edges: Tensor | None,
     in_place: bool,
 ) -> None:
-    if mask is None and box is None:
+    if mask is None and edges is None:
         rows, results = rows_of(x), rows_of(out)
         assert rows is not None
         assert results is not None
@@ -244,21 +245,22 @@ def _by_sample(
             if sigma[i] not in (i, following):
                 copies[sigma[i]] = x[sigma[i]].clone()
     sources, mixed = x.unbind(0), out.unbind(0)
-    masks = None if mask is None else mask.expand(x.shape[0], *mask.shape[1:]).unbind(0)
-    edges = None if box is None else box.edges.tolist()
+    masks = None
+    if mask is not None:
+        masks = fit_mask(mask, x).expand(x.shape[0], *[-1] * (x.ndim - 1)).unbind(0)
+    boxes = None if edges is None else edges.tolist()
     weights = lam.tolist()
     for i in order:
         own, other, result = sources[i], copies.get(sigma[i], sources[sigma[i]]), mixed[i]
-        if edges is not None:
-            top, bottom, left, right = (max(0, edge) for edge in edges[i])
+        if boxes is not None:
+            top, bottom, left, right = (max(0, edge) for edge in boxes[i])
             if not in_place:
                 result.copy_(own)
             if bottom > top and right > left:
                 inside = (..., slice(top, bottom), slice(left, right))
                 result[inside].copy_(other[inside])
         elif masks is not None:
-            weight = masks[i].view(*[1] * (own.ndim - 2), *masks[i].shape[-2:])
-            _masked(result, own, other, weight)
+            _masked(result, own, other, masks[i])
         elif x.dtype == torch.uint8:
             for place in range(0, len(own), BLOCK):
                 part = slice(place, place + BLOCK)
@@ -285,14 +287,17 @@ def interpolated(own: Tensor, other: Tensor, weight: Tensor) -> Tensor:
     # λ in half precision would move the input's mix away from the label's by up to 1/256; and of
     # integers the exact value is rounded, which has 33 bits.
     whole = own.dtype == torch.uint8
-    dtype = torch.float64 if whole and own.device.type != "mps" else torch.float32
+    dtype = torch.complex64 if own.is_complex() else torch.float32
+    if whole and own.device.type != "mps":
+        dtype = torch.float64
     mixed = torch.lerp(other.to(dtype), own.to(dtype), weight.to(dtype))
     return mixed.round_() if whole else mixed
 
 
 def fit_mask(mask: Tensor, x: Tensor) -> Tensor:
-    """Return a mask (B, 1, ..., H, W) with as many dimensions as ``x`` has."""
-    return mask.reshape(mask.shape[0], *[1] * (x.ndim - 3), *mask.shape[-2:])
+    """Return a mask (B, 1, *positions) with as many dimensions as ``x`` has."""
+    positions = positions_of(mask)
+    return mask.reshape(mask.shape[0], *[1] * (x.ndim - 1 - len(positions)), *positions)
 
 
 def fit_weight(lam: Tensor, x: Tensor) -> Tensor:

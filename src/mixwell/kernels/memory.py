@@ -8,6 +8,7 @@ import threading
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 __all__ = ["Recycler", "recycled"]
 
@@ -38,12 +39,11 @@ class Recycler:
     def empty_like(self, x: Tensor) -> Tensor:
         """Return memory of ``x``'s shape, strides and dtype, its content undefined."""
         size = x.numel() * x.element_size()
-        if size < SMALLEST or x.device.type != "cpu" or _use_count is None:
+        if size < SMALLEST or not x.is_cpu or _use_count is None:
             return torch.empty_like(x)
         if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
             return torch.empty_like(x)
-        worker = torch.utils.data.get_worker_info()
-        if worker is not None:
+        if get_worker_info() is not None:
             # It travels to another process: written where it is shared, it isn't copied again.
             return _shared_like(x)
         with self._lock:
@@ -54,7 +54,7 @@ class Recycler:
             else:
                 storage = torch.UntypedStorage(size)
             self._storages = [*self._storages, storage][-self.keep :]
-            return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())
+            return _on(storage, x)
 
     def clear(self) -> None:
         """Give all idle memory back."""
@@ -83,7 +83,12 @@ def _is_free(storages: list[torch.UntypedStorage], place: int) -> bool:
 
 def _shared_like(x: Tensor) -> Tensor:
     storage = torch.UntypedStorage._new_shared(x.numel() * x.element_size(), device="cpu")
-    return torch.empty(0, dtype=x.dtype).set_(storage, 0, x.shape, x.stride())
+    return _on(storage, x)
+
+
+def _on(storage: torch.UntypedStorage, x: Tensor) -> Tensor:
+    """Return a tensor like ``x`` on a storage."""
+    return x.new_empty(0).set_(storage, 0, x.shape, x.stride())
 
 
 def _forked() -> None:

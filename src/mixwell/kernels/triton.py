@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mixwell.errors import InputError
+from mixwell.mix import positions_of
 
 try:
     import triton  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -24,7 +25,7 @@ try:
 except ImportError:
     triton = None
 
-__all__ = ["available", "backward", "forward"]
+__all__ = ["available", "backward", "forward", "runs_on"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.uint8)
 """What can be mixed; uint8 forward alone."""
@@ -256,11 +257,12 @@ def available(x: Tensor) -> bool:
 
     With ``TRITON_INTERPRET=1`` set before this file is imported, tensors on the CPU are taken too.
     """
-    return x.dtype in DTYPES and x.is_contiguous() and _runs_on(x.device)
+    return x.dtype in DTYPES and x.is_contiguous() and runs_on(x.device)
 
 
 @lru_cache
-def _runs_on(device: torch.device) -> bool:
+def runs_on(device: torch.device) -> bool:
+    """Return whether the kernels run on a device."""
     if triton is None:
         return False
     if not isinstance(_forward_kernel, triton.JITFunction):  # the interpreter's
@@ -289,8 +291,8 @@ def forward(
         x: (B, ...), contiguous; float32, bfloat16, float16, float64 or uint8.
         partner: (B,) int64 or int32, σ; each in [0, B), which is *not* checked.
         lam: (B,) floating; not read where there is a mask or a box.
-        mask: optional (B or 1, 1, ..., H, W), the own sample's weight at each position of the
-            last two dimensions of ``x``. bool selects, without arithmetic.
+        mask: optional (B or 1, 1, *positions), the own sample's weight at each position of the
+            last dimensions of ``x``. bool selects, without arithmetic.
         box: optional (B, 4) int64 or int32, top, bottom, left and right (half-open) of the
             partner's place in the image; outside it is the own sample. Not with a mask.
         out: optional, the result is written there; contiguous, like ``x``, and not ``x``.
@@ -381,24 +383,30 @@ def _check(
             f"{name}: partner and lam must have shape ({size},) for {what} of shape "
             f"{tuple(x.shape)}, got {tuple(partner.shape)} and {tuple(lam.shape)}"
         )
-    if mask is None and box is None:
-        return
-    if x.ndim < 3 or (mask is not None and box is not None):
+    if mask is not None:
+        _check_mask(name, what, x, mask, box)
+    elif box is not None and x.ndim < 3:
         raise InputError(
-            f"{name}: a mask or a box (not both) is for {what} of shape (B, ..., H, W), "
-            f"got shape {tuple(x.shape)}"
-        )
-    if mask is not None and (
-        mask.shape[-2:] != x.shape[-2:]
-        or len(mask) not in (1, size)
-        or mask.numel() != len(mask) * x.shape[-2] * x.shape[-1]
-    ):
-        raise InputError(
-            f"{name}: for {what} of shape {tuple(x.shape)} the mask must have shape "
-            f"({size} or 1, 1, ..., {x.shape[-2]}, {x.shape[-1]}), got {tuple(mask.shape)}"
+            f"{name}: a box is for {what} of shape (B, ..., H, W), got shape {tuple(x.shape)}"
         )
     if box is not None and box.shape != (size, 4):
         raise InputError(f"{name}: the box must have shape ({size}, 4), got {tuple(box.shape)}")
+
+
+def _check_mask(name: str, what: str, x: Tensor, mask: Tensor, box: Tensor | None) -> None:
+    if box is not None:
+        raise InputError(f"{name}: give a mask or a box, not both")
+    positions = positions_of(mask)
+    if (
+        tuple(x.shape[1:])[-len(positions) :] != positions
+        or len(mask) not in (1, len(x))
+        or mask.numel() != len(mask) * math.prod(positions)
+    ):
+        raise InputError(
+            f"{name}: for {what} of shape {tuple(x.shape)} the mask must have shape "
+            f"({len(x)} or 1, 1, *positions), where positions are the last dimensions of {what}, "
+            f"got {tuple(mask.shape)}"
+        )
 
 
 def _plan(
@@ -414,13 +422,13 @@ def _plan(
         mode, planes, area = "lam", 1, x.numel() // total
     else:
         width = x.shape[-1]
-        area = x.shape[-2] * width
+        area = width * x.shape[-2] if mask is None else mask.numel() // len(mask)
         planes = x.numel() // (total * area)
         total *= planes
-        if box is not None:
+        if mask is None:
+            assert box is not None
             mode, where = "box", box if box.stride(1) == 1 else box.contiguous()
         else:
-            assert mask is not None
             mode = "select" if mask.dtype == torch.bool else "weigh"
             where = mask.reshape(len(mask), area)
             where = where if where.stride(1) == 1 or area == 1 else where.contiguous()

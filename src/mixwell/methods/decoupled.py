@@ -26,7 +26,7 @@ DECOUPLED = register(
         equation="""
 φ^{i,j}(z) = exp z_i / (exp z_i + Σ_{c ∉ {i,j}} exp z_c)
 DM(CE) = MCE + η · [w_a · (-log φ^{a,b}) + w_b · (-log φ^{b,a})]
-w = (λ, 1 - λ) for weighting="lambda", (1, 1) for "uniform"
+w = (λ^power, (1 - λ)^power), of both sides, of the heavier or of the lighter alone
 """,
         doc=__doc__,
         answers={"loss": Answer(DecoupledCrossEntropy, eta=0.1, weighting="lambda")},
@@ -41,7 +41,7 @@ DECOUPLED_BCE = register(
         paper=_PAPER,
         equation="""
 ŷ = h(λ) · a + h(1 - λ) · b,   h(λ) = min(1, (λ / t)^k)
-DM(BCE) = mean over classes of BCE(sigmoid(z), ŷ)
+DM(BCE) = Σ_c BCE(sigmoid(z_c), ŷ_c)
 """,
         doc=__doc__,
         answers={"loss": Answer(DecoupledBCE, t=0.8, k=1.0)},

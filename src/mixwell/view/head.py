@@ -149,7 +149,23 @@ class _Search:
         if seen.count(name) > 1:
             why = f"{name!r} runs {seen.count(name)} times in a pass, and has no one input"
             return Evidence(None, (), why)
+        if self._picked(name):
+            why = (
+                f"which positions of {name!r} become the logits depends on each sample's own input "
+                "(its last word), and another sample's are elsewhere"
+            )
+            return Evidence(None, (), why)
         return Evidence(name)
+
+    def _picked(self, name: str) -> bool:
+        """Whether the input decides which positions of what the head returned are the logits."""
+        left = {node for run in self.seen.of(name) for node in run.left}
+        for node in self._chain(self.seen.logits or 0):
+            if node in left:
+                return False
+            if not all(self.seen.floating[parent] for parent in self.seen.parents[node]):
+                return True
+        return False
 
     def _becomes(self, node: int) -> list[str]:
         """Return the modules whose output becomes the node: one, or of a sum those of its parts."""

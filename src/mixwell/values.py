@@ -1,0 +1,100 @@
+"""What the values of mixwell.mix share: they are trees of tensors, and check what comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from mixwell.errors import InputError
+
+__all__ = ["alike", "check_tensors", "check_vector", "register", "tensors"]
+
+
+def tensors(x: Any) -> list[Tensor]:
+    """Return the tensors in a pytree, in order."""
+    if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
+        return [x]
+    return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+
+
+def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors as operations with ``x`` take them: replicated, where it is distributed.
+
+    A DTensor knows no operation with plain tensors. A mix is drawn alike on all ranks of its mesh.
+    """
+    if type(x) in (Tensor, nn.Parameter) or not hasattr(x, "device_mesh"):
+        return others
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(x, DTensor)
+    mesh, everywhere = x.device_mesh, [Replicate()] * x.device_mesh.ndim
+    return tuple(
+        other
+        if isinstance(other, DTensor)
+        else DTensor.from_local(other, mesh, everywhere, run_check=False)
+        for other in others
+    )
+
+
+def register(cls: type) -> type:
+    """Register a dataclass of tensors as a pytree, so that it maps, compiles, exports and loads."""
+    names = [field.name for field in fields(cls)]
+
+    def flatten(value: object) -> tuple[list[object], list[list[Any]]]:
+        # What is None stays out: to torch it would be a leaf. Numbers are part of the structure.
+        present = {name: getattr(value, name) for name in names}
+        present = {name: part for name, part in present.items() if part is not None}
+        # Lists, as JSON has no tuples: the structure is saved with an exported program.
+        plain = [[name, part if isinstance(part, int) else None] for name, part in present.items()]
+        return [part for part in present.values() if not isinstance(part, int)], plain
+
+    def unflatten(children: Iterable[object], plain: list[list[Any]]) -> object:
+        # Not through __init__: while a tree is mapped its leaves need not be tensors.
+        value: object = object.__new__(cls)
+        parts = iter(children)
+        given = {name: next(parts) if part is None else part for name, part in plain}
+        for name in names:
+            object.__setattr__(value, name, given.get(name))
+        return value
+
+    def with_keys(value: object) -> tuple[list[tuple[Any, object]], Any]:
+        children, plain = flatten(value)
+        keys = [pytree.GetAttrKey(name) for name, part in plain if part is None]
+        return list(zip(keys, children, strict=True)), plain
+
+    pytree.register_pytree_node(
+        cls,
+        flatten,
+        unflatten,
+        serialized_type_name=f"mixwell.{cls.__name__}",
+        flatten_with_keys_fn=with_keys,
+    )
+    torch.serialization.add_safe_globals([cls])  # of tensors and numbers alone
+    return cls
+
+
+def check_tensors(owner: str, **values: Any) -> None:
+    """Raise an InputError for what should be a tensor, by name, and isn't; None passes."""
+    for name, value in values.items():
+        if value is None or isinstance(value, Tensor):
+            continue
+        kind = type(value)
+        home = "" if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}."
+        raise InputError(
+            f"{owner}: {name} must be a tensor, got {home}{kind.__qualname__}; "
+            f"torch.as_tensor({name}) makes one of a list or of NumPy's"
+        )
+
+
+def check_vector(owner: str, name: str, value: Tensor, size: int) -> None:
+    """Raise an InputError for what should be (size,) and isn't."""
+    if value.shape != (size,):
+        raise InputError(
+            f"{owner}: {name} must have one entry per sample, shape ({size},), "
+            f"got shape {tuple(value.shape)}"
+        )
