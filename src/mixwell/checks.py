@@ -30,7 +30,7 @@ def plain(value: Any) -> Any:
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
     """Return ``value`` if it is one of ``choices``; raise an InputError naming them if not."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise InputError(f"{argument}={value!r} is unknown; known: {known}"
                          f"{suggest(str(value), choices)}")  # fmt: skip

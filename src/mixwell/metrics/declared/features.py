@@ -21,12 +21,12 @@ def _uniformity(evidence: Evidence) -> Found:
     return None if evidence.features is None else collapse.uniformity(evidence.features)
 
 
-def _variance_scale(evidence: Evidence) -> Found:
-    return None if evidence.spread is None else evidence.spread.scale
-
-
 def _margins(name: str, evidence: Evidence) -> Found:
     return getattr(evidence.margins, name, None)
+
+
+def _variance_scale(evidence: Evidence) -> Found:
+    return None if evidence.spread is None else evidence.spread.scale
 
 
 def _fine_alignment(evidence: Evidence) -> Found:
@@ -47,8 +47,7 @@ MEASURES = (
             lambda evidence: evidence.temperature, higher_is_better=None, digits=2,
             group="features"),
     Measure("variance_scale", "s", "factor of the deviation, fitted on validation data: > 1 means "
-            "overconfident", _variance_scale, REAL,
-            higher_is_better=None, digits=2, group="features"),
+            "overconfident", _variance_scale, REAL, higher_is_better=None, digits=2, group="features"),
     Measure("alignment", "alignment", "mean squared distance of same-class features on the sphere",
             _alignment, higher_is_better=None, group="features"),
     Measure("uniformity", "uniformity", "log mean exp(-2 d²) of features: lower is more uniform",
