@@ -1,7 +1,8 @@
 import pytest
 
 from mixwell.cli.progress import Progress
-from mixwell.metrics import Measure, measures
+from mixwell.metrics import measures
+from mixwell.metrics.measures import Measure
 
 CLASSES = {"kind": "epoch", "epoch": 3, "loss": 0.51234, "val_accuracy": 0.97222, "val_nll": 0.1}
 REAL = {"kind": "epoch", "epoch": 1, "loss": 0.9, "val_rmse": 57.1204}

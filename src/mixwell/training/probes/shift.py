@@ -10,7 +10,8 @@ from torch import Tensor
 from mixwell.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from mixwell.data.splits import seeded
 from mixwell.errors import InputError
-from mixwell.metrics import Evidence, measures
+from mixwell.metrics import measures
+from mixwell.metrics.evidence import Evidence
 from mixwell.training.predict import predict
 from mixwell.training.probes.subject import Findings, Subject, moments
 
