@@ -45,7 +45,7 @@ def shift(subject: Subject, found: Findings) -> dict[str, Any]:
                 return (corrupt(x * std + mean, name, severity, generator) - mean) / std
 
             logits, labels, _ = predict(subject.model, part, subject.device, change=change)
-            row = measures.take(Evidence(logits, labels), taken)
+            row = measures.take(Evidence(logits.double(), labels), taken)
             table[name].append({"severity": severity, **row})
     found.details["shift"] = table
     return {"shift": table}
