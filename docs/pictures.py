@@ -174,7 +174,7 @@ def losses(name: str) -> None:
             loss = DecoupledCrossEntropy(eta=eta, reduction="none")(z, half)
             axis.plot(logit, loss - loss.min(), style, color=BLUE, label=f"DM, η = {eta}")
     else:
-        loss = DecoupledBCE(reduction="none")(z, half).mean(1)
+        loss = DecoupledBCE(reduction="none", over_classes="mean")(z, half)
         axis.plot(logit, loss - loss.min(), color=BLUE, label="DM(BCE)")
     axis.axvline(4, color=GREY, linewidth=0.8, linestyle="--")
     axis.text(3.9, axis.get_ylim()[1] * 0.9, "the other class's logit", fontsize=8, ha="right")

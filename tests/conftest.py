@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,23 @@ hypothesis.settings.load_profile("mixwell")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def other_defaults() -> Callable[[], AbstractContextManager[None]]:
+    """Return a context in which torch makes float64 tensors without memory unless told."""
+
+    @contextmanager
+    def change() -> Iterator[None]:
+        dtype = torch.get_default_dtype()
+        torch.set_default_dtype(torch.float64)
+        try:
+            with torch.device("meta"):
+                yield
+        finally:
+            torch.set_default_dtype(dtype)
+
+    return change
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ RUNS = [
     ("ignite_loop", "ignite", "--epochs 3", 0.8),
     ("timm_train", "timm", "", 0.8),
     ("torchvision_collate", "torchvision", "--epochs 4", 0.8),
+    ("interpolation_consistency", "torch", "--epochs 3", 0.8),
     ("regression", "torch", "--epochs 30", 0.4),
     ("long_tail", "torchvision", "--epochs 20", 0.7),
     ("transfer", "torchvision", "", 0.85),

@@ -1,10 +1,14 @@
+import warnings
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import special, stats
 
-from mixwell import InputError, Mix, functional
+from mixwell import InputError, Mix, MixedTarget, functional
+from mixwell.kernels import native
+from mixwell.mix import Box, MultiMix, Warp
 
 
 def make_mix(size, lam=None, seed=0):
@@ -132,169 +136,6 @@ def test_a_narrow_kernel_does_not_overflow():
     assert tau.min() >= 1e-30 * (1 - 1e-6)
 
 
-def censored_ks(lam, tau):
-    """The KS p-value of the λ in [1e-300, 1/2], where a float tells small values apart.
-
-    Near 1 a float rounds to 1, so the upper half is folded down only by symmetry of the counts.
-    """
-    low = lam[(lam < 0.5) & (lam > 1e-300)]
-    first, last = special.betainc(tau, tau, 1e-300), 0.5
-
-    def cdf(x):
-        return (special.betainc(tau, tau, x) - first) / (last - first)
-
-    return stats.kstest(low, cdf).pvalue, len(low)
-
-
-@pytest.mark.parametrize("tau", [1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3])
-def test_sample_beta_follows_the_distribution(tau):
-    """Nine tests at fixed seeds; each would fail by chance one time in a thousand."""
-    generator = torch.Generator().manual_seed(3)
-    lam = functional.sample_beta(torch.full((40_000,), tau, dtype=torch.float64), generator)
-    p_value, count = censored_ks(lam.numpy(), tau)
-    assert count > 400
-    assert p_value > 1e-3
-    above = int((lam > 0.5).sum())
-    assert stats.binomtest(above, int((lam != 0.5).sum())).pvalue > 1e-3
-
-
-@pytest.mark.parametrize("tau", [1e-6, 1e-8, 1e-12, 1e-30])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_tiny_tau_is_a_coin_toss_never_one_half(tau, dtype):
-    """A λ strays further than 1e-6 with probability 13.8 τ: one of these, 1.4 % in the worst case.
-
-    The count of heads is within 4.7 standard deviations.
-    """
-    generator = torch.Generator().manual_seed(7)
-    lam = functional.sample_beta(torch.full((1_000,), tau, dtype=dtype), generator).double()
-    assert torch.minimum(lam, 1 - lam).max() <= 1e-6
-    assert 425 < int((lam > 0.5).sum()) < 575
-
-
-def test_no_nan_over_the_whole_range_of_tau():
-    for dtype in (torch.float32, torch.float64):
-        tau = torch.logspace(-30, 6, 2000, dtype=dtype)
-        lam = functional.sample_beta(tau)
-        assert lam.dtype == dtype
-        assert ((lam >= 0) & (lam <= 1)).all()
-    outside = functional.sample_beta(torch.tensor([0.0, 1e-40, 1e30, torch.inf]))
-    assert ((outside >= 0) & (outside <= 1)).all()
-
-
-def test_samples_repeat_with_a_generator():
-    tau = torch.rand(50) * 3
-    draws = [functional.sample_beta(tau, torch.Generator().manual_seed(7)) for _ in range(2)]
-    assert torch.equal(*draws)
-
-
-@pytest.mark.parametrize("tau", [1e-12, 1e-3, 0.2, 0.999, 1.0, 1.7, 30.0, 1e4, 1e6])
-def test_beta_cdf_and_inverse_match_scipy(tau):
-    u = torch.linspace(1e-6, 1 - 1e-6, 300, dtype=torch.float64)  # 1/2 is ill-conditioned
-    shape = torch.tensor(tau, dtype=torch.float64)
-    lam = functional.beta_icdf(u, shape)
-    expected = torch.from_numpy(special.betaincinv(tau, tau, u.numpy()))
-    torch.testing.assert_close(lam, expected, rtol=1e-9, atol=1e-300)
-    inside = expected[(expected > 1e-290) & (expected < 1)]
-    if len(inside):
-        reference = torch.from_numpy(special.betainc(tau, tau, inside.numpy()))
-        torch.testing.assert_close(
-            functional.beta_cdf(inside, shape), reference, rtol=1e-7, atol=1e-12
-        )
-
-
-ACROSS_TAU = [1e-30, 1e-10, 1e-3, 0.1, 0.5, 1 - 1e-12, 1.0, 1 + 1e-12, 2.0, 10.0, 1e3, 1e6]
-
-
-def across_u():
-    """Return ascending u in (0, 1): everywhere, in both tails, and about 1/2."""
-    tail = torch.logspace(-300, -1, 1500, dtype=torch.float64)
-    near = torch.logspace(-12, -1, 200, dtype=torch.float64)
-    even = torch.linspace(1e-6, 1 - 1e-6, 3000, dtype=torch.float64)
-    return torch.cat([tail, even, 0.5 - near, 0.5 + near, 1 - tail[tail > 1e-16]]).sort()[0]
-
-
-@pytest.mark.parametrize("tau", ACROSS_TAU)
-def test_beta_inverse_is_right_in_the_tails_and_about_one_half(tau):
-    u = across_u()
-    lam = functional.beta_icdf(u, torch.tensor(tau, dtype=torch.float64))
-    if tau < 1e-9:  # SciPy is off by 1e-6 about 1/2; the limit's logit errs by τ
-        p = torch.minimum(u, 1 - u)
-        lesser = torch.sigmoid((2 * p).log() / tau)
-        expected = torch.where(u < 0.5, lesser, 1 - lesser)
-    else:
-        expected = torch.from_numpy(special.betaincinv(tau, tau, u.numpy()))
-    torch.testing.assert_close(lam, expected, rtol=0, atol=1e-9)
-    assert (lam.diff() >= 0).all()
-
-
-def test_beta_inverse_in_closed_form():
-    u = across_u()
-    one, half = (functional.beta_icdf(u, torch.tensor(tau)) for tau in (1.0, 0.5))
-    torch.testing.assert_close(one, u, rtol=1e-11, atol=0)
-    torch.testing.assert_close(half, (torch.pi * u / 2).sin().square(), rtol=1e-11, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("tau", "u", "lam"),
-    [
-        (0.02, 1e-06, 1.0904781340527819e-285),
-        (1.125, 5e-156, 8.045644675746915e-139),
-        (1e-12, 0.499999999999, 0.1192075673774472),  # SciPy 1.17 is off by 2e-5 here,
-        (3.0, 1e-300, 4.641588833612779e-101),  # has NaN,
-        (30.0, 6e-297, 3.688735807606571e-11),  # and is off by 1 %.
-        (1000.0, 8e-268, 0.16198333126915737),
-    ],
-)
-def test_beta_inverse_is_right_where_it_is_hard(tau, u, lam):
-    """Golden numbers: mpmath's hypergeometric function to 60 digits, inverted by Newton."""
-    values = (torch.tensor(value, dtype=torch.float64) for value in (u, tau))
-    assert functional.beta_icdf(*values).item() == pytest.approx(lam, rel=1e-11, abs=0)
-
-
-def test_beta_inverse_grows_with_u_however_close():
-    u = torch.rand(20_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    tau = torch.logspace(-4, 4, len(u), dtype=torch.float64)
-    lam, after = functional.beta_icdf(u, tau), functional.beta_icdf(u + 1e-9 * (1 - u), tau)
-    assert (after >= lam).all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_beta_inverse_keeps_dtype_and_shape(dtype):
-    u = torch.tensor([[0.0, 0.3, 1.0], [torch.nan, -0.5, 1.5]], dtype=dtype)
-    lam = functional.beta_icdf(u, torch.tensor(0.7, dtype=dtype))
-    assert (lam.dtype, lam.shape) == (dtype, u.shape)
-    assert lam[1, 0].isnan()
-    assert lam[0, ::2].tolist() == lam[1, 1:].tolist() == [0, 1]
-    assert functional.beta_icdf(u[:0], torch.ones(3, dtype=dtype)).shape == (0, 3)
-    assert functional.beta_icdf(u[0, 1], torch.tensor([1.0, torch.nan])).isnan().tolist() == [
-        False,
-        True,
-    ]
-
-
-def test_beta_inverse_compiles_with_its_table_as_a_constant():
-    u, tau = torch.rand(50), torch.rand(50) * 2
-    operations = []
-
-    def count(graph, _):
-        operations.extend(node for node in graph.graph.nodes if node.op == "call_function")
-        return graph.forward
-
-    compiled = torch.compile(functional.beta_icdf, fullgraph=True, backend=count)
-    torch.testing.assert_close(compiled(u, tau), functional.beta_icdf(u, tau))
-    assert len(operations) < 200
-    torch.compiler.reset()
-
-
-def test_beta_inverse_at_the_ends():
-    u = torch.tensor([0.0, 0.5, 1.0])
-    for tau in (1e-30, 1.0, 1e6):
-        ends = functional.beta_icdf(u, torch.tensor(tau))
-        assert ends.isfinite().all()
-        assert ends[1] == 0.5
-        assert ends[0] <= 0.5 <= ends[2]
-
-
 # ----------------------------------------------------------------------------------------- remix
 
 
@@ -311,3 +152,205 @@ def test_remix_is_symmetric_in_the_two_sides():
     own, partner = torch.randint(1, 300, (2, 200)).float()
     mirrored = functional.remix_lambda(1 - lam, partner, own)
     torch.testing.assert_close(functional.remix_lambda(lam, own, partner), 1 - mirrored)
+
+
+# --------------------------------------------------------------------------- positions of any kind
+
+
+def masks_of(*positions, size=4):
+    """Masks (size, 1, *positions): bool and floating, each for its own sample or for all."""
+    weights = torch.rand(size, 1, *positions)
+    return [weights > 0.4, weights, weights[:1] > 0.4, weights[:1].double()]
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions"),
+    [
+        ((4, 3, 20), (20,)),  # a signal of three channels
+        ((4, 20), (20,)),
+        ((4, 2, 3, 20), (20,)),
+        ((4, 7, 3, 20), (3, 20)),  # an image
+        ((4, 3, 20), (3, 20)),  # an image without channels
+        ((4, 2, 5, 3, 20), (3, 20)),  # several images
+        ((4, 2, 5, 3, 20), (1, 3, 20)),
+        ((4, 2, 5, 3, 20), (5, 3, 20)),  # a volume
+        ((4, 5, 3, 20), (5, 3, 20)),
+        ((4, 2, 1, 3, 20), (1, 3, 20)),
+        ((4, 3, 30_000), (30_000,)),  # one after another where there is no compiler
+    ],
+)
+def test_a_mask_is_for_what_ends_in_its_positions(shape, positions):
+    x, partner = torch.randn(shape), torch.tensor([1, 2, 3, 0])
+    for mask in masks_of(*positions):
+        mix = Mix(partner, torch.ones(4), mask)
+        wide = mask.double().reshape(len(mask), *positions)
+        while wide.ndim < x.ndim:
+            wide = wide[:, None]
+        expected = wide * x + (1 - wide) * x[partner]
+        own = x.clone().requires_grad_()
+        for mixed in (functional.mix(x, mix), functional.mix(own, mix)):
+            torch.testing.assert_close(mixed.double(), expected, rtol=1e-6, atol=1e-6)
+        upstream = torch.randn(shape)
+        (grad,) = torch.autograd.grad(functional.mix(own, mix), own, upstream)
+        back = (wide * upstream).index_add(0, partner, (1 - wide) * upstream)
+        torch.testing.assert_close(grad.double(), back, rtol=1e-6, atol=1e-6)
+
+
+def test_of_several_signals_what_has_no_length_goes_by_lam():
+    x = {"signal": torch.rand(2, 3, 8), "age": torch.tensor([[10.0], [30.0]])}
+    mask = torch.zeros(2, 1, 8, dtype=torch.bool)
+    mask[..., :2] = True
+    mixed = functional.mix(x, Mix(torch.tensor([1, 0]), torch.full((2,), 0.25), mask))
+    assert torch.equal(mixed["signal"][0, :, :2], x["signal"][0, :, :2])
+    assert torch.equal(mixed["signal"][0, :, 2:], x["signal"][1, :, 2:])
+    assert mixed["age"].tolist() == [[25.0], [15.0]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions", "words"),
+    [
+        ((4, 3, 20), (3,), r"positions \(3,\).*\(4, 3, 20\).*this dimension"),
+        ((4, 20), (20, 20), r"positions \(20, 20\).*these two dimensions"),
+        ((4, 3, 20, 21), (20, 20), "two dimensions"),
+        ((4, 3, 20, 20), (3, 20, 21), "3 dimensions"),
+        ((4,), (4,), "this dimension"),
+    ],
+)
+def test_a_mask_for_other_positions_is_named(shape, positions, words):
+    x = torch.rand(shape)
+    mix = Mix(torch.arange(4), torch.ones(4), torch.ones(4, 1, *positions))
+    with pytest.raises(InputError, match=words):
+        functional.mix(x, mix)
+
+
+# ----------------------------------------------------------------------- what x can be, and can't
+
+
+def refused():
+    dense = torch.rand(2, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # prototypes, all of them
+        return {
+            "sparse": (dense.to_sparse(), "torch.sparse_coo.*to_dense"),
+            "rows": (dense.to_sparse_csr(), "torch.sparse_csr.*to_dense"),
+            "nested": (torch.nested.nested_tensor([dense, dense[:1]]), "nested.*to_padded_tensor"),
+            "jagged": (
+                torch.nested.nested_tensor([dense, dense[:1]], layout=torch.jagged),
+                "nested.*to_padded_tensor",
+            ),
+            "quantized": (torch.quantize_per_tensor(dense, 0.1, 0, torch.quint8), "dequantize"),
+            "uint16": (dense.to(torch.uint16), "uint16 can't be interpolated; floating"),
+            "uint32": (dense.to(torch.uint32), "uint32 can't be interpolated; floating"),
+            "uint64": (dense.to(torch.uint64), "uint64 can't be interpolated; floating"),
+            "int64": (dense.long(), "int64 can't be interpolated; floating"),
+            "elsewhere": (dense.to("meta"), "is on meta but the mix on cpu"),
+            "numpy": (dense.numpy(), "got a ndarray of float32; torch.as_tensor"),
+            "within": ({"a": dense, "b": dense.byte().numpy()}, "got a ndarray of uint8"),
+            "a list": (dense.tolist(), "a tensor or a pytree of tensors, got list"),
+            "nothing": (None, "got NoneType"),
+        }
+
+
+@pytest.mark.parametrize("kind", refused())
+def test_what_is_no_dense_tensor_is_named_with_its_remedy(kind):
+    x, words = refused()[kind]
+    with pytest.raises(InputError, match=f"(?s)mix: x.*{words}"):
+        functional.mix(x, make_mix(2))
+    many = MultiMix(torch.zeros(2, 2, dtype=torch.int64), torch.full((2, 2), 0.5))
+    with pytest.raises(InputError, match=f"(?s)mix: x.*{words}"):
+        functional.mix(x, many)
+
+
+def test_what_is_not_a_mix_is_named():
+    with pytest.raises(InputError, match="mix must be a Mix or a MultiMix, got tuple"):
+        functional.mix(torch.rand(2, 3), (torch.tensor([1, 0]), torch.rand(2)))
+
+
+def test_a_mix_without_values_tells_shapes():
+    x = torch.empty(4, 3, 5, device="meta")
+    mix = Mix(torch.arange(4, device="meta"), torch.rand(4, device="meta"))
+    mixed = functional.mix(x, mix)
+    assert (mixed.device.type, mixed.shape, mixed.dtype) == ("meta", x.shape, x.dtype)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.uint16, torch.uint32, torch.uint64, torch.int8, torch.int64, torch.bool]
+)
+def test_whole_numbers_of_any_width_are_picked_by_a_mask(dtype):
+    whole = torch.randint(0, 2 if dtype == torch.bool else 100, (3, 2, 4, 4))
+    mask, partner = torch.rand(3, 1, 4, 4) > 0.5, torch.tensor([2, 0, 1])
+    mixed = functional.mix(whole.to(dtype), Mix(partner, torch.ones(3), mask))
+    assert mixed.dtype == dtype
+    assert torch.equal(mixed.long(), torch.where(mask, whole, whole[partner]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_eighths_of_precision_are_interpolated_in_single(dtype):
+    x = torch.randn(3, 40).to(dtype)
+    mix = make_mix(3)
+    wide = x.float()
+    expected = torch.lerp(wide[mix.partner], wide, mix.lam[:, None]).to(dtype)
+    assert torch.equal(functional.mix(x, mix).float(), expected.float())
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_complex_halves_keep_their_imaginary_part():
+    x = torch.complex(torch.randn(3, 8), torch.randn(3, 8))
+    mix = make_mix(3)
+    expected = functional.mix(x, mix)
+    for lam in (mix, MultiMix(
+        torch.stack([torch.arange(3), mix.partner], 1), torch.stack([mix.lam, 1 - mix.lam], 1)
+    )):  # fmt: skip
+        mixed = functional.mix(x.to(torch.complex32), lam)
+        assert mixed.dtype == torch.complex32
+        torch.testing.assert_close(mixed.to(torch.complex64), expected, rtol=0, atol=5e-3)
+
+
+def test_numpys_views_mix_as_their_values():
+    array = np.arange(24, dtype=np.float32).reshape(4, 6)
+    mix = make_mix(4)
+    one = np.broadcast_to(array[:1], (4, 6))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is not writable, and is not written
+        shared = torch.from_numpy(one)
+    torch.testing.assert_close(functional.mix(shared, mix), torch.from_numpy(one.copy()))
+    for view in (array[::-1].copy(), array.T[:4].T[:, ::2], array[::2].repeat(2, 0)):
+        x = torch.from_numpy(view)
+        expected = functional.mix(torch.from_numpy(np.ascontiguousarray(view)), mix)
+        torch.testing.assert_close(functional.mix(x, mix), expected)
+
+
+def test_the_default_dtype_and_device_change_nothing(other_defaults):
+    x = torch.randn(5, 3, 8, 8, device="cpu")
+    partner, lam = torch.tensor([1, 0, 4, 2, 3]), torch.rand(5)
+    edges = torch.tensor([[1, 5, 2, 7]] * 5)
+    mask, unit = torch.rand(5, 1, 8, 8), torch.rand(5, 8, 8, 2) * 2 - 1
+
+    def numbers():
+        found = [Box(edges, 8, 8).share(), Mix.identity(5, "cpu").lam]
+        found += [MixedTarget.clean(partner).lam, MixedTarget(partner, partner, lam).dense(5)]
+        for mix in (
+            Mix(partner, lam),
+            Mix(partner, lam, mask),
+            Mix(partner, lam, mask > 0.5),
+            Mix(partner, lam, box=Box(edges, 8, 8)),
+            Mix(partner, lam, box=Box(edges, 8, 8, edges.flip(0))),
+            Mix(partner, lam, warp=Warp(unit, unit.flip(0))),
+            MultiMix(torch.stack([partner, partner], 1), torch.stack([lam, 1 - lam], 1)),
+        ):
+            own = x.clone().requires_grad_()
+            mixed = functional.mix(own, mix)
+            (grad,) = torch.autograd.grad(mixed.square().sum(), own)
+            found += [mixed.detach(), grad, functional.mix(x.byte(), mix)]
+        found += [functional.similarity_tau(x, partner), functional.pairwise_distance(x)]
+        found.append(functional.remix_lambda(lam, lam * 9, lam.flip(0) * 9))
+        return found
+
+    expected, without_compiler = numbers(), native.library() is None
+    with other_defaults():
+        native.library.cache_clear()  # it is looked at anew
+        got = numbers()
+        assert (native.library() is None) == without_compiler
+    for value, right in zip(got, expected, strict=True):
+        assert (value.dtype, value.device) == (right.dtype, right.device)
+        assert torch.equal(value, right)

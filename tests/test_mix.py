@@ -23,6 +23,87 @@ def test_both_are_frozen_pytrees():
     assert pytree.tree_unflatten(leaves, spec).b.item() == 2
 
 
+def test_they_are_saved_and_loaded(tmp_path):
+    edges = torch.tensor([[0, 1, 0, 2]] * 2)
+    mix = Mix(torch.tensor([1, 0]), torch.rand(2), box=Box(edges, 3, 4, edges))
+    target = MixedTarget(torch.tensor([1, 2]), torch.tensor([2, 1]), mix.lam)
+    torch.save({"mix": mix, "target": target}, tmp_path / "batch.pt")
+    loaded = torch.load(tmp_path / "batch.pt", weights_only=True)
+    assert (loaded["mix"].box.height, loaded["mix"].box.width) == (3, 4)
+    assert torch.equal(loaded["mix"].box.source, edges)
+    assert torch.equal(loaded["target"].b, target.b)
+
+
+def test_the_places_in_a_mix_have_names():
+    edges = torch.tensor([[0, 1, 0, 2]])
+    mix = Mix(torch.tensor([0]), torch.ones(1), box=Box(edges, 3, 4))
+    named = pytree.tree_flatten_with_path(mix)[0]
+    assert [pytree.keystr(path) for path, _ in named] == [".partner", ".lam", ".box.edges"]
+    assert named[2][1] is edges
+
+
+@pytest.mark.parametrize(
+    ("shape", "positions"),
+    [
+        ((4, 1, 9), (9,)),
+        ((4, 1, 7, 9), (7, 9)),
+        ((1, 1, 7, 9), (7, 9)),
+        ((4, 1, 1, 9), (1, 9)),
+        ((4, 1, 5, 7, 9), (5, 7, 9)),
+        ((4, 1, 1, 7, 9), (7, 9)),
+        ((4, 1, 1, 1, 9), (1, 9)),
+    ],
+)
+def test_a_mask_says_what_positions_it_is_for(shape, positions):
+    assert Mix(torch.arange(4), torch.ones(4), torch.ones(shape)).positions == positions
+
+
+def test_a_box_is_for_its_image_and_lam_for_anything():
+    box = Box(torch.zeros(4, 4, dtype=torch.int64), 7, 9)
+    assert Mix(torch.arange(4), torch.ones(4), box=box).positions == (7, 9)
+    assert Mix(torch.arange(4), torch.ones(4)).positions is None
+
+
+ONE, LAM = torch.tensor([0]), torch.ones(1)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Mix([1, 0], LAM), "Mix: partner must be a tensor, got list; torch.as_tensor"),
+        (lambda: Mix(ONE.numpy(), LAM), "Mix: partner must be a tensor, got numpy.ndarray"),
+        (lambda: Mix(ONE, 0.5), "Mix: lam must be a tensor, got float"),
+        (lambda: Mix(ONE, LAM, [[1.0]]), "Mix: mask must be a tensor, got list"),
+        (lambda: Mix(ONE, LAM, torch.ones(1, 4)), r"mask must have shape .*, got shape \(1, 4\)"),
+        (lambda: Mix(ONE, LAM, torch.ones(1, 3, 4, 4)), "mask must have shape"),
+        (lambda: Mix(ONE, LAM, torch.ones(2, 1, 4, 4)), "mask must have shape"),
+        (lambda: Mix(ONE, LAM, torch.ones(1, 1, 4).long()), "mask must be bool or floating"),
+        (lambda: Mix(ONE, LAM, box=ONE), r"box must be a mixwell.mix.Box, got Tensor"),
+        (lambda: Mix(ONE, LAM, warp=ONE), r"warp must be a mixwell.mix.Warp, got Tensor"),
+        (
+            lambda: Mix(ONE, LAM, box=Box(torch.zeros(2, 4).long(), 4, 4)),
+            r"edges must have shape \(1, 4\)",
+        ),
+        (
+            lambda: Mix(
+                ONE, LAM, torch.ones(1, 1, 4), Box(torch.zeros(1, 4).long(), 4, 4)
+            ),
+            "not both",
+        ),
+        (lambda: Box([[0, 1, 0, 1]], 4, 4), "Box: edges must be a tensor, got list"),
+        (lambda: Box(ONE, 4, 4), r"Box: edges must have shape \(B, 4\)"),
+        (lambda: Warp([0.0]), "Warp: own must be a tensor, got list"),
+        (lambda: MixedTarget([1], ONE, LAM), "MixedTarget: a must be a tensor, got list"),
+        (lambda: MixedTarget(ONE, ONE, 0.5), "MixedTarget: lam must be a tensor, got float"),
+        (lambda: MultiMix([[0, 1]], LAM), "MultiMix: partners must be a tensor, got list"),
+        (lambda: MultiTarget(ONE.numpy(), LAM), "MultiTarget: classes must be a tensor, got numpy"),
+    ],
+)  # fmt: skip
+def test_what_is_no_tensor_or_of_another_shape_is_named(make, words):
+    with pytest.raises(InputError, match=words):
+        make()
+
+
 def test_dense_rows_are_probabilities_with_the_weights_in_place():
     target = MixedTarget(
         torch.tensor([0, 2, 1]), torch.tensor([1, 2, 0]), torch.tensor([0.2, 0.4, 1])

@@ -13,6 +13,7 @@ from mixwell import kernels
 from mixwell.beta import TAU_MAX, TAU_MIN, beta_cdf, beta_icdf, sample_beta, sample_dirichlet
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MultiMix
+from mixwell.values import alike
 
 __all__ = [
     "beta_cdf",
@@ -106,11 +107,13 @@ def _mix_many(x: Tensor, mix: MultiMix, out: Any) -> Tensor:
     if out is not None:
         raise InputError("mix: out= is for mixes of two samples; leave it out for a MultiMix")
     _check_mixable(x, mix.partners, picks=False)
+    _check_dense(x, mix.partners)
     flat = x.reshape(len(mix), -1)
     exact = x.dtype in (torch.float64, torch.complex64, torch.complex128)
     precise = x.dtype if exact else torch.complex64 if x.is_complex() else torch.float32
     total = torch.zeros_like(flat, dtype=precise)
-    for partner, weight in zip(mix.partners.unbind(1), mix.weights.unbind(1), strict=True):
+    partners, weights = alike(x, mix.partners, mix.weights)
+    for partner, weight in zip(partners.unbind(1), weights.unbind(1), strict=True):
         total = total + weight[:, None].to(precise) * flat.index_select(0, partner)
     if x.dtype == torch.uint8:
         total = total.round().clamp(0, 255)
@@ -125,19 +128,15 @@ def _check_mixable(x: Tensor, partner: Tensor, picks: bool) -> None:
         partner: (B, ...) of the mix.
         picks: whether each position is one sample's alone, so that no arithmetic is needed.
     """
-    if x.layout is not torch.strided or x.is_nested or x.is_quantized:
-        _refuse_layout(x)
+    if x.is_nested:  # which has no shape to look at
+        raise _not_dense(x)
     if x.ndim == 0 or x.shape[0] != partner.shape[0]:
         raise InputError(
             f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {partner.shape[0]}; "
             "every tensor must be batch-first"
         )
-    if x.device != partner.device:
-        raise InputError(
-            f"mix: x is on {x.device} but the mix on {partner.device}; they must be on one device "
-            "(torch.utils._pytree.tree_map(lambda t: t.to(x.device), mix) moves a mix)"
-        )
     if not (picks or x.is_floating_point() or x.is_complex() or x.dtype == torch.uint8):
+        _check_dense(x, partner)
         raise InputError(
             f"mix: x of {x.dtype} can't be interpolated; floating, complex and uint8 can; "
             "a box or a bool mask takes each position from one sample "
@@ -145,14 +144,28 @@ def _check_mixable(x: Tensor, partner: Tensor, picks: bool) -> None:
         )
 
 
-def _refuse_layout(x: Tensor) -> None:
+def _check_dense(x: Tensor, partner: Tensor) -> None:
+    """Raise an InputError for what only torch's own operations would find out.
+
+    What a kernel takes is none of it: the gate has looked.
+    """
+    if x.layout is not torch.strided or x.is_quantized:
+        raise _not_dense(x)
+    if x.device != partner.device:
+        raise InputError(
+            f"mix: x is on {x.device} but the mix on {partner.device}; they must be on one device "
+            "(torch.utils._pytree.tree_map(lambda t: t.to(x.device), mix) moves a mix)"
+        )
+
+
+def _not_dense(x: Tensor) -> InputError:
     if x.is_nested:
         kind, remedy = "a nested tensor", "torch.nested.to_padded_tensor(x, 0.0)"
     elif x.is_quantized:
         kind, remedy = f"quantized, {x.dtype}", "x.dequantize()"
     else:
         kind, remedy = f"{x.dtype} of layout {x.layout}", "x.to_dense()"
-    raise InputError(f"mix: x is {kind}, and only dense tensors are mixed; {remedy} is one")
+    return InputError(f"mix: x is {kind}, and only dense tensors are mixed; {remedy} is one")
 
 
 def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
@@ -166,7 +179,11 @@ def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
     if out is not None:
         _check_out(x, out)
     try:
-        return kernels.mix(x, mix, out)
+        mixed = kernels.mix(x, mix, out)
+        if mixed is None:
+            _check_dense(x, mix.partner)
+            mixed = kernels.mix_otherwise(x, mix, out)
+        return mixed
     except IndexError as error:
         low, high = (int(end) for end in torch.aminmax(mix.partner))
         raise InputError(

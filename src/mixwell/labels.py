@@ -217,7 +217,7 @@ class Local(Labels):
     ) -> None:
         super().__init__()
         self.decay = check_range("decay", decay)
-        self.limit = check_range("limit", limit, open=True)
+        self.limit = check_range("limit", limit, open=True, infinite=True)
         self.distance = check_choice("distance", distance, ("features", "input", "label"))
         self.relative = relative
 

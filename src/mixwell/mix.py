@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
-from mixwell.values import check_tensors, check_vector, register, tensors
+from mixwell.values import alike, check_tensors, check_vector, register, tensors
 
 __all__ = [
     "Box",
@@ -69,6 +69,7 @@ class Box:
         top, bottom, left, right = self.edges[:, :, None].unbind(1)
         row = torch.arange(self.height, device=self.edges.device)
         column = torch.arange(self.width, device=self.edges.device)
+        row, column = alike(self.edges, row, column)
         rows, columns = (row >= top) & (row < bottom), (column >= left) & (column < right)
         return ~(rows[:, :, None] & columns[:, None, :])[:, None]
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["check_tensors", "check_vector", "register", "tensors"]
+__all__ = ["alike", "check_tensors", "check_vector", "register", "tensors"]
 
 
 def tensors(x: Any) -> list[Tensor]:
@@ -21,18 +22,38 @@ def tensors(x: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
 
 
+def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+    """Return tensors as operations with ``x`` take them: replicated, where it is distributed.
+
+    A DTensor knows no operation with plain tensors. A mix is drawn alike on all ranks of its mesh.
+    """
+    if type(x) in (Tensor, nn.Parameter) or not hasattr(x, "device_mesh"):
+        return others
+    from torch.distributed.tensor import DTensor, Replicate
+
+    assert isinstance(x, DTensor)
+    mesh, everywhere = x.device_mesh, [Replicate()] * x.device_mesh.ndim
+    return tuple(
+        other
+        if isinstance(other, DTensor)
+        else DTensor.from_local(other, mesh, everywhere, run_check=False)
+        for other in others
+    )
+
+
 def register(cls: type) -> type:
-    """Register a dataclass of tensors as a pytree, so that it maps, compiles and exports."""
+    """Register a dataclass of tensors as a pytree, so that it maps, compiles, exports and loads."""
     names = [field.name for field in fields(cls)]
 
-    def flatten(value: object) -> tuple[list[object], list[tuple[str, int | None]]]:
+    def flatten(value: object) -> tuple[list[object], list[list[Any]]]:
         # What is None stays out: to torch it would be a leaf. Numbers are part of the structure.
         present = {name: getattr(value, name) for name in names}
         present = {name: part for name, part in present.items() if part is not None}
-        plain = [(name, part if isinstance(part, int) else None) for name, part in present.items()]
+        # Lists, as JSON has no tuples: the structure is saved with an exported program.
+        plain = [[name, part if isinstance(part, int) else None] for name, part in present.items()]
         return [part for part in present.values() if not isinstance(part, int)], plain
 
-    def unflatten(children: Iterable[object], plain: list[tuple[str, int | None]]) -> object:
+    def unflatten(children: Iterable[object], plain: list[list[Any]]) -> object:
         # Not through __init__: while a tree is mapped its leaves need not be tensors.
         value: object = object.__new__(cls)
         parts = iter(children)
@@ -53,6 +74,7 @@ def register(cls: type) -> type:
         serialized_type_name=f"mixwell.{cls.__name__}",
         flatten_with_keys_fn=with_keys,
     )
+    torch.serialization.add_safe_globals([cls])  # of tensors and numbers alone
     return cls
 
 

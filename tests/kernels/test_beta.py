@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mixwell.functional import TAU_MAX, TAU_MIN, beta_icdf
+from mixwell.beta import TAU_MAX, TAU_MIN, beta_icdf
 from mixwell.kernels import cpu, native
 
 pytestmark = pytest.mark.skipif(native.library() is None, reason="no C compiler")

@@ -13,11 +13,11 @@ import torch
 from helpers import in_fork
 
 from mixwell import Mix, functional
-from mixwell.kernels import native, plain
+from mixwell.kernels import build, native, plain
 from mixwell.losses import DecoupledCrossEntropy
 from mixwell.mix import MixedTarget
 
-SOURCE = Path(native.__file__).with_name("mix.c")
+SOURCE = build.SOURCE
 LIBRARY = native.library()
 COMPILER = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
 needs_compiler = pytest.mark.skipif(LIBRARY is None, reason="no C compiler")
@@ -43,7 +43,7 @@ def quick(tmp_path, monkeypatch):
 @pytest.fixture
 def kept(quick):
     """The library's file in the test's own cache."""
-    return native._built()
+    return build.built()
 
 
 def assert_mixes():
@@ -190,10 +190,9 @@ def test_a_second_process_does_not_compile(kept, monkeypatch):
 
 @needs_compiler
 def test_another_source_or_compiler_makes_another_file(kept, monkeypatch, tmp_path):
-    for name in ("native.py", "mix.c"):
-        shutil.copy(SOURCE.with_name(name), tmp_path / name)
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
-    assert native._built() == kept
+    shutil.copy(SOURCE, tmp_path / "mix.c")
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "mix.c")
+    assert build.built() == kept
     files = set()
 
     def compiler(command, **_):
@@ -203,11 +202,11 @@ def test_another_source_or_compiler_makes_another_file(kept, monkeypatch, tmp_pa
     monkeypatch.setattr(subprocess, "run", compiler)
     with (tmp_path / "mix.c").open("a") as file:
         file.write("\n/* another */\n")
-    files.add(native._built())
+    files.add(build.built())
     monkeypatch.setenv("CC", "another-compiler")
-    files.add(native._built())
-    monkeypatch.setattr(native, "_processor", lambda: "another processor")
-    files.add(native._built())
+    files.add(build.built())
+    monkeypatch.setattr(build, "_processor", lambda: "another processor")
+    files.add(build.built())
     assert len(files | {kept}) == 4
 
 
@@ -275,8 +274,7 @@ def test_a_library_that_is_wrong_is_not_used(mistake, monkeypatch, tmp_path, cap
     source = SOURCE.read_text()
     assert right in source
     (tmp_path / "mix.c").write_text(source.replace(right, wrong))
-    shutil.copy(native.__file__, tmp_path / "native.py")
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    monkeypatch.setattr(build, "SOURCE", tmp_path / "mix.c")
     # Optimizing takes three times as long.
     plainly = f"""exec {COMPILER} $(printf '%s ' "$@" | sed 's/-O3/-O0/')"""
     monkeypatch.setenv("CC", script(tmp_path / "cc", plainly))

@@ -12,7 +12,13 @@ from torch.nn import functional as F
 from mixwell import InputError, MixedTarget
 from mixwell.bench.losses import peak_memory
 from mixwell.kernels import cpu, native, recycled, two_class
-from mixwell.kernels.two_class import Smoothing, from_features, from_logits, mean_from_logits
+from mixwell.kernels.two_class import (
+    Decoupling,
+    Smoothing,
+    from_features,
+    from_logits,
+    mean_from_logits,
+)
 from mixwell.losses import DecoupledCrossEntropy, MixedCrossEntropy
 
 CPU = torch.device("cpu")
@@ -55,9 +61,9 @@ def assert_near(ours, expected, wide=False, most=None):
     torch.testing.assert_close(ours.double(), expected, rtol=eps, atol=limit, equal_nan=True)
 
 
-def check(z, index, lam, pull=0.0, uniform=False, one_sided=False, smoothing=None):
-    wide = torch.float64 if z.dtype == torch.float64 else torch.float32
-    alpha, eta = two_class.weights_of(lam.to(wide), pull, uniform, one_sided)
+def check(z, index, lam, pull=0.0, power=1.0, side="both", smoothing=None):
+    wide, how = torch.float64 if z.dtype == torch.float64 else torch.float32, (pull, power, side)
+    alpha, eta = two_class.weights_of(lam.to(wide), Decoupling(*how))
     upstream = torch.linspace(-1, 2, len(z))
     expected, gradient = reference(z, index, alpha, eta, smoothing, upstream)
     leaf = z.detach().clone().requires_grad_()
@@ -80,7 +86,7 @@ def check(z, index, lam, pull=0.0, uniform=False, one_sided=False, smoothing=Non
     if smoothing is not None:
         return
     leaf = z.detach().clone().requires_grad_()
-    mean = mean_from_logits(leaf, *index.T, lam.to(wide), pull, uniform, one_sided)
+    mean = mean_from_logits(leaf, *index.T, lam.to(wide), Decoupling(*how))
     if mean is not None:
         assert_near(mean, expected.mean(), most=most)
         (grad,) = torch.autograd.grad(mean, leaf, retain_graph=True)
@@ -89,10 +95,11 @@ def check(z, index, lam, pull=0.0, uniform=False, one_sided=False, smoothing=Non
         assert_near(torch.autograd.grad(-3 * mean, leaf)[0], -3 * grad.double())
 
 
-# η as a multiple of the weights, or of 1, or of the own class's alone.
+# η as a multiple of the weights, or of 1, or of the own class's alone, or of the heavier's.
 PULLS = [
-    (0.0, False, False), (0.1, False, False), (0.1, True, False), (0.5, False, True),
-    (1.0, True, True), (50.0, True, False),
+    (0.0, 1, "both"), (0.1, 1, "both"), (0.1, 0, "both"), (0.5, 1, "own"), (1.0, 0, "own"),
+    (50.0, 0, "both"), (0.1, 0.5, "both"), (0.1, 0.5, "lighter"), (1.0, 1, "heavier"),
+    (0.01, 0, "lighter"), (0.3, 2, "own"),
 ]  # fmt: skip
 pulls = st.sampled_from(PULLS)
 
@@ -147,7 +154,9 @@ def test_logits_of_any_layout(dtype, pull, kernels_by):
     layouts = [z.T.contiguous().T, z.repeat_interleave(2, 0)[::2], torch.cat([z, z])[6:]]
     layouts += [z.repeat_interleave(2, 1)[:, ::2], z[:1].expand(6, -1), z[:, :1].expand(-1, 18)]
     for same in layouts:
-        alpha, eta = two_class.weights_of(lam.double() if dtype == torch.float64 else lam, pull)
+        alpha, eta = two_class.weights_of(
+            lam.double() if dtype == torch.float64 else lam, Decoupling(pull)
+        )
         expected, gradient = reference(same, index, alpha, eta)
         leaf = same.detach().requires_grad_()
         loss = from_logits(leaf, index, alpha, eta)
@@ -168,9 +177,9 @@ def test_huge_logits(dtype, pull, kernels_by):
     z, index, lam = draw(40, 5, dtype=dtype)
     choose = torch.Generator().manual_seed(3)
     z += 1e4 * torch.randint(-1, 2, z.shape, generator=choose)
-    for uniform in (False, True):
-        check(z, index, lam, pull, uniform)
-        check(z[:, :2].contiguous(), index.clamp_max(1), lam, pull, uniform)
+    for power in (1, 0):
+        check(z, index, lam, pull, power)
+        check(z[:, :2].contiguous(), index.clamp_max(1), lam, pull, power)
     for value in (1e4, -1e4, 0.0, 1e-30):
         check(torch.full_like(z, value), index, lam, pull)
 
@@ -184,14 +193,14 @@ def test_masked_classes(pull, kernels_by):
     check(z, index, lam, pull)
     short = z[:, [c for c in range(20) if c != 3]].clone().requires_grad_()
     moved = index - (index > 3).long()
-    alpha, eta = two_class.weights_of(lam, pull)
+    alpha, eta = two_class.weights_of(lam, Decoupling(pull))
     expected = from_logits(short, moved, alpha, eta)
     torch.testing.assert_close(from_logits(z, index, alpha, eta), expected)
     # The partner is ruled out, but λ = 1: and the other way round.
     index[:, 1] = 3
     for columns, weight in ((index, 1.0), (index.flip(1), 0.0)):
         one = torch.full((30,), weight)
-        alpha, eta = two_class.weights_of(one, pull)
+        alpha, eta = two_class.weights_of(one, Decoupling(pull))
         leaf = z.clone().requires_grad_()
         loss = from_logits(leaf, columns.contiguous(), alpha, eta)
         own = F.log_softmax(z.double(), 1).gather(1, index[:, :1])[:, 0]
@@ -205,12 +214,12 @@ def test_masked_classes(pull, kernels_by):
 @pytest.mark.parametrize("pull", [0.0, 0.1])
 def test_a_class_ruled_out_that_should_be_there_costs_infinitely(pull, kernels_by):
     z, index = torch.tensor([[0.0, -torch.inf, 1.0, 2.0]]), torch.tensor([[0, 1]])
-    alpha, eta = two_class.weights_of(torch.tensor([0.5]), pull)
+    alpha, eta = two_class.weights_of(torch.tensor([0.5]), Decoupling(pull))
     assert from_logits(z, index, alpha, eta).tolist() == [torch.inf]
 
 
 @pytest.mark.parametrize("where", ["a", "b", "other", "last", "all"])
-@pytest.mark.parametrize("how", [(0.0,), (0.1,), (0.1, True), (0.1, True, True)])
+@pytest.mark.parametrize("how", [(0.0,), (0.1,), (0.1, 0), (0.1, 0, "own"), (0.1, 0.5, "lighter")])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_is_never_hidden(value, how, where, kernels_by):
     # In float64 it is torch's in any case.
@@ -221,7 +230,7 @@ def test_nan_is_never_hidden(value, how, where, kernels_by):
         lams = torch.full((3,), lam)
         place = {"a": 0, "b": b, "other": min(2, classes - 1), "last": -1}.get(where)
         z[1, place if place is not None else slice(None)] = value
-        alpha, eta = two_class.weights_of(lams.to(dtype), *how)
+        alpha, eta = two_class.weights_of(lams.to(dtype), Decoupling(*how))
         leaf = z.requires_grad_()
         loss = from_logits(leaf, index, alpha, eta)
         assert not loss[1].isfinite(), (dtype, classes, lam, b)
@@ -231,7 +240,7 @@ def test_nan_is_never_hidden(value, how, where, kernels_by):
         (grad,) = torch.autograd.grad(loss.sum(), leaf)
         assert not grad[1].isfinite().all()
         assert grad[[0, 2]].isfinite().all()
-        mean = mean_from_logits(leaf, *index.T, lams, *how)
+        mean = mean_from_logits(leaf, *index.T, lams, Decoupling(*how))
         assert mean is None or not mean.isfinite()
 
 
@@ -433,7 +442,7 @@ def test_threads_share_the_rows(threads, monkeypatch):
     for count in (2, 3):
         threads(count)
         for size in (1, 2, 7, 64):
-            for how in ((0.0,), (0.1, True)):
+            for how in ((0.0,), (0.1, 0)):
                 check(*draw(size, 33), *how)
     threads(2)
     monkeypatch.undo()
@@ -536,7 +545,7 @@ def test_features_give_the_logits_loss(wide, size, classes, how, epsilon, bias, 
     dtype = torch.float64 if wide else torch.float32
     features, weight, offset = features_of(size, 5, classes, dtype, classes)
     _, index, lam = draw(size, classes, seed=size)
-    alpha, eta = two_class.weights_of(lam.to(dtype), *how)
+    alpha, eta = two_class.weights_of(lam.to(dtype), Decoupling(*how))
     v = torch.rand(classes, dtype=dtype, generator=torch.Generator().manual_seed(1))
     smoothing = Smoothing(epsilon, v.mean(), v / classes) if weighted else None
     if not weighted and epsilon:

@@ -105,12 +105,43 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(lambda z: loss(z, target), logits)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+@pytest.mark.parametrize("wide", [torch.float32, torch.float64])
+def test_class_indices_of_any_whole_numbers(dtype, wide):
+    logits, target = torch.randn(5, 4, dtype=wide), make_target(5, 4)
+    short = MixedTarget(target.a.to(dtype), target.b.to(dtype), target.lam)
+    for loss in (MixedCrossEntropy(), MixedCrossEntropy([1.0, 2, 3, 4])):
+        torch.testing.assert_close(loss(logits, short), loss(logits, target))
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
         (lambda: MixedCrossEntropy(reduction="avg"), "reduction='avg' is unknown"),
         (lambda: MixedCrossEntropy(label_smoothing=2), "label_smoothing must be"),
-        (lambda: MixedCrossEntropy([1.0, -1.0]), "class_weight must hold"),
+        *(
+            (lambda weight=weight: MixedCrossEntropy(weight), f"class_weight must hold.*{came}")
+            for weight, came in (
+                ([1.0, -1.0], r"got \[1.0, -1.0\]"),
+                ([1.0, torch.inf], r"got \[1.0, inf\]"),
+                ([1.0, torch.nan], r"got \[1.0, nan\]"),
+                ("balanced", "got 'balanced'"),
+                (2.0, r"shape \(\)"),
+                ([], r"shape \(0,\)"),
+                ([[1.0, 2.0]], r"shape \(1, 2\)"),
+                (torch.ones(2, dtype=torch.complex64), "complex64"),
+            )
+        ),
+        (
+            lambda: MixedCrossEntropy()(
+                torch.randn(2, 3), MixedTarget.clean(torch.zeros(2, dtype=torch.complex64))
+            ),
+            "target.a must hold class indices, int64, got torch.complex64",
+        ),
+        (
+            lambda: MixedCrossEntropy()(torch.randn(2, 3).to(torch.complex64), make_target(2, 3)),
+            "logits must be .* floating, got torch.complex64",
+        ),
         (
             lambda: MixedCrossEntropy([1.0, 1.0])(torch.randn(2, 3), make_target(2, 3)),
             "2 weights, but logits have 3 classes",

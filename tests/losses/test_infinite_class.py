@@ -1,6 +1,7 @@
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mixwell import InputError, MixedTarget
-from mixwell.losses import InfiniteClassLoss
+from mixwell.losses import InfiniteClassLoss, MixedCrossEntropy
 
 
 def plain(logits, target, axis="both"):
@@ -137,7 +138,6 @@ def test_is_finite_at_extreme_logits(dtype):
     ("call", "words"),
     [
         (lambda: InfiniteClassLoss("rows"), "axis='rows'"),
-        (lambda: InfiniteClassLoss()(torch.randn(1, 3), make_target(1, 3)), "needs 2 or more"),
         (
             lambda: InfiniteClassLoss().from_features(
                 torch.randn(2, 3), torch.randn(5, 4), None, make_target(2, 5)
@@ -155,6 +155,50 @@ def test_is_finite_at_extreme_logits(dtype):
 def test_bad_input_is_named(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_one_sample_alone_has_the_mixed_cross_entropy_and_is_told_once():
+    head = nn.Linear(4, 5)
+    features, target = torch.randn(1, 4), make_target(1, 5)
+    expected = MixedCrossEntropy()(head(features), target)
+    for axis in ("both", "class", "pair"):
+        loss = InfiniteClassLoss(axis)
+        with pytest.warns(UserWarning, match="batch of one sample.* drop_last=True"):
+            value = loss(head(features), target)
+        assert value.requires_grad
+        torch.testing.assert_close(value, expected)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # not again
+            torch.testing.assert_close(loss(head(features), target), expected)
+            again = loss.from_features(features, head.weight, head.bias, target)
+        torch.testing.assert_close(again, expected)
+    loss = InfiniteClassLoss(reduction="none")
+    soft = MixedTarget.clean(target.dense(5))
+    with pytest.warns(UserWarning, match="one sample"):
+        torch.testing.assert_close(loss(head(features), soft), expected[None])
+
+
+def test_processes_with_batches_of_other_sizes_say_so_and_wait_for_nobody(tmp_path):
+    script = """
+        import sys, torch, torch.distributed as dist
+        from mixwell import InputError, MixedTarget
+        from mixwell.losses import InfiniteClassLoss
+
+        rank = int(sys.argv[1])
+        dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
+        size = 4 - rank
+        target = MixedTarget(torch.zeros(size).long(), torch.ones(size).long(), torch.rand(size))
+        try:
+            InfiniteClassLoss()(torch.randn(size, 3), target)
+        except InputError as error:
+            assert "got [4, 3] by rank" in str(error), error
+        else:
+            raise AssertionError("it went on")
+        assert InfiniteClassLoss(gather=False)(torch.randn(size, 3), target).isfinite()
+        dist.barrier()
+        dist.destroy_process_group()
+        """
+    run_two_processes(script, tmp_path)
 
 
 def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):

@@ -46,6 +46,53 @@ def pairs(target):
     return MultiTarget(torch.stack([target.a, target.b], 1), weights, target.weight)
 
 
+def sided_by_loop(logits, target, eta, side, power):
+    """DM of k classes with the terms of the largest or the smallest share alone."""
+    losses = []
+    for z, classes, weights in zip(logits, target.classes, target.weights, strict=True):
+        shares = {}
+        for c, w in zip(classes.tolist(), weights.tolist(), strict=True):
+            shares[c] = shares.get(c, 0.0) + w
+        loss = -sum(w * z.log_softmax(0)[c] for c, w in shares.items())
+        others = [c for c in range(len(z)) if c not in shares]
+        end = max(shares.values()) if side == "heavier" else min(shares.values())
+        chosen = [c for c, w in shares.items() if w == end or side == "both"]
+        for c in chosen if len(shares) > 1 else ():
+            pull = eta * shares[c] ** power / (len(chosen) if side != "both" else 1)
+            loss = loss + pull * (z[[c, *others]].logsumexp(0) - z[c])
+        losses.append(loss)
+    return torch.stack(losses)
+
+
+@given(
+    sizes, ks, st.integers(2, 8), st.sampled_from(["both", "heavier", "lighter"]),
+    st.sampled_from([0.0, 0.5, 1.0]), seeds,
+)  # fmt: skip
+def test_a_side_of_many_is_the_largest_or_the_smallest_share(
+    size, k, num_classes, side, power, seed
+):
+    logits, target = draw(size, k, num_classes, seed)
+    loss = DecoupledCrossEntropy(0.3, side=side, power=power, reduction="none")
+    both_gradients(
+        lambda z: loss(z, target),
+        lambda z: sided_by_loop(z, target, 0.3, side, power),
+        logits,
+    )
+
+
+def test_equal_shares_have_equal_parts_of_a_side():
+    """Of four classes, two of which share the largest part: none is preferred."""
+    logits = torch.randn(1, 6, dtype=torch.float64)
+    weights = torch.tensor([[0.375, 0.125, 0.375, 0.125]], dtype=torch.float64)
+    target = MultiTarget(torch.tensor([[0, 1, 2, 3]]), weights)
+    for side in ("heavier", "lighter"):
+        loss = DecoupledCrossEntropy(0.3, side=side, reduction="none")
+        expected = sided_by_loop(logits, target, 0.3, side, 1)
+        torch.testing.assert_close(loss(logits, target), expected)
+        turned = MultiTarget(target.classes.flip(1), target.weights.flip(1))
+        torch.testing.assert_close(loss(logits, turned), expected)
+
+
 def decoupled_by_loop(logits, target, eta, weighting, asymmetric=False):
     """DM of k classes by its definition, one sample and one class at a time."""
     losses = []
@@ -122,7 +169,9 @@ def test_two_of_many_are_a_pair(size, num_classes, weighting, asymmetric, weight
         MixedCrossEntropy(weight, 0.1),
         DecoupledCrossEntropy(0.4, weighting, asymmetric, weight, 0.1),
         DecoupledCrossEntropy(0.4, weighting, asymmetric, weight),
+        DecoupledCrossEntropy(0.4, side="lighter", power=0.5, class_weight=weight),
         DecoupledBCE(0.7, 1.5),
+        DecoupledBCE(over_classes="mean", asymmetric=True),
         *([InfiniteClassLoss(mask_duplicates=weighted)] if size > 1 else []),
     ):
         both_gradients(lambda z, f=loss: f(z, many_of), lambda z, f=loss: f(z, target), logits)

@@ -78,7 +78,7 @@ def published_dm_bce(z: Tensor, target: MixedTarget, t: float = 0.8) -> Tensor:
     own, partner = (F.one_hot(y, z.shape[1]) for y in (target.a, target.b))
     lam = target.lam[:, None]
     label = (lam / t).clamp_max(1) * own + ((1 - lam) / t).clamp_max(1) * partner
-    return F.binary_cross_entropy_with_logits(z, label)
+    return F.binary_cross_entropy_with_logits(z, label, reduction="sum") / len(z)
 
 
 def published_icm(z: Tensor, target: MixedTarget) -> Tensor:

@@ -42,10 +42,14 @@ class Linear(Interpolation):
         return self.layers[0] if len(self.layers) == 1 else list(self.layers)
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        names = ["input", *stages(model, batch.x)] if self.layers == ["auto"] else self.layers
+        names = ["input", *self._stages(batch, model)] if self.layers == ["auto"] else self.layers
         name = names[batch.choose(len(names))] if len(names) > 1 else names[0]
         return None if name == "input" else name
 
     def candidates(self, batch: Batch, model: nn.Module) -> list[str]:
-        names = stages(model, batch.x) if self.layers == ["auto"] else self.layers
+        names = self._stages(batch, model) if self.layers == ["auto"] else self.layers
         return [name for name in names if name != "input"]
+
+    @staticmethod
+    def _stages(batch: Batch, model: nn.Module) -> list[str]:
+        return stages(model, batch.x) if batch.view is None else batch.view.stages()

@@ -157,7 +157,7 @@ def _are_images(x: Tensor) -> bool:
 
 def row_of(x: Tensor, *dtypes: torch.dtype) -> Tensor:
     """Return ``x`` side by side in memory, in one of these dtypes: the last where it has none."""
-    if x.dtype in dtypes and x.is_contiguous() and not x.is_neg():  # usual, and cheaper to ask
+    if x.dtype in dtypes and x.is_contiguous():  # usual, and cheaper to ask
         return x
     return x.to(x.dtype if x.dtype in dtypes else dtypes[-1]).contiguous().resolve_neg()
 

@@ -8,6 +8,7 @@ import threading
 
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 __all__ = ["Recycler", "recycled"]
 
@@ -38,12 +39,11 @@ class Recycler:
     def empty_like(self, x: Tensor) -> Tensor:
         """Return memory of ``x``'s shape, strides and dtype, its content undefined."""
         size = x.numel() * x.element_size()
-        if size < SMALLEST or x.device.type != "cpu" or _use_count is None:
+        if size < SMALLEST or not x.is_cpu or _use_count is None:
             return torch.empty_like(x)
         if not (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)):
             return torch.empty_like(x)
-        worker = torch.utils.data.get_worker_info()
-        if worker is not None:
+        if get_worker_info() is not None:
             # It travels to another process: written where it is shared, it isn't copied again.
             return _shared_like(x)
         with self._lock:
@@ -88,8 +88,7 @@ def _shared_like(x: Tensor) -> Tensor:
 
 def _on(storage: torch.UntypedStorage, x: Tensor) -> Tensor:
     """Return a tensor like ``x`` on a storage."""
-    empty = torch.empty(0, dtype=x.dtype, device=x.device)
-    return empty.set_(storage, 0, x.shape, x.stride())
+    return x.new_empty(0).set_(storage, 0, x.shape, x.stride())
 
 
 def _forked() -> None:

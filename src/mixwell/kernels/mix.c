@@ -454,6 +454,186 @@ int two_class_gradient(float *r, const int64_t *a, const int64_t *b, const float
     return 0;
 }
 
+/* -------------------------------------------------------------------- binary losses of few classes */
+
+/* log(1 + e) for e in [0, 1] to single precision, however small: 2 artanh(e / (2 + e)). */
+static inline float log_one_plus(float e) {
+    const float s = e / (2.0f + e), q = s * s;
+    float p = 2.0f / 15;
+    p = p * q + 2.0f / 13;
+    p = p * q + 2.0f / 11;
+    p = p * q + 2.0f / 9;
+    p = p * q + 2.0f / 7;
+    p = p * q + 2.0f / 5;
+    p = p * q + 2.0f / 3;
+    p = p * q + 2.0f;
+    return p * s;
+}
+
+/* The sum of log(1 + exp z) over a row but for the classes of `own`, and scale * sigmoid(z) in r. */
+static double all_absent(const float *z, int64_t classes, const int64_t *own, int64_t k, float *r,
+                         float scale) {
+    float part[1024];
+    double sum = 0;
+    for (int64_t at = 0; at < classes; at += 1024) {
+        const int64_t n = classes - at < 1024 ? classes - at : 1024;
+        float lane[LANES] = {0};
+        int64_t i = 0;
+        if (r)
+            for (; i < n; i++) {
+                const float x = z[at + i], e = exponential(x < 0 ? x : -x);
+                part[i] = (x < 0 ? 0 : x) + log_one_plus(e);
+                r[at + i] = scale * (x < 0 ? e : 1.0f) / (1.0f + e);
+            }
+        else
+            for (; i < n; i++) {
+                const float x = z[at + i];
+                part[i] = (x < 0 ? 0 : x) + log_one_plus(exponential(x < 0 ? x : -x));
+            }
+        for (int64_t j = 0; j < k; j++)
+            if (own[j] >= at && own[j] < at + n) part[own[j] - at] = 0;
+        for (i = 0; i + LANES <= n; i += LANES)
+            for (int l = 0; l < LANES; l++) lane[l] += part[i + l];
+        for (; i < n; i++) sum += part[i];
+        for (int l = 0; l < LANES; l++) sum += lane[l];
+    }
+    return sum;
+}
+
+/* The loss of a row with k classes and their shares, summed over classes: see multi_hot.py. `r`, where
+ * there is one, gets `scale` times the gradient. */
+static float multi_hot_row(const float *z, int64_t classes, const int64_t *own, const float *share,
+                           int64_t k, double scale, float *r) {
+    double sum = all_absent(z, classes, own, k, r, (float)scale);
+    for (int64_t j = 0; j < k; j++) {
+        float y = 0;
+        int again = 0;
+        for (int64_t l = 0; l < k; l++)
+            if (own[l] == own[j]) {
+                again |= l < j;
+                y += share[l];
+            }
+        if (again) continue;
+        y = y > 1 ? 1 : y; /* what is not a number stays one */
+        const double x = z[own[j]], e = exp(-fabs(x)), low = e / (1 + e);
+        const double rest = x > 0 ? 1.0 - y : y;
+        sum += x != x ? x : log1p(e) + (rest == 0 ? 0 : rest * fabs(x));
+        if (r) r[own[j]] = (float)(scale * (x > 0 ? rest - low : low - rest));
+    }
+    return (float)sum;
+}
+
+/* The losses of rows begin to end, of k classes a sample. Returns 2 for one that does not exist. */
+int multi_hot(const float *z, int64_t step, const int64_t *index, const float *share, int64_t k,
+              int64_t classes, double scale, float *r, float *loss, int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+        for (int64_t j = i * k; j < (i + 1) * k; j++)
+            if (index[j] < 0 || index[j] >= classes) return 2;
+        loss[i] = multi_hot_row(z + i * step, classes, index + i * k, share + i * k, k, scale,
+                                r ? r + i * classes : NULL);
+    }
+    return 0;
+}
+
+static inline float rescaled(float share, float t, double k) {
+    const float part = share / t;
+    return part >= 1 ? 1 : k == 1 ? part : (float)pow(part, k);
+}
+
+/* The same of two classes, whose shares are lam's: min(1, (lam / t)^k); the partner's is 1 - lam as
+ * it is where the own sample's `alone` is rescaled. */
+int two_hot(const float *z, int64_t step, const int64_t *a, const int64_t *b, const float *lam,
+            double t, double k, int64_t alone, int64_t classes, double scale, float *r, float *loss,
+            int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t own[2] = {a[i], b[i]};
+        if (own[0] < 0 || own[1] < 0 || own[0] >= classes || own[1] >= classes) return 2;
+        const float other = 1.0f - lam[i];
+        const float share[2] = {rescaled(lam[i], (float)t, k),
+                                alone ? other : rescaled(other, (float)t, k)};
+        loss[i] = multi_hot_row(z + i * step, classes, own, share, 2, scale,
+                                r ? r + i * classes : NULL);
+    }
+    return 0;
+}
+
+/* ------------------------------------------------------------------------- mixed classifiers' loss */
+
+/* Writes S, and each column's largest: see contrast.py. */
+static void similarities(float *s, float *most, const float *z, int64_t step, const int64_t *a,
+                         const int64_t *b, const float *lam, int64_t count) {
+    for (int64_t j = 0; j < count; j++) most[j] = -INFINITY;
+    for (int64_t i = 0; i < count; i++, z += step, s += count)
+        for (int64_t j = 0; j < count; j++) {
+            const float own = z[a[j]], other = z[b[j]];
+            const float value = lam[j] < 0.5f ? other + lam[j] * (own - other)
+                                              : own - (1.0f - lam[j]) * (own - other);
+            s[j] = value;
+            most[j] = value > most[j] ? value : most[j];
+        }
+}
+
+/* The losses of `count` samples against their mixed classifiers: over the classifiers if `by_class`,
+ * over the samples if `by_pair`. `r`, where there is one, gets the gradient of `scale` times their
+ * sum. Returns 1 without memory, 2 for a class that does not exist. */
+int contrast(const float *z, int64_t step, const int64_t *a, const int64_t *b, const float *lam,
+             int64_t count, int64_t classes, int64_t by_class, int64_t by_pair, double scale,
+             float *r, float *loss) {
+    for (int64_t j = 0; j < count; j++)
+        if (a[j] < 0 || b[j] < 0 || a[j] >= classes || b[j] >= classes) return 2;
+    double *sums = calloc(count, sizeof *sums);
+    float *s = malloc((2 * count + 3) * count * sizeof *s);
+    if (!sums || !s) {
+        free(sums);
+        free(s);
+        return 1;
+    }
+    float *down = s + count * count, *most = down + count * count, *across = most + count;
+    float *part = across + count;
+    similarities(s, most, z, step, a, b, lam, count);
+    if (by_pair) {
+        for (int64_t i = 0; i < count; i++) {
+            const float *row = s + i * count;
+            float *e = down + i * count;
+            for (int64_t j = 0; j < count; j++) e[j] = exponential(row[j] - most[j]);
+            for (int64_t j = 0; j < count; j++) sums[j] += e[j];
+        }
+        for (int64_t j = 0; j < count; j++) part[j] = (float)(scale / sums[j]);
+    }
+    const float own_share = (float)(scale * ((by_class != 0) + (by_pair != 0)));
+    for (int64_t i = 0; i < count; i++) {
+        const float *row = s + i * count, *e = down + i * count;
+        const double own = row[i];
+        double value = by_pair ? most[i] + log(sums[i]) - own : 0;
+        float factor = 0;
+        if (by_class) {
+            const float high = largest(row, count, -INFINITY);
+            const double sum = exponentials(across, row, count, high);
+            value += high + log(sum) - own;
+            factor = (float)(scale / sum);
+        }
+        loss[i] = (float)value;
+        if (!r) continue;
+        float *to = r + i * classes;
+        if (by_class && by_pair)
+            for (int64_t j = 0; j < count; j++) across[j] = across[j] * factor + e[j] * part[j];
+        else if (by_class)
+            for (int64_t j = 0; j < count; j++) across[j] *= factor;
+        else
+            for (int64_t j = 0; j < count; j++) across[j] = e[j] * part[j];
+        across[i] -= own_share;
+        memset(to, 0, classes * sizeof *to);
+        for (int64_t j = 0; j < count; j++) {
+            const float mine = across[j] * lam[j];
+            to[a[j]] += mine;
+            to[b[j]] += across[j] - mine;
+        }
+    }
+    free(sums);
+    free(s);
+    return 0;
+}
+
 /* --------------------------------------------------------------------------------------- checks */
 
 /* Whether all are finite: a sum of x * 0 is 0 then, and not a number else. */

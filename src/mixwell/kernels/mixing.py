@@ -19,8 +19,9 @@ from torch.nn import functional as F
 from mixwell.kernels import cpu, gate, native
 from mixwell.kernels.memory import recycled
 from mixwell.mix import Box, Mix
+from mixwell.values import alike
 
-__all__ = ["draw_boxes", "mix", "mixed", "pair_distance", "plain", "transposed"]
+__all__ = ["draw_boxes", "mix", "mix_otherwise", "mixed", "pair_distance", "plain", "transposed"]
 
 _SIGNED = {
     torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64,
@@ -34,7 +35,8 @@ def plain(x: Tensor, mix: Mix) -> Tensor:
         return plain(x.view(_SIGNED[x.dtype]), mix).view(x.dtype)
     mask = mix.dense_mask()
     weight = cpu.fit_weight(mix.lam, x) if mask is None else cpu.fit_mask(mask, x)
-    other = x.index_select(0, mix.partner)
+    partner, weight = alike(x, mix.partner, weight)
+    other = x.index_select(0, partner)
     warp = mix.warped()
     if warp is not None:
         x, other = _read(x, warp.own), _read(other, warp.partner)
@@ -68,20 +70,28 @@ def _read(x: Tensor, grid: Tensor | None) -> Tensor:
 # ------------------------------------------------------------------------------------ what is taken
 
 
-def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
-    """Return ``x`` (B, ...) mixed, in ``out`` where given; the arguments have been checked."""
-    how = (mix.partner, mix.lam, mix.mask, None if mix.box is None else mix.box.edges)
+def mix(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor | None:
+    """Return ``x`` (B, ...) mixed by a kernel, in ``out`` where given; None where none takes it."""
     if not _is_simple(x, mix):
-        result = plain(x, mix)
-    elif (run := _kernel(x, *how)) is not None:
-        if not (x.requires_grad and torch.is_grad_enabled()):
-            return run(x, out, *how)
+        return None
+    how = (mix.partner, mix.lam, mix.mask, None if mix.box is None else mix.box.edges)
+    run = _kernel(x, *how)
+    if run is None:
+        return None
+    if x.requires_grad and torch.is_grad_enabled():
         result = _Mix.apply(x, *how)
-    elif _has_operator(x, *how):
-        result = torch.ops.mixwell.mix(x, *how)
+        assert isinstance(result, Tensor)
+        return result
+    return run(x, out, *how)
+
+
+def mix_otherwise(x: Tensor, mix: Mix, out: Tensor | None = None) -> Tensor:
+    """Return what :func:`mix` does not, by the operator in a graph, else by torch's own."""
+    how = (mix.partner, mix.lam, mix.mask, None if mix.box is None else mix.box.edges)
+    if _is_simple(x, mix) and _has_operator(x, *how):
+        result: Tensor = torch.ops.mixwell.mix(x, *how)
     else:
         result = plain(x, mix)
-    assert isinstance(result, Tensor)
     return result if out is None else out.copy_(result)
 
 
@@ -143,7 +153,8 @@ _triton_runs_on._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def _on_cpu(x: Tensor, out: Tensor | None, *how: Any) -> Tensor:
-    x = x.detach()
+    if x.requires_grad:
+        x = x.detach()
     if out is None:
         return _into(recycled.empty_like(x), x, *how)
     if not _may_write(x, out):
@@ -293,7 +304,7 @@ def pair_distance(x: Tensor, partner: Tensor) -> Tensor:
         and native.library() is not None
     ):
         return cpu.pair_distance(x, partner)
-    return (x - x.index_select(0, partner)).square().sum(1)
+    return (x - x.index_select(0, *alike(x, partner))).square().sum(1)
 
 
 def draw_boxes(

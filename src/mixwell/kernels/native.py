@@ -1,41 +1,39 @@
-"""The CPU's kernels in C, where there is a compiler: built once a machine, then kept.
+"""The CPU's kernels in C, where there is a compiler (:mod:`mixwell.kernels.build`).
 
 Nothing depends on them: without a compiler, or with ``MIXWELL_NATIVE=0``, torch's operations do
-the same more slowly. The library is kept in ``MIXWELL_CACHE``, else in the user's cache folder.
+the same more slowly.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import logging
 import os
-import platform
-import shutil
 import subprocess
-import tempfile
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from mixwell.kernels import gate
+from mixwell.kernels import build, gate
 
 __all__ = [
     "Weights",
     "all_finite",
     "all_within",
     "beta_icdf",
+    "contrast",
     "draw_boxes",
     "library",
     "mix",
+    "multi_hot",
     "pair_distance",
     "paste",
     "takes",
     "two_class",
     "two_class_gradient",
+    "two_hot",
 ]
 
 _EXPONENT = {torch.float16: 0x7C00, torch.bfloat16: 0x7F80}
@@ -55,13 +53,14 @@ def library() -> ctypes.CDLL | None:
     if os.environ.get("MIXWELL_NATIVE", "1") == "0":
         return None
     try:
-        loaded = ctypes.CDLL(str(_built()))
+        loaded = ctypes.CDLL(str(build.built()))
     except (OSError, subprocess.SubprocessError, RuntimeError) as error:
         _LOG.info("mixing without compiled kernels: %s", error)
         return None
     try:
         _declare(loaded)
-        right = _is_right(loaded)
+        with torch.device("cpu"):  # whatever the default is
+            right = _is_right(loaded)
     except AttributeError as error:
         _LOG.warning("mixing without compiled kernels: %s", error)
         return None
@@ -76,70 +75,6 @@ def takes(dtype: torch.dtype) -> bool:
     return loaded is not None and dtype in _MIX and hasattr(loaded, _MIX[dtype])
 
 
-def _built() -> Path:
-    """Return the library's file, compiling it if it isn't kept yet."""
-    source = Path(__file__).with_name("mix.c")
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    compiler = compiler or shutil.which("clang")
-    if compiler is None or platform.system() == "Windows":
-        raise RuntimeError("there is no C compiler")
-    # Made for this processor: a home folder may be seen by others.
-    made_for = f"{platform.machine()} {compiler} {_processor()}".encode()
-    sources = source.read_bytes() + Path(__file__).read_bytes()
-    key = hashlib.sha256(sources + made_for).hexdigest()[:16]
-    folder = Path(os.environ.get("MIXWELL_CACHE") or _cache_folder())
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if hasattr(os, "getuid") and folder.stat().st_uid != os.getuid():
-        raise RuntimeError(f"{folder} belongs to another user")
-    for kept in folder.glob(f"mix-{key}-*.so"):
-        # The name tells what is in it: to load a file that was cut off ends the process.
-        if kept.stem.endswith(_digest(kept)):
-            return kept
-    with tempfile.TemporaryDirectory(dir=folder) as work:
-        made = Path(work) / "mix.so"
-        _compile(compiler, source, made)
-        with made.open("rb") as file:
-            os.fsync(file.fileno())
-        kept = folder / f"mix-{key}-{_digest(made)}.so"
-        os.replace(made, kept)
-    return kept
-
-
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def _compile(compiler: str, source: Path, made: Path) -> None:
-    flags = ["-O3", "-shared", "-fPIC", "-std=gnu11", "-fno-math-errno", "-fno-trapping-math"]
-    # A loop that copies stays one: what replaces it may be made for megabytes.
-    flags += ["-fno-tree-loop-distribute-patterns"]
-    tuned = "-march=native" if platform.machine() in ("x86_64", "AMD64") else "-mcpu=native"
-    message = ""
-    for extra in ([*flags, tuned, "-DHALF"], [*flags, tuned], flags, flags[:-1]):
-        command = [*compiler.split(), *extra, str(source), "-lm", "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60)
-        if done.returncode == 0 and made.is_file():
-            return
-        message = done.stderr.strip()[-300:]
-    raise RuntimeError(f"{compiler} failed: {message}")
-
-
-def _processor() -> str:
-    """Return what tells processors of different abilities apart."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = ("model name", "flags", "Features", "CPU part")
-    return " ".join(sorted({line for line in lines if line.startswith(names)}))
-
-
-def _cache_folder() -> Path:
-    if platform.system() == "Darwin":
-        return Path.home() / "Library" / "Caches" / "mixwell"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mixwell"
-
-
 def _declare(loaded: ctypes.CDLL) -> None:
     """Tell the functions' arguments."""
     pointers, sizes, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
@@ -150,6 +85,25 @@ def _declare(loaded: ctypes.CDLL) -> None:
         "pair_distance": [pointers, sizes, pointers, pointers, *[sizes] * 3],
         "two_class": [pointers, sizes, *weights, *[pointers] * 2, real, pointers, sizes, sizes],
         "two_class_gradient": [*[pointers] * 5, *[sizes] * 4],
+        "contrast": [*[pointers, sizes], *[pointers] * 3, *[sizes] * 4, real, *[pointers] * 2],
+        "multi_hot": [
+            *[pointers, sizes],
+            *[pointers] * 2,
+            *[sizes] * 2,
+            real,
+            *[pointers] * 2,
+            *[sizes] * 2,
+        ],
+        "two_hot": [
+            *[pointers, sizes],
+            *[pointers] * 3,
+            real,
+            real,
+            *[sizes] * 2,
+            real,
+            *[pointers] * 2,
+            *[sizes] * 2,
+        ],
         "all_finite": [pointers, sizes],
         "all_finite_half": [pointers, sizes, sizes],
         "all_within": [pointers, sizes, sizes],
@@ -166,7 +120,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
 def _is_right(loaded: ctypes.CDLL) -> bool:
     """Compare with torch once: a compiler's mistake must not go into anybody's training."""
     partner = torch.tensor([1, 2, 0, 3])
-    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5])
+    lam = torch.tensor([0.3125, 0.8125, 0.0, 0.5], dtype=torch.float32)
     base = torch.linspace(250, 3, 4 * 70, dtype=torch.float64).view(4, 70)
     for dtype, name in _MIX.items():
         if not hasattr(loaded, name):
@@ -178,12 +132,12 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
             _call(loaded, out, x, partner, weight, slice(0, 70))
             if not torch.allclose(out.double(), expected, rtol=2.0**-8, atol=1e-4):
                 return False
-    image, pasted = base.float(), torch.empty(4, 70)
+    image, pasted = base.float(), base.new_empty(4, 70, dtype=torch.float32)
     edges = torch.tensor([[1, 4, 2, 4]]).expand(4, 4).contiguous()
     loaded.paste(*_memory(pasted), *_memory(image), partner.data_ptr(), edges.data_ptr(), 4, 7, 40,
                  4, 0, 7)  # fmt: skip
-    shares = torch.empty(4)
-    drawn, middle = torch.empty(4, 4, dtype=torch.int64), torch.tensor([[0.5, 0.3]] * 4)
+    shares, middle = torch.empty_like(lam), lam.new_tensor([[0.5, 0.3]] * 4)
+    drawn = torch.empty(4, 4, dtype=torch.int64)
     loaded.draw_boxes(drawn.data_ptr(), shares.data_ptr(), lam.data_ptr(), middle.data_ptr(),
                       4, 7, 10)  # fmt: skip
     if drawn[:2].tolist() != [[0, 6, 0, 7], [2, 5, 1, 5]] or shares[2] != 0.2:
@@ -193,7 +147,7 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     if not torch.equal(pasted, torch.where(inside.flatten(), image[partner], image)):
         return False
     z, a, b = image / 50, torch.tensor([0, 5, 9, 69]), torch.tensor([3, 5, 69, 0])
-    work, r, share = torch.empty(4, 4), torch.empty(4, 70), lam
+    work, r, share = z.new_empty(4, 4), torch.empty_like(z), lam
     loaded.two_class(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), share.data_ptr(), None, None,
                      0.25, 0, 0, 70, r.data_ptr(), work.data_ptr(), 1, None, 0, 4)  # fmt: skip
     chosen = torch.stack([z[range(4), a], z[range(4), b]], 1)
@@ -202,6 +156,8 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     hard = torch.where((a == b)[:, None], 0.0, 0.25 * weight)
     loss = weight * (z.logsumexp(1, keepdim=True) - chosen) + hard * (rest - chosen).exp().log1p()
     if not torch.allclose(work[:, 0], loss.sum(1), rtol=1e-4):
+        return False
+    if not _losses_are_right(loaded, z, a, b, lam):
         return False
     # A table of one row, whose polynomials have the factors 1, 2, 3, ... hundredths.
     table = torch.arange(1, 39, dtype=torch.float64).view(1, 2, 19) / 100
@@ -212,6 +168,34 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
     loaded.beta_icdf(beta.data_ptr(), u.data_ptr(), tau.data_ptr(), table.data_ptr(), 1, 1, 0, 4)
     by_torch = beta.new_tensor([0.03742408125, 0.61037084207, 1.6068227151e-140, 0.6682897038])
     return torch.allclose(beta, by_torch, rtol=1e-9, atol=0)
+
+
+def _losses_are_right(loaded: ctypes.CDLL, z: Tensor, a: Tensor, b: Tensor, lam: Tensor) -> bool:
+    """Compare the losses of a few classes and of mixed classifiers, of (4, 70) logits."""
+    work, r, weight = torch.empty(4), torch.empty(4, 70), torch.stack([lam, 1 - lam], 1)
+    index = torch.stack([a, b], 1)
+    loaded.multi_hot(z.data_ptr(), 70, index.data_ptr(), weight.data_ptr(), 2, 70, 1.0,
+                     r.data_ptr(), work.data_ptr(), 0, 4)  # fmt: skip
+    label = torch.zeros_like(z).scatter_add_(1, index, weight)
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
+    right = torch.allclose(work, loss.sum(1), rtol=1e-4)
+    if not (right and torch.allclose(r, z.sigmoid() - label, atol=1e-5)):
+        return False
+    loaded.two_hot(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), lam.data_ptr(), 0.8, 1.5, 0, 70,
+                   1.0, None, work.data_ptr(), 0, 4)  # fmt: skip
+    label = torch.zeros_like(z).scatter_add_(1, index, (weight / 0.8).pow(1.5).clamp_max(1))
+    label.clamp_max_(1)  # the second row's classes are one
+    loss = torch.nn.functional.binary_cross_entropy_with_logits(z, label, reduction="none")
+    if not torch.allclose(work, loss.sum(1), rtol=1e-4):
+        return False
+    loaded.contrast(z.data_ptr(), 70, a.data_ptr(), b.data_ptr(), lam.data_ptr(), 4, 70, 1, 1,
+                    1.0, r.data_ptr(), work.data_ptr())  # fmt: skip
+    mixed = torch.zeros_like(z).scatter_add_(1, index, weight)
+    s = z @ mixed.T
+    loss = -s.log_softmax(0).diagonal() - s.log_softmax(1).diagonal()
+    gradient = (s.softmax(0) + s.softmax(1) - 2 * torch.eye(4)) @ mixed
+    right = torch.allclose(work, loss, rtol=1e-4, atol=1e-5)
+    return right and torch.allclose(r, gradient, atol=1e-5)
 
 
 def _raise(failed: int, what: str) -> None:
@@ -352,6 +336,105 @@ def two_class_gradient(
     assert loaded is not None
     parts = [part.data_ptr() for part in (r, a, b, work, upstream)]
     loaded.two_class_gradient(*parts, upstream.stride(0), r.shape[1], rows.start, rows.stop)
+
+
+def multi_hot(
+    z: Tensor,
+    index: Tensor,
+    share: Tensor,
+    scale: float,
+    r: Tensor | None,
+    loss: Tensor,
+    rows: slice,
+) -> None:
+    """Compute some rows' binary cross-entropies: ``multi_hot`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        index: (B, k) int64, contiguous, as all that follows.
+        share: (B, k) float32.
+        scale: of the gradient.
+        r: (B, C) float32, gets the gradient; or None.
+        loss: (B,) float32, gets the losses.
+        rows: which.
+
+    Raises:
+        IndexError: a class that does not exist.
+    """
+    loaded = library()
+    assert loaded is not None
+    failed = loaded.multi_hot(
+        *(z.data_ptr(), z.stride(0), index.data_ptr(), share.data_ptr(), index.shape[1]),
+        *(z.shape[1], scale, _pointer(r), loss.data_ptr(), rows.start, rows.stop),
+    )
+    _raise(failed, "class")
+
+
+def two_hot(
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    lam: Tensor,
+    how: tuple[float, float, bool],
+    scale: float,
+    r: Tensor | None,
+    loss: Tensor,
+    rows: slice,
+) -> None:
+    """Compute the same of pairs: ``two_hot`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        a: (B,) int64, contiguous, as all that follows.
+        b: (B,) int64.
+        lam: (B,) float32.
+        how: t and k of min(1, (λ / t)^k), and whether the own share alone is rescaled.
+        scale: of the gradient.
+        r: (B, C) float32, gets the gradient; or None.
+        loss: (B,) float32, gets the losses.
+        rows: which.
+    """
+    loaded = library()
+    assert loaded is not None
+    failed = loaded.two_hot(
+        *(z.data_ptr(), z.stride(0), a.data_ptr(), b.data_ptr(), lam.data_ptr(), *how),
+        *(z.shape[1], scale, _pointer(r), loss.data_ptr(), rows.start, rows.stop),
+    )
+    _raise(failed, "class")
+
+
+def contrast(
+    z: Tensor,
+    a: Tensor,
+    b: Tensor,
+    lam: Tensor,
+    axes: tuple[int, ...],
+    scale: float,
+    r: Tensor | None,
+    loss: Tensor,
+) -> None:
+    """Compute samples' losses against their mixed classifiers: ``contrast`` in mix.c.
+
+    Args:
+        z: (B, C) float32, its rows dense.
+        a: (B,) int64, contiguous, as all that follows.
+        b: (B,) int64.
+        lam: (B,) float32.
+        axes: 1, over the classifiers; 0, over the samples.
+        scale: of the gradient of their sum.
+        r: (B, C) float32, gets the gradient; or None.
+        loss: (B,) float32, gets the losses.
+
+    Raises:
+        IndexError: a class that does not exist.
+    """
+    loaded = library()
+    assert loaded is not None
+    failed = loaded.contrast(
+        *(z.data_ptr(), z.stride(0), a.data_ptr(), b.data_ptr(), lam.data_ptr(), *z.shape),
+        *(1 in axes, 0 in axes, scale, _pointer(r), loss.data_ptr()),
+    )
+    _raise(failed, "class")
 
 
 def all_finite(x: Tensor) -> bool:

@@ -26,11 +26,14 @@ from mixwell.kernels import cpu, gate, must_be_plain, native
 from mixwell.kernels.memory import recycled
 
 __all__ = [
+    "COUPLED",
+    "Decoupling",
     "Smoothing",
     "from_features",
     "from_logits",
     "mean_from_logits",
     "plain",
+    "pull_of",
     "weights_of",
     "wide",
 ]
@@ -56,22 +59,57 @@ class Smoothing(NamedTuple):
     v: Tensor | None
 
 
+class Decoupling(NamedTuple):
+    """What the decoupled terms weigh: η_k = ``pull`` · share_k ^ ``power``.
+
+    Attributes:
+        pull: the multiple; without one there are no such terms.
+        power: of the shares; 0 weighs all alike, also a share of 0.
+        side: whose terms there are: "both"; "own", of the own sample's class; "heavier" and
+            "lighter", of the class with the larger and the smaller share. Sides of equal shares
+            have half of their terms each: the mean of what it is just above and just below.
+    """
+
+    pull: float = 0.0
+    power: float = 1.0
+    side: str = "both"
+
+
+COUPLED = Decoupling()
+"""No decoupled terms: the mixed cross-entropy."""
+
+
 def wide(logits: Tensor) -> Tensor:
     """Return ``logits`` in float32 at least: sums of exponentials don't fit in half precision."""
     return logits if logits.dtype in (torch.float32, torch.float64) else logits.float()
 
 
-def weights_of(
-    lam: Tensor, pull: float = 0.0, uniform: bool = False, one_sided: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """Return α = (λ, 1 - λ), and η: ``pull`` times α, or times 1, and none for b; None if all 0."""
+def pull_of(shares: Tensor, how: Decoupling, again: Tensor | None = None) -> Tensor:
+    """Return η of the shares of k classes: (B, k).
+
+    Args:
+        shares: (B, k).
+        how: the decoupled terms.
+        again: (B, k) bool, the classes that have come before in their row, or None; their η is 0.
+    """
+    eta = shares if how.power == 1 else shares.pow(how.power)
+    if how.side == "own":
+        eta = torch.cat([eta[:, :1], torch.zeros_like(eta[:, 1:])], 1)
+    elif how.side != "both":
+        rank = shares if how.side == "heavier" else -shares
+        if again is not None:
+            rank = rank.masked_fill(again, -2.0)
+        chosen = rank == rank.amax(1, keepdim=True)
+        eta = torch.where(chosen, eta / chosen.sum(1, keepdim=True), 0.0)
+    if again is not None:
+        eta = torch.where(again, 0.0, eta)
+    return how.pull * eta
+
+
+def weights_of(lam: Tensor, how: Decoupling = COUPLED) -> tuple[Tensor, Tensor | None]:
+    """Return α = (λ, 1 - λ), and η; None if all 0."""
     alpha = torch.stack([lam, 1 - lam], 1)
-    if not pull:
-        return alpha, None
-    eta = pull * (torch.ones_like(alpha) if uniform else alpha)
-    if one_sided:
-        eta = torch.stack([eta[:, 0], torch.zeros_like(eta[:, 1])], 1)
-    return alpha, eta
+    return alpha, pull_of(alpha, how) if how.pull else None
 
 
 def _weighted(weight: Tensor, value: Tensor) -> Tensor:
@@ -209,11 +247,17 @@ class _CompiledMean(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, z: Tensor, a: Tensor, b: Tensor, weights: native.Weights, grad: bool
+        ctx: Any,
+        z: Tensor,
+        a: Tensor,
+        b: Tensor,
+        weights: native.Weights,
+        how: Decoupling,
+        grad: bool,
     ) -> Tensor:
         r = recycled.empty_like(z) if grad and ctx.needs_input_grad[0] else None
         ctx.save_for_backward(z, a, b)
-        ctx.r, ctx.weights = r, weights
+        ctx.r, ctx.weights, ctx.how = r, weights, how
         return _mean_into(r, z, a, b, weights)
 
     @staticmethod
@@ -222,15 +266,15 @@ class _CompiledMean(torch.autograd.Function):
         if r is None or torch.is_grad_enabled():
             z, a, b = ctx.saved_tensors  # not asked for in vain: it takes a while
             if torch.is_grad_enabled():
-                lam, _, _, *how = ctx.weights
                 each = upstream.expand(z.shape[0]) / z.shape[0]
-                grad = _again(z, torch.stack([a, b], 1), *weights_of(lam, *how), None, each)
-                return grad, None, None, None, None
+                weights = weights_of(ctx.weights.lam, ctx.how)
+                grad = _again(z, torch.stack([a, b], 1), *weights, None, each)
+                return grad, None, None, None, None, None
             r = torch.empty_like(z)  # a second pass through the same graph
             _mean_into(r, z, a, b, ctx.weights)
         if upstream.item() != 1:
             r *= upstream
-        return r, None, None, None, None
+        return r, None, None, None, None, None
 
 
 def _mean_into(
@@ -366,13 +410,7 @@ def _is_compiled(z: Tensor, weight: Tensor) -> bool:
 
 
 def mean_from_logits(
-    z: Tensor,
-    a: Tensor,
-    b: Tensor,
-    lam: Tensor,
-    pull: float = 0.0,
-    uniform: bool = False,
-    one_sided: bool = False,
+    z: Tensor, a: Tensor, b: Tensor, lam: Tensor, how: Decoupling = COUPLED
 ) -> Tensor | None:
     """Return the mean loss where the weights are λ's, in one call; None where that can't be.
 
@@ -381,15 +419,16 @@ def mean_from_logits(
         a: (B,) int64.
         b: (B,) int64.
         lam: (B,) float32.
-        pull: η as a multiple of α = (λ, 1 - λ),
-        uniform: or of 1,
-        one_sided: and 0 for b.
+        how: the decoupled terms.
     """
     if _must_be_plain(lam, None) or not _is_compiled(z, lam):
         return None
     a, b, lam = cpu.row_of(a, torch.int64), cpu.row_of(b, torch.int64), lam.contiguous()
-    weights = native.Weights(lam, None, None, pull, uniform, one_sided)
-    loss = _CompiledMean.apply(z, a, b, weights, torch.is_grad_enabled())
+    if how.power in (0, 1) and how.side in ("both", "own"):
+        weights = native.Weights(lam, None, None, how.pull, how.power == 0, how.side == "own")
+    else:
+        weights = native.Weights(lam, *weights_of(lam, how))
+    loss = _CompiledMean.apply(z, a, b, weights, how, torch.is_grad_enabled())
     assert isinstance(loss, Tensor)
     return loss
 

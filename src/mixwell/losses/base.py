@@ -22,6 +22,7 @@ __all__ = [
     "check_features",
     "check_logits",
     "class_weight_buffer",
+    "fits",
     "share",
     "wide",
 ]
@@ -37,8 +38,12 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
 
     On an accelerator the check would wait for the device; there, the lookup itself fails.
     """
+    if classes.is_complex():
+        raise InputError(f"{argument} must hold class indices, int64, got {classes.dtype}")
     if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
         return
+    if classes.dtype != torch.int64:
+        classes = classes.long()  # not all whole numbers can be compared
     if not native.all_within(classes, num_classes - 1):
         low, high = (int(end) for end in torch.aminmax(classes))
         raise InputError(
@@ -55,8 +60,11 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
         logits: what should be (B, C).
         target: what should hold class indices.
     """
-    if logits.ndim != 2:
-        raise InputError(f"{owner}: logits must be (B, C), got shape {tuple(logits.shape)}")
+    if logits.ndim != 2 or not logits.is_floating_point():
+        raise InputError(
+            f"{owner}: logits must be (B, C), floating, got {logits.dtype} of shape "
+            f"{tuple(logits.shape)}"
+        )
     if logits.shape[0] != len(target):
         raise InputError(
             f"{owner}: logits are for {logits.shape[0]} samples, the target for {len(target)}"
@@ -77,6 +85,19 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
         )
     check_classes(f"{owner}: target.a", target.a, logits.shape[1])
     check_classes(f"{owner}: target.b", target.b, logits.shape[1])
+
+
+def fits(logits: Tensor, target: MixedTarget | MultiTarget) -> bool:
+    """Whether :func:`check_logits` would find nothing, but for classes that do not exist.
+
+    Those are found on the way through the loss: to look for them first takes as long as a small
+    loss itself.
+    """
+    if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
+        return False
+    if isinstance(target, MultiTarget):
+        return not target.classes.is_complex()
+    return target.is_index and target.a.ndim == 1 and not target.a.is_complex()
 
 
 def by_position(
@@ -106,13 +127,16 @@ def by_position(
         return value.reshape(-1)
 
     a, b, lam = flat(target.a), flat(target.b), flat(target.lam)
-    own = torch.where(a == ignore_index, 0.0, lam)
-    partner = torch.where(b == ignore_index, 0.0, 1 - lam)
+    no_a, no_b = a == ignore_index, b == ignore_index
+    own = torch.where(no_a, 0.0, lam)
+    partner = torch.where(no_b, 0.0, 1 - lam)
     known = own + partner
+    # One class is left of a pair with one: another in its place would be decoupled from it.
+    a, b = torch.where(no_a, b, a), torch.where(no_b, a, b)
     weight = known if target.weight is None else known * flat(target.weight)
     return logits.movedim(1, -1).reshape(-1, logits.shape[1]), MixedTarget(
-        torch.where(a == ignore_index, 0, a),
-        torch.where(b == ignore_index, 0, b),
+        torch.where(no_a & no_b, 0, a),
+        torch.where(no_a & no_b, 0, b),
         torch.where(known > 0, own / known.clamp_min(torch.finfo(lam.dtype).tiny), 1.0),
         weight,
     )
@@ -146,12 +170,16 @@ def class_weight_buffer(
     """Return class weights as a float32 tensor (C,), checked."""
     if weight is None:
         return None
-    tensor = torch.as_tensor(weight, dtype=torch.float32)
-    if tensor.ndim != 1 or not bool((tensor >= 0).all()):
-        raise InputError(
-            f"{argument} must hold one non-negative weight for each class, shape (C,), "
-            f"got {tensor.tolist()}"
-        )
+    wanted = f"{argument} must hold one finite, non-negative weight for each class, shape (C,)"
+    try:
+        tensor = torch.as_tensor(weight)
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{wanted}, got {weight!r}") from None
+    if tensor.is_complex() or tensor.ndim != 1 or not tensor.numel():
+        raise InputError(f"{wanted}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
+    tensor = tensor.to(torch.float32)
+    if not bool((tensor.isfinite() & (tensor >= 0)).all()):
+        raise InputError(f"{wanted}, got {tensor.tolist()}")
     return tensor
 
 

@@ -15,6 +15,7 @@ from mixwell.losses import many
 from mixwell.losses.base import (
     Loss,
     by_position,
+    check_classes,
     check_features,
     check_logits,
     class_weight_buffer,
@@ -44,7 +45,8 @@ class MixedCrossEntropy(Loss):
         class_weight: (C,) weights w. As in ``F.cross_entropy`` the mean is then weighted:
             divided by Σ_i λ_i w[a_i] + (1 - λ_i) w[b_i].
         label_smoothing: ε in [0, 1]: the targets become (1 - ε) ỹ + ε / C.
-        ignore_index: in segmentation, the class of positions that are left out.
+        ignore_index: in segmentation, the class of positions that are left out. Where it is one of
+            the two, the other remains, weighted by its share.
         reduction: "mean", "sum" or "none".
 
     >>> loss = MixedCrossEntropy()
@@ -84,10 +86,12 @@ class MixedCrossEntropy(Loss):
         if isinstance(target, MixedTarget):
             if not target.is_index:
                 return self._dense(logits, target)
+            if target.a.is_complex():
+                check_classes(f"{type(self).__name__}: target.a", target.a, logits.shape[1])
             if target.by_position:
                 loss = self.forward(*by_position(logits, target, self.ignore_index))
                 return loss.view(target.a.shape) if self.reduction == "none" else loss
-        if logits.ndim != 2 or logits.shape[0] != len(target):
+        if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
             check_logits(type(self).__name__, logits, target)
         try:
             return self._of_logits(logits, target)
@@ -103,9 +107,9 @@ class MixedCrossEntropy(Loss):
             return self._two_class(many.from_logits, logits.shape[1], (logits,), target)
         weighted = target.weight is not None or self.class_weight is not None
         if self.reduction == "mean" and not weighted and not self.label_smoothing:
-            how = self._decoupling()
             lam = _wide(target.lam, logits)
-            loss = two_class.mean_from_logits(logits, target.a, target.b, lam, *how)
+            how = self._decoupling()
+            loss = two_class.mean_from_logits(logits, target.a, target.b, lam, how)
             if loss is not None:
                 return loss
         return self._two_class(two_class.from_logits, logits.shape[1], (logits,), target)
@@ -144,12 +148,12 @@ class MixedCrossEntropy(Loss):
         first = inputs[0]
         assert first is not None
         if isinstance(target, MultiTarget):
-            index = target.classes
+            index = target.classes.long()
             shares = _wide(target.weights, first)
-            alpha, eta = many.weights_of(shares, index, *self._decoupling())
+            alpha, eta = many.weights_of(shares, index, self._decoupling())
         else:
-            index = torch.stack([target.a, target.b], 1)
-            alpha, eta = two_class.weights_of(_wide(target.lam, first), *self._decoupling())
+            index = torch.stack([target.a, target.b], 1).long()
+            alpha, eta = two_class.weights_of(_wide(target.lam, first), self._decoupling())
         class_weight = self._class_weight(num_classes, alpha)
         class_share = smoothing = None
         if class_weight is not None:
@@ -165,9 +169,9 @@ class MixedCrossEntropy(Loss):
             alpha = alpha * (1 - self.label_smoothing)
         return self._reduce(compute(*inputs, index, alpha, eta, smoothing), target, class_share)
 
-    def _decoupling(self) -> tuple[float, bool, bool]:
-        """Return η of the decoupled terms, whether it is uniform, and whether one-sided."""
-        return 0.0, False, False
+    def _decoupling(self) -> two_class.Decoupling:
+        """Return what the decoupled terms weigh."""
+        return two_class.COUPLED
 
     def _class_weight(self, num_classes: int, like: Tensor) -> Tensor | None:
         weight = self.class_weight

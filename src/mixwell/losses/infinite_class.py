@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -11,7 +12,9 @@ from torch.nn import functional as F
 
 from mixwell.checks import check_choice
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, check_features, check_logits, wide
+from mixwell.kernels import contrast
+from mixwell.losses.base import Loss, check_features, check_logits, fits, wide
+from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.losses.many import merged, repeated
 from mixwell.mix import MixedTarget, MultiTarget
 
@@ -39,12 +42,21 @@ class InfiniteClassLoss(Loss):
         mask_duplicates: leave out, as negatives, other samples whose mixed classifier is the
             same: the same classes and the same λ.
         gather: under ``torch.distributed``, contrast against the samples of all processes, with
-            gradient. Every process must then hold a batch of the same size.
+            gradient. Every process must then hold a batch of the same size: they tell each other
+            before each step, since a process with another would wait for ever. On an accelerator
+            the device tells, so that nothing waits for it.
         reduction: "mean", "sum" or "none", (B,), of the sum of the axes.
 
+    One sample alone, such as an epoch's last batch of one, has no other classifier to contrast
+    with, and its loss would be 0 whatever the logits. Its loss is then the mixed cross-entropy
+    instead: its mixed label against the C ordinary classifiers. The first time, a warning says so
+    (not within ``torch.compile``, which can't).
+
     Raises:
-        InputError: one sample alone has nothing to contrast with.
+        InputError: processes hold batches of different sizes.
     """
+
+    _warned = False
 
     def __init__(
         self,
@@ -61,24 +73,38 @@ class InfiniteClassLoss(Loss):
     def forward(self, logits: Tensor, target: _Target) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
         if isinstance(target, MultiTarget) or target.is_index:
-            check_logits("InfiniteClassLoss", logits, target)
+            if self._parallel() or not fits(logits, target):  # before others wait for this one
+                check_logits("InfiniteClassLoss", logits, target)
         elif logits.shape != target.a.shape:
             raise InputError(
                 f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
                 f"{tuple(target.a.shape)}"
             )
+        try:
+            return self._of_logits(logits, target)
+        except (IndexError, RuntimeError):
+            if isinstance(target, MultiTarget) or target.is_index:
+                check_logits("InfiniteClassLoss", logits, target)  # which index is wrong, if one is
+            raise
+
+    def _of_logits(self, logits: Tensor, target: _Target) -> Tensor:
         z = wide(logits)
+        if self._at_once(target):
+            lam, scale = target.lam.to(z.dtype), 1 / len(target) if self.reduction == "mean" else 1
+            loss = contrast.total(z, target.a, target.b, lam, self._axes(), scale)
+            if loss is not None:
+                return loss
         everyone = self._everyone(target)
+        if len(everyone) == 1:
+            return self._alone()(logits, target)
         if isinstance(everyone, MultiTarget):
             similarity = torch.zeros_like(z[:, :1])
             weights = everyone.weights.to(z.dtype)
             for y, weight in zip(everyone.classes.unbind(1), weights.unbind(1), strict=True):
-                similarity = similarity + weight * z.index_select(1, y)
+                similarity = similarity + weight * z.index_select(1, y.long())
         elif everyone.is_index:
             lam = everyone.lam.to(z.dtype)
-            similarity = torch.lerp(
-                z.index_select(1, everyone.b), z.index_select(1, everyone.a), lam
-            )
+            similarity = contrast.similarity(z, everyone.a.long(), everyone.b.long(), lam)
         else:
             similarity = z @ everyone.dense().to(z.dtype).T
         return self._contrast(similarity, target, everyone)
@@ -104,16 +130,35 @@ class InfiniteClassLoss(Loss):
         """
         check_features("InfiniteClassLoss", features, weight, bias, target)
         everyone = self._everyone(target)
+        if len(everyone) == 1:
+            return self._alone().from_features(features, weight, bias, target)
         # One lookup of all classes' rows: several would build gradients of the weight's size each.
         if isinstance(everyone, MultiTarget):
             rows = everyone.classes.T.flatten()
         else:
             rows = torch.cat([everyone.a, everyone.b])
+        rows = rows.long()
         mixed = _blend(F.embedding(rows, weight, sparse=sparse), everyone)
         similarity = wide(features @ mixed.T)
         if bias is not None:
             similarity = similarity + wide(_blend(bias.index_select(0, rows), everyone))
         return self._contrast(similarity, target, everyone)
+
+    def _axes(self) -> tuple[int, ...]:
+        """Return the axes of S over which there is a cross-entropy."""
+        return {"class": (1,), "pair": (0,), "both": (1, 0)}[self.axis]
+
+    def _at_once(self, target: _Target) -> TypeGuard[MixedTarget]:
+        """Whether the loss is the sum or mean over pairs of this process, with nothing special."""
+        return (
+            isinstance(target, MixedTarget)
+            and target.is_index
+            and len(target) > 1
+            and target.weight is None
+            and self.reduction != "none"
+            and not self.mask_duplicates
+            and not self._parallel()
+        )
 
     def _parallel(self) -> bool:
         return (
@@ -123,14 +168,28 @@ class InfiniteClassLoss(Loss):
             and dist.get_world_size() > 1
         )
 
+    def _alone(self) -> MixedCrossEntropy:
+        """Return the loss of a batch of one."""
+        if not self._warned and not torch.compiler.is_compiling():
+            self._warned = True
+            warnings.warn(
+                "InfiniteClassLoss got a batch of one sample, which has nothing to contrast with: "
+                "its mixed cross-entropy is taken instead. drop_last=True of a DataLoader leaves "
+                "such a last batch out",
+                stacklevel=2,
+            )
+        return MixedCrossEntropy(reduction=self.reduction)
+
     def _everyone(self, target: _Target) -> _Target:
         """Return the targets of all processes' samples."""
         if not self._parallel():
             return target
         if isinstance(target, MultiTarget):
+            _check_sizes(len(target), target.weights.device)
             return MultiTarget(
                 *(_gather(part).flatten(0, 1) for part in (target.classes, target.weights))
             )
+        _check_sizes(len(target), target.lam.device)
         return MixedTarget(
             *(_gather(part).flatten(0, 1) for part in (target.a, target.b, target.lam))
         )
@@ -138,27 +197,22 @@ class InfiniteClassLoss(Loss):
     def _contrast(self, similarity: Tensor, target: _Target, everyone: _Target) -> Tensor:
         """Return the loss from S: own samples down, everyone's classifiers across."""
         size = len(target)
-        if len(everyone) < 2:
-            raise InputError(
-                "InfiniteClassLoss contrasts the samples of a batch: it needs 2 or more, got 1; "
-                "drop the last incomplete batch (drop_last=True) or join it to another"
-            )
         first = dist.get_rank() * size if self._parallel() else 0
         own = slice(first, first + size)
         if self.mask_duplicates:
             similarity = similarity.masked_fill(
                 _duplicates(target, everyone, first), torch.finfo(similarity.dtype).min
             )
+        axes = self._axes()
+        if not self._parallel():
+            return self._reduce(contrast.contrast(similarity, axes), target)
         positive = similarity[:, own].diagonal()
         loss = torch.zeros_like(positive)
-        if self.axis in ("both", "class"):
+        if 1 in axes:
             loss = loss + similarity.logsumexp(1) - positive
-        if self.axis in ("both", "pair"):
-            over_samples = similarity.logsumexp(0)
-            if self._parallel():
-                everywhere: Tensor = _Gather.apply(over_samples)
-                over_samples = everywhere.logsumexp(0)
-            loss = loss + over_samples[own] - positive
+        if 0 in axes:
+            everywhere: Tensor = _Gather.apply(similarity.logsumexp(0))
+            loss = loss + everywhere.logsumexp(0)[own] - positive
         return self._reduce(loss, target)
 
     def extra_repr(self) -> str:
@@ -179,6 +233,19 @@ def _blend(rows: Tensor, target: _Target) -> Tensor:
 
 def _beside(weight: Tensor, values: Tensor) -> Tensor:
     return weight.to(values).view(*weight.shape, *[1] * (values.ndim - weight.ndim))
+
+
+def _check_sizes(size: int, device: torch.device) -> None:
+    """Raise unless all processes hold a batch of this size: gathering would wait for ever."""
+    sizes = _gather(torch.full((), size, device=device))
+    if device.type != "cpu":
+        torch._assert_async((sizes == size).all())
+    elif not bool((sizes == size).all()):
+        raise InputError(
+            "InfiniteClassLoss: with gather=True every process must hold a batch of the same size, "
+            f"got {sizes.tolist()} by rank; drop the last incomplete batch (drop_last=True), or "
+            "contrast within each process (gather=False)"
+        )
 
 
 def _gather(tensor: Tensor) -> Tensor:

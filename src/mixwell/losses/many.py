@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.kernels import must_be_plain, two_class
-from mixwell.kernels.two_class import Smoothing
+from mixwell.kernels.two_class import COUPLED, Decoupling, Smoothing, pull_of
 from mixwell.mix import MixedTarget, MultiTarget
 
 __all__ = ["from_features", "from_logits", "largest_share", "merged", "repeated", "weights_of"]
@@ -53,28 +53,25 @@ def largest_share(target: MixedTarget | MultiTarget) -> Tensor:
 
 
 def weights_of(
-    weights: Tensor,
-    classes: Tensor,
-    pull: float = 0.0,
-    uniform: bool = False,
-    one_sided: bool = False,
+    weights: Tensor, classes: Tensor, how: Decoupling = COUPLED
 ) -> tuple[Tensor, Tensor | None]:
-    """Return α = ``weights``, and η: ``pull`` times these, or times 1 for each class; None if 0.
+    """Return α = ``weights``, and η of each class where it comes first; None if all 0.
 
     Args:
         weights: (B, k).
         classes: (B, k).
-        pull: η as a multiple of the weights,
-        uniform: or of 1,
-        one_sided: and 0 for all but the own sample's class.
+        how: the decoupled terms. A class that comes twice has the sum of its shares, but for
+            side "own", where the partners' share of it stays theirs.
     """
-    if not pull:
+    if not how.pull:
         return weights, None
-    eta = torch.where(repeated(classes), 0.0, 1.0).to(weights) if uniform else weights
-    if one_sided:
-        eta = torch.cat([eta[:, :1], torch.zeros_like(eta[:, 1:])], 1)
+    if how.side == "own":
+        eta = pull_of(weights, how)
+    else:
+        again = repeated(classes)
+        eta = pull_of(torch.where(again, 1.0, merged(classes, weights)), how, again)
     # One class alone has nothing to compete with.
-    return weights, torch.where(_of_one_class(classes)[:, None], 0.0, pull * eta)
+    return weights, torch.where(_of_one_class(classes)[:, None], 0.0, eta)
 
 
 def _weighted(weight: Tensor, value: Tensor) -> Tensor:

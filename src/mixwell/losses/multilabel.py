@@ -17,6 +17,11 @@ __all__ = ["MixedBCE"]
 class MixedBCE(Loss):
     """Binary cross-entropy of each class against ``λ a + (1 - λ) b`` (multi-label mixup).
 
+    The mean is over samples *and* classes, as in ``F.binary_cross_entropy_with_logits``: with λ = 1
+    it is the loss that a multi-label network trains on without mixing, at whose scale its learning
+    rate was chosen. :class:`DecoupledBCE` sums over classes instead, as its authors do: it has C
+    times this scale, or the same with ``over_classes="mean"``.
+
     Args:
         pos_weight: (C,) weights of the positive part, as in ``F.binary_cross_entropy_with_logits``.
         reduction: "mean" and "sum" over samples and classes; "none" gives (B, C).

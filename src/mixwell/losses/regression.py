@@ -27,8 +27,8 @@ class _Elementwise(Loss):
         """
         if target.is_index:
             raise InputError(
-                f"{type(self).__name__}: the target must hold real numbers, got class indices of "
-                f"{target.a.dtype}; convert y to a floating dtype"
+                f"{type(self).__name__}: the target must hold real numbers, got {target.a.dtype}; "
+                "convert y to a floating dtype"
             )
         prediction = wide(logits)
         mixed = target.dense().to(prediction.dtype)

@@ -316,14 +316,9 @@ def _check_shapes(x: Any, y: Any, index: Any) -> torch.device:
         raise InputError(f"x must be a tensor or hold tensors, got {type(x).__name__}")
     if not isinstance(y, Tensor):
         raise InputError(f"y must be a tensor, got {type(y).__name__}")
-    for name, value in (("y", y), *(("x", leaf) for leaf in leaves)):
-        if value.layout != torch.strided or value.is_nested:
-            kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
-            raise InputError(
-                f"{name} must be dense, got a {kind} tensor of shape "
-                f"{'ragged' if value.is_nested else tuple(value.shape)}; give {name}.to_dense() "
-                "or a padded tensor"
-            )
+    _check_dense("y", y)
+    for leaf in leaves:
+        _check_dense("x", leaf)
     size = y.shape[0] if y.ndim else 0
     if any((leaf.shape[0] if leaf.ndim else 0) != size for leaf in leaves):
         shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
@@ -337,6 +332,18 @@ def _check_shapes(x: Any, y: Any, index: Any) -> torch.device:
         got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
         raise InputError(f"index must have shape ({size},), one position a sample, got {got}")
     return leaves[0].device
+
+
+def _check_dense(argument: str, value: Tensor) -> None:
+    """Raise an InputError for nested and sparse tensors."""
+    if value.is_nested:
+        raise InputError(f"{argument} must be dense, got a nested tensor: pad it to one length")
+    if value.layout != torch.strided:
+        kind = str(value.layout).removeprefix("torch.")
+        raise InputError(
+            f"{argument} must be dense, got a {kind} tensor of shape {tuple(value.shape)}: give "
+            f"{argument}.to_dense()"
+        )
 
 
 def _outcome(reading: Reading, groups: list[Rows]) -> Outcome:

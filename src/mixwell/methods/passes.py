@@ -15,7 +15,7 @@ from mixwell.errors import InputError
 from mixwell.methods.plan import CleanGroup, Drawn, MixedGroup, Plan, TwinGroup
 from mixwell.methods.recipe import Recipe
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
-from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of, trace
+from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of
 from mixwell.view.trace import mask_places
 
 __all__ = ["CleanRows", "MixedRows", "Pass"]
@@ -181,7 +181,7 @@ class Pass:
         if not self.inside or torch.compiler.is_compiling():
             return x
         masks = self._check_layers()
-        if not self.at_input and trace(self.view.model, x).changes_input:
+        if not self.at_input and self.view.changes_input:
             x = copied(x)
         return _seeing_both(x, self.inside[0].mix, masks) if masks else x
 
@@ -191,7 +191,7 @@ class Pass:
         for rows in self.inside:
             assert rows.layer is not None
             if rows.layer == "head":
-                self.view.check_carries_all(self.view.head(), "input")
+                self.view.check_layer(self.view.head(), "input")
                 continue
             masks = mask_places(self.batch.x)
             if masks and not self.in_place:
@@ -200,7 +200,7 @@ class Pass:
                     f"the {masks[0]} has no rows for them: mix at the head (layer='head'), or take "
                     "a method without unmixed samples"
                 )
-            self.view.check_carries_all(rows.layer, "output", masks)
+            self.view.check_layer(rows.layer, "output", masks)
         return masks
 
     # ------------------------------------------------------------------------------- in the pass
@@ -230,10 +230,15 @@ class Pass:
         A compiled model is tapped at all of them before its first run. In the first step it is
         looked at whether mixing there would be right, not in the step in which one is drawn.
         """
-        if list(recipe.interpolation.layers) == ["input"] or torch.compiler.is_compiling():
+        interpolation = recipe.interpolation
+        if list(interpolation.layers) == ["input"] or torch.compiler.is_compiling():
             return []
-        candidates = recipe.interpolation.candidates(self.batch, self.view.model)
-        return self.view.look_ahead([name for name in candidates if name not in tapped])
+
+        def others() -> list[str]:
+            names = interpolation.candidates(self.batch, self.view.model)
+            return [name for name in names if name not in tapped]
+
+        return self.view.look_ahead(others, interpolation)
 
     def _tapped(
         self, layer: str, mixed: list[MixedRows]

@@ -14,7 +14,7 @@ from torch import nn
 
 from mixwell.view.hooks import unwrap
 
-__all__ = ["known"]
+__all__ = ["among", "facts", "known"]
 
 Fact = TypeVar("Fact")
 
@@ -35,6 +35,15 @@ class _Facts:
         )
 
 
+def facts(model: nn.Module) -> dict[Hashable, Any]:
+    """Return what is known about a model, as it is made now; add to it what is found out."""
+    inner = unwrap(model)
+    about = _FACTS.get(inner)
+    if about is None or not about.hold(inner):
+        about = _FACTS[inner] = _Facts(inner)
+    return about.facts
+
+
 def known(model: nn.Module, key: Hashable, find: Callable[[], Fact]) -> Fact:
     """Return the fact ``key`` about a model: as it was found, or found now by ``find()``.
 
@@ -43,10 +52,11 @@ def known(model: nn.Module, key: Hashable, find: Callable[[], Fact]) -> Fact:
         key: what is asked, with all that the answer depends on beside the model.
         find: finds it out.
     """
-    inner = unwrap(model)
-    about = _FACTS.get(inner)
-    if about is None or not about.hold(inner):
-        about = _FACTS[inner] = _Facts(inner)
-    if key not in about.facts:
-        about.facts[key] = find()
-    return cast(Fact, about.facts[key])
+    return among(facts(model), key, find)
+
+
+def among(known_ones: dict[Hashable, Any], key: Hashable, find: Callable[[], Fact]) -> Fact:
+    """Return the fact ``key`` among those that are known, or found now by ``find()``."""
+    if key not in known_ones:
+        known_ones[key] = find()
+    return cast(Fact, known_ones[key])

@@ -40,10 +40,9 @@ _PASSES = {
     *("adaptive_max_pool2d", "mkldnn_adaptive_avg_pool2d", "upsample_nearest2d"),
     *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d"),
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
-    # one by one, or over the classes
-    *("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "hardtanh"),
-    *("hardtanh_", "tanh", "tanh_", "sigmoid", "sigmoid_", "softplus", "gelu", "exp", "log"),
-    *("_softmax", "_log_softmax", "softmax", "log_softmax", "logit"),
+    # cut off or capped one by one (SqueezeNet, soft caps), or made probabilities
+    *("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_"),
+    *("_softmax", "_log_softmax", "softmax", "log_softmax"),
 }
 """Operations that what they return can be looked through for the logits that it was made of."""
 
@@ -149,7 +148,23 @@ class _Search:
         if seen.count(name) > 1:
             why = f"{name!r} runs {seen.count(name)} times in a pass, and has no one input"
             return Evidence(None, (), why)
+        if self._picked(name):
+            why = (
+                f"which positions of {name!r} become the logits depends on each sample's own input "
+                "(its last word), and another sample's are elsewhere"
+            )
+            return Evidence(None, (), why)
         return Evidence(name)
+
+    def _picked(self, name: str) -> bool:
+        """Whether the input decides which positions of what the head returned are the logits."""
+        left = {node for run in self.seen.of(name) for node in run.left}
+        for node in self._chain(self.seen.logits or 0):
+            if node in left:
+                return False
+            if not all(self.seen.floating[parent] for parent in self.seen.parents[node]):
+                return True
+        return False
 
     def _becomes(self, node: int) -> list[str]:
         """Return the modules whose output becomes the node: one, or of a sum those of its parts."""

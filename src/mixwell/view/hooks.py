@@ -51,10 +51,12 @@ _CHECKPOINTS = (
 def unwrap(model: nn.Module) -> nn.Module:
     """Return the user's own module inside ``torch.compile``, DDP, DataParallel and Fabric."""
     while True:
-        inner = getattr(model, "_orig_mod", None) or getattr(model, "_original_module", None)
-        if inner is None and [name for name, _ in model.named_children()] == ["module"]:
-            inner = model.module
-        if not isinstance(inner, nn.Module):
+        # Asked of each step, several times: of the dict, as nn.Module's attributes take their time.
+        held = {name: module for name, module in model._modules.items() if module is not None}
+        inner = held.get("_orig_mod", held.get("_original_module"))
+        if inner is None and list(held) == ["module"]:
+            inner = held["module"]
+        if inner is None:
             return model
         model = inner
 
@@ -63,12 +65,13 @@ def is_compiled(model: nn.Module) -> bool:
     """Whether ``model``, a wrapper around it or a module inside it goes through torch.compile."""
     seen: nn.Module | None = model
     while isinstance(seen, nn.Module):
-        if hasattr(seen, "_orig_mod"):
+        held = seen._modules
+        if "_orig_mod" in held:
             return True
-        seen = getattr(seen, "_forward_module", None) or getattr(seen, "module", None)
+        seen = held.get("_forward_module", held.get("module"))
     return any(
-        hasattr(module, "_orig_mod")
-        or getattr(module, "_compiled_call_impl", None) is not None
+        "_orig_mod" in module._modules
+        or module._compiled_call_impl is not None
         or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")  # Lightning's way
         for module in model.modules()
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,41 +53,57 @@ def find_maps(model: nn.Module, x: Any, head: str | None = None, *, once: bool =
     return known(model, ("maps", head, once, shapes), lambda: _search(model, x, head, once))
 
 
+@dataclass(frozen=True)
+class _Ran:
+    """A module that ran: how many dimensions entered, and whether maps (B, d, h, w) left it."""
+
+    name: str
+    module: nn.Module
+    entering: int
+    spatial: bool
+
+
 def _search(model: nn.Module, x: Any, head: str | None, once: bool) -> Maps:
-    inner = unwrap(model)
     size = len(tensors(x)[0])
-    ran: list[tuple[str, nn.Module, int, bool]] = []
+    ran: list[_Ran] = []
 
     def note(name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         entering = args[0].ndim if args and isinstance(args[0], Tensor) else 0
         shape = output.shape if isinstance(output, Tensor) else ()
         spatial = len(shape) == 4 and shape[0] == size and min(shape[2:]) > 1
-        ran.append((name, module, entering, spatial))
+        ran.append(_Ran(name, module, entering, spatial))
 
     watch(model, x, note)
-    runs = Counter(name for name, *_ in ran)
+    owner = type(unwrap(model)).__name__
     head = head or find_head(model, x)[0]
-    layer, pooled, tokens = "", True, False
-    for name, module, entering, spatial in ran:
-        if name == head:
-            break
-        if entering > 2 and _reads_tokens(module):
-            tokens = True
-        elif spatial and ((layer and not tokens) or _convolves(module)):
-            if not once or runs[name] == 1:
-                layer, pooled, tokens = name, True, False
-        elif any(parameter.ndim > 1 for parameter in module.parameters(recurse=False)):
-            pooled = False
-    else:
-        raise InputError(f"head={head!r} of {type(inner).__name__} is no part of its forward pass")
-    if not layer or tokens:
+    names = [one.name for one in ran]
+    if head not in names:
+        raise InputError(f"head={head!r} of {owner} is no part of its forward pass")
+    runs = Counter(names)
+    before = ran[: names.index(head)]
+    found = _last(before, lambda one: not once or runs[one.name] == 1)
+    if found is None:
         raise InputError(
-            f"{type(inner).__name__} has no feature maps (B, d, h, w) with h, w > 1 before its "
+            f"{owner} has no feature maps (B, d, h, w) with h, w > 1 before its "
             f"classifier head {head!r}, given inputs of shape "
             f"{' and '.join(str(tuple(leaf.shape)) for leaf in tensors(x))}: this way of mixing "
             "is for convolutional networks of images that are not too small"
         )
-    return Maps(layer, head, pooled)
+    return Maps(found[0], head, found[1])
+
+
+def _last(before: list[_Ran], usable: Callable[[_Ran], bool]) -> tuple[str, bool] | None:
+    """Return the layer that gives the last maps, and whether nothing with weights follows it."""
+    layer, pooled, tokens = "", True, False
+    for one in before:
+        if one.entering > 2 and _reads_tokens(one.module):
+            tokens = True
+        elif one.spatial and ((layer and not tokens) or _convolves(one.module)):
+            if usable(one):
+                layer, pooled, tokens = one.name, True, False
+        elif any(parameter.ndim > 1 for parameter in one.module.parameters(recurse=False)):
+            pooled = False
+    return (layer, pooled) if layer and not tokens else None
 
 
 def _reads_tokens(module: nn.Module) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -43,10 +43,10 @@ def gradient(model: nn.Module, x: Any, loss: Callable[[Tensor], Tensor], mode: A
             if is_image(leaf):
                 image = leaf if leaf.is_floating_point() else leaf.float()
                 images.append(image.requires_grad_())
-                leaves[place] = image.view_as(image)  # which a model may change in place
+                leaves[place] = image.clone()  # which a model may change in place
         logits = logits_of(model(pytree.tree_unflatten(leaves, structure)))
         total = loss(logits.float())
-        found = torch.autograd.grad(total, images, allow_unused=True) if total.requires_grad else ()
+        found = _gradients(total, images, model)
     gradients = [part for part in found if part is not None]
     if not gradients:
         raise InputError(
@@ -58,6 +58,22 @@ def gradient(model: nn.Module, x: Any, loss: Callable[[Tensor], Tensor], mode: A
     largest = joined.abs().amax((1, 2, 3), keepdim=True)
     scaled = joined / torch.where(largest > 0, largest, 1.0)
     return normalised(scaled.square().mean(1).sqrt().float())
+
+
+def _gradients(total: Tensor, images: list[Tensor], model: nn.Module) -> Sequence[Tensor | None]:
+    """Return the gradient with respect to each image; None where there is none."""
+    if not total.requires_grad:
+        return ()
+    try:
+        return torch.autograd.grad(total, images, allow_unused=True)
+    except RuntimeError as error:
+        if "use_reentrant" not in str(error):
+            raise
+        raise InputError(
+            f"saliency by gradient: {type(unwrap(model)).__name__} has layers in checkpointed "
+            "segments that allow no gradient of the input alone: checkpoint with "
+            "use_reentrant=False, or look in another way (maps, attention)"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -122,7 +138,9 @@ def activation(model: nn.Module, seen: Tensor, y: Tensor, found: Maps) -> Tensor
             "or other layers with weights lie between"
         )
     with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):
-        of_class = module.weight.float().flatten(1)
+        weight = module.weight
+        weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # sharded
+        of_class = weight.float().flatten(1)
         of_class = of_class[y.long()] if y.ndim == 1 else y.float() @ of_class
         weighed = torch.einsum("bd,bdhw->bhw", of_class, seen)
         return normalised(weighed - weighed.amin((-2, -1), keepdim=True))

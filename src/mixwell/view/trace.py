@@ -7,8 +7,9 @@ depends on the inputs is a *node*, a number; the inputs' own come first. What de
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,12 +21,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mixwell.mix import tensors
 from mixwell.view.cache import known
-from mixwell.view.hooks import copied, in_checkpoint, inference, logits_of, unwrap
+from mixwell.view.hooks import copied, inference, logits_of, unwrap
 
 __all__ = ["Run", "Trace", "kind_of", "mask_places", "trace"]
-
-_SELECTS = {"index", "gather", "index_select", "take_along_dim", "embedding_renorm_"}
-"""Where whole numbers only say which positions are taken."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,6 @@ class Run:
         features: whether its first argument is floating and (B, d) or (B, d, ...).
         batch_first: whether all that it returned has B rows.
         inside: the numbers of the runs of its parts: from this one's first to its own.
-        checkpointed: whether it is inside a segment that is run again in the backward pass.
     """
 
     name: str
@@ -50,7 +47,6 @@ class Run:
     features: bool
     batch_first: bool
     inside: range
-    checkpointed: bool
 
 
 @dataclass(frozen=True)
@@ -167,9 +163,6 @@ class _Recorder(TorchDispatchMode):
         if not parents:
             return result
         kind = function.overloadpacket.__name__ if hasattr(function, "overloadpacket") else ""
-        if kind in _SELECTS:
-            chosen = self.of(args[:1])
-            parents = chosen or parents
         given = [leaf.numel() for leaf in tensors((args, kwargs)) if self.of(leaf)]
         mutable = getattr(getattr(function, "_schema", None), "is_mutable", False)
         for tensor in tensors(result):
@@ -243,6 +236,56 @@ def mask_places(x: Any) -> tuple[str, ...]:
     )
 
 
+class _Watch:
+    """Notes what enters and leaves each module, while a recorder numbers it."""
+
+    def __init__(self, model: nn.Module, size: int, recorder: _Recorder) -> None:
+        self.size, self.recorder = size, recorder
+        self.names = {module: name for name, module in unwrap(model).named_modules()}
+        self.runs: list[Run] = []
+        self.entered: list[tuple[tuple[int, ...], tuple[int, ...], bool, int]] = []
+
+    def before(self, module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        everything = [*args, *keywords.values()]
+        first, of = everything[0] if everything else None, self.recorder.of
+        features = (
+            isinstance(first, Tensor)
+            and first.is_floating_point()
+            and first.ndim > 1
+            and len(first) == self.size
+        )
+        self.entered.append((of(first), of(everything[1:]), features, len(self.runs)))
+
+    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+        first, beside, features, begin = self.entered.pop()
+        leaves = tensors(_plain(output))
+        rows = bool(leaves) and all(leaf.ndim > 0 and len(leaf) == self.size for leaf in leaves)
+        self.runs.append(
+            Run(
+                name=self.names[module],
+                entered=first,
+                beside=beside,
+                left=self.recorder.of(leaves),
+                features=features,
+                batch_first=rows,
+                inside=range(begin, len(self.runs)),
+            )
+        )
+
+    @contextlib.contextmanager
+    def hooks(self) -> Iterator[None]:
+        """Have all modules watched while in the context."""
+        handles = []
+        for module in self.names:
+            handles.append(module.register_forward_pre_hook(self.before, with_kwargs=True))
+            handles.append(module.register_forward_hook(self.after))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
 def _record(model: nn.Module, x: Any) -> Trace:
     x = copied(x)
     places = _places(x)
@@ -250,50 +293,23 @@ def _record(model: nn.Module, x: Any) -> Trace:
     versions = [leaf._version for leaf in places.values()]
     recorder = _Recorder()
     inputs = {place: recorder.add(leaf, (), "input") for place, leaf in places.items()}
-    runs: list[Run] = []
-    entered: list[tuple[tuple[int, ...], tuple[int, ...], bool, int]] = []
-    names = {module: name for name, module in unwrap(model).named_modules()}
-
-    def before(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
-        everything = [*args, *keywords.values()]
-        first = everything[0] if everything else None
-        features = (
-            isinstance(first, Tensor)
-            and first.is_floating_point()
-            and first.ndim > 1
-            and len(first) == size
-        )
-        entered.append((recorder.of(first), recorder.of(everything[1:]), features, len(runs)))
-
-    def after(module: nn.Module, args: Any, output: Any) -> None:
-        first, beside, features, begin = entered.pop()
-        leaves = tensors(_plain(output))
-        rows = bool(leaves) and all(leaf.ndim > 0 and len(leaf) == size for leaf in leaves)
-        runs.append(
-            Run(
-                names[module], first, beside, recorder.of(leaves), features, rows,
-                range(begin, len(runs)), in_checkpoint(),
-            )
-        )  # fmt: skip
-
-    handles = [module.register_forward_pre_hook(before, with_kwargs=True) for module in names]
-    handles += [module.register_forward_hook(after) for module in names]
-    try:
-        # A compiled part would not run the hooks; eagerly it does.
-        with inference(model), torch.compiler.set_stance("force_eager"), recorder:
-            output = model(x)
-        logits = logits_of(output)
-        found = recorder.of(logits)
-        others = _others(output, logits, size)
-        beside = tuple(node for other in others for node in recorder.of(other)[:1])
-    finally:
-        for handle in handles:
-            handle.remove()
+    watch = _Watch(model, size, recorder)
+    # A compiled part would not run the hooks; eagerly it does.
+    with watch.hooks(), inference(model), torch.compiler.set_stance("force_eager"), recorder:
+        output = model(x)
+    logits = logits_of(output)
+    others = [recorder.of(other)[:1] for other in _others(output, logits, size)]
     return Trace(
-        inputs, recorder.parents, recorder.kinds, recorder.floating, recorder.whole, runs,
-        found[0] if found else None, beside,
-        versions != [leaf._version for leaf in places.values()],
-    )  # fmt: skip
+        inputs=inputs,
+        parents=recorder.parents,
+        kinds=recorder.kinds,
+        floating=recorder.floating,
+        whole=recorder.whole,
+        runs=watch.runs,
+        logits=next(iter(recorder.of(logits)), None),
+        others=tuple(node for nodes in others for node in nodes),
+        changes_input=versions != [leaf._version for leaf in places.values()],
+    )
 
 
 def _plain(output: Any) -> Any:

@@ -12,12 +12,19 @@ from torch import Tensor, nn
 from mixwell.errors import InputError, suggest
 from mixwell.view import saliency
 from mixwell.view.attention import attending, attention_of, token_grid
-from mixwell.view.cache import known
+from mixwell.view.cache import among, facts
 from mixwell.view.head import capture_features, check_carries_all, find_head
-from mixwell.view.hooks import check_not_checkpointed, is_compiled, tap_ahead, tapped, unwrap
+from mixwell.view.hooks import (
+    Side,
+    check_not_checkpointed,
+    is_compiled,
+    tap_ahead,
+    tapped,
+    unwrap,
+)
 from mixwell.view.maps import Maps, find_maps
 from mixwell.view.stages import stages
-from mixwell.view.trace import mask_places
+from mixwell.view.trace import kind_of, mask_places, trace
 
 if TYPE_CHECKING:
     from mixwell.tasks import Task
@@ -25,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["ModelView", "looks", "register_look"]
 
 Result = TypeVar("Result")
+
+Tapped = contextlib.AbstractContextManager[None]
+"""What is entered while the model runs."""
 
 _LOOKS: dict[str, Callable[[ModelView], Tensor]] = {}
 
@@ -57,6 +67,18 @@ class ModelView:
         self.model, self.x, self.y, self.task = model, x, y, task
         self.named_head, self.feature_mode = head, feature_mode
         self._seen: dict[Hashable, Any] = {}
+        self._facts: dict[Hashable, Any] | None = None
+
+    def known(self, key: Hashable, find: Callable[[], Result]) -> Result:
+        """Return a fact about the model that holds until it is made otherwise, found once.
+
+        Args:
+            key: what is asked, with all that the answer depends on beside model and kind of input.
+            find: finds it out.
+        """
+        if self._facts is None:  # whether they still hold is asked once a step
+            self._facts = among(facts(self.model), kind_of(self.x), dict)
+        return among(self._facts, key, find)
 
     def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
         """Return what ``compute()`` gives, computed at most once a step under ``key``."""
@@ -71,7 +93,8 @@ class ModelView:
 
     def head(self) -> str:
         """Return the name of the classifier head; see :func:`mixwell.view.find_head`."""
-        return find_head(self.model, self.x, self.named_head)[0]
+        named = self.named_head
+        return self.known(("head", named), lambda: find_head(self.model, self.x, named)[0])
 
     def features(self) -> Tensor:
         """Return what enters the classifier head: (B, d)."""
@@ -87,7 +110,7 @@ class ModelView:
 
     def stages(self) -> list[str]:
         """Return the first half of the model's stages; see :func:`mixwell.view.stages`."""
-        return stages(self.model, self.x)
+        return self.known("stages", lambda: stages(self.model, self.x))
 
     def last_maps(self, *, once: bool = False) -> Maps:
         """Return where the last feature maps are; see :func:`mixwell.view.find_maps`."""
@@ -148,42 +171,41 @@ class ModelView:
         layer: str,
         function: Callable[[Any], Any],
         *,
-        side: Literal["input", "output"] = "output",
-    ) -> contextlib.AbstractContextManager[None]:
+        side: Side = "output",
+    ) -> Tapped:
         """Pass what enters or leaves a layer through a function; see :func:`tapped`."""
         return tapped(self.model, layer, function, side=side)
 
-    def attending(self, seen: list[Tensor]) -> contextlib.AbstractContextManager[None]:
+    def attending(self, seen: list[Tensor]) -> Tapped:
         """Read the attention of the pass that runs in the context; see :func:`attending`."""
         return attending(self.model, self.x, seen)
 
-    def look_ahead(self, layers: list[str]) -> list[contextlib.AbstractContextManager[None]]:
-        """See to layers at which other steps will mix.
+    def look_ahead(self, layers: Callable[[], list[str]], who: Hashable) -> list[Tapped]:
+        """See to layers at which other steps will mix, in the first step.
 
-        A compiled model is tapped at all of them before its first run. Another is looked at in its
-        first step: whether all passes each of them, and whether the backward pass will run it anew.
+        A compiled model is tapped at all of them before its first run. Of another it is looked at
+        whether all passes each of them, and whether the backward pass will run it anew.
 
         Args:
-            layers: names; "head" is the classifier head's input.
+            layers: returns their names; "head" is the classifier head's input.
+            who: will mix there.
 
         Returns:
             What is to be entered while the model runs.
         """
-        head = "head" in layers
-        names = [name for name in layers if name != "head"]
+        looked: list[bool] = self.known(("looked ahead", who), list)
+        if looked:
+            return []
+        looked.append(True)
+        names = layers()
         if is_compiled(self.model):
-            tap_ahead(self.model, names, "output")
-            tap_ahead(self.model, [self.head()] if head else [], "input")
+            tap_ahead(self.model, [name for name in names if name != "head"], "output")
+            tap_ahead(self.model, [self.head()] if "head" in names else [], "input")
             return []
-        fresh = ("looked ahead", tuple(layers))
-        seen: list[bool] = known(self.model, fresh, list)
-        if seen:
-            return []
-        seen.append(True)
-        return [self._checked(name) for name in names]
+        return [self._looked(name) for name in names if name != "head"]
 
-    def _checked(self, layer: str) -> contextlib.AbstractContextManager[None]:
-        self.check_carries_all(layer, "output", mask_places(self.x))
+    def _looked(self, layer: str) -> Tapped:
+        self.check_layer(layer, "output", mask_places(self.x))
 
         def look(value: Any) -> Any:
             check_not_checkpointed(layer, self.owner)
@@ -191,9 +213,20 @@ class ModelView:
 
         return tapped(self.model, layer, look, side="output")
 
-    def check_carries_all(self, layer: str, side: str, mixed: tuple[str, ...] = ()) -> None:
-        """Raise an InputError where something goes around a layer that is to be mixed."""
-        check_carries_all(self.model, self.x, layer, side, mixed)
+    def check_layer(self, layer: str, side: Side, mixed: tuple[str, ...] = ()) -> None:
+        """Raise an InputError where something goes around a layer that is to be mixed.
+
+        See :func:`mixwell.view.check_carries_all`.
+        """
+        self.known(
+            ("carries all", layer, side, mixed),
+            lambda: check_carries_all(self.model, self.x, layer, side, mixed),
+        )
+
+    @property
+    def changes_input(self) -> bool:
+        """Whether the model changes its input in place."""
+        return self.known("changes input", lambda: trace(self.model, self.x).changes_input)
 
 
 def register_look(kind: str, look: Callable[[ModelView], Tensor]) -> None:

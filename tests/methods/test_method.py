@@ -62,10 +62,10 @@ def test_tiny_batches_work_where_the_mathematics_does(name, size, make_net, imag
     net = make_net().train()
     x, y = images[0][:size], images[1][:size]
     if "infinite_class" in name and size == 1:
-        with pytest.raises(InputError, match="needs 2 or more"):
-            make(name)(net, x, y)
-        return
-    loss = make(name)(net, x, y)
+        with pytest.warns(UserWarning, match="nothing to contrast with"):
+            loss = make(name)(net, x, y)
+    else:
+        loss = make(name)(net, x, y)
     loss.backward()
     assert loss.isfinite()
 
@@ -357,6 +357,95 @@ def test_bad_layers_are_named(make_net, images):
         mixwell.create("c_mixup")(make_net(1), *images)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"y": torch.full((9, 5), torch.nan)}, "y must be finite, got 45 NaN"),
+        ({"y": F.one_hot(torch.zeros(9).long(), 5) * 2.0 - 1}, "probabilities ≥ 0, got .* -1"),
+        ({"x": torch.rand(9, 8).to_sparse()}, "x must be dense, got a sparse_coo"),
+        ({"index": [1] * 9}, "index must have shape .9,., .* got list"),
+    ],
+)
+def test_values_that_no_batch_has_are_named(change, words, make_net, images):
+    arguments = {"model": make_net(), "x": images[0], "y": images[1], **change}
+    with pytest.raises(InputError, match=words):
+        make("mixup")(**arguments)
+
+
+def test_real_targets_that_are_not_finite_are_named():
+    with pytest.raises(InputError, match="y must be finite"):
+        mixwell.create("mixup", task="regression")(
+            nn.Linear(2, 1), torch.rand(3, 2), torch.tensor([1.0, torch.inf, 0])
+        )
+
+
+def test_class_weights_hold_in_evaluation(make_net, images):
+    net, (x, y) = make_net().eval(), images
+    weight = torch.tensor([1.0, 2, 3, 4, 5])
+    method = make("decoupled", class_weight=weight).eval()
+    torch.testing.assert_close(method(net, x, y), F.cross_entropy(net(x), y, weight=weight))
+
+
+def test_probabilities_are_said_once(make_net, images):
+    net = nn.Sequential(make_net(), nn.Softmax(1))
+    method = make("mixup")
+    with pytest.warns(UserWarning, match="seems to return probabilities"):
+        method(net, *images)
+    method(net, *images)
+
+
+def test_a_model_that_changes_its_input_gets_its_own():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.fc = nn.Linear(4, 6), nn.Linear(6, 5)
+
+        def forward(self, x):
+            return self.fc(self.body(x.sub_(1).div_(2)).relu())
+
+    x, y = torch.randn(6, 4), torch.arange(6) % 5
+    kept = x.clone()
+    for name in ("sk_mixup", "am_mixup", "regmixup+am_mixup", "manifold_mixup"):
+        for seed in range(3):
+            torch.manual_seed(seed)
+            make(name)(InPlace(), x, y).backward()
+            assert torch.equal(x, kept), name
+
+
+def test_terms_of_one_name_are_both_in_the_sum(make_net, images):
+    recipe = Recipe()
+    method = Method(Term(MixedCrossEntropy(), recipe), Term(MixedCrossEntropy(), recipe))
+    step = method.step(make_net().eval(), *images)
+    torch.testing.assert_close(step.loss, 2 * step.terms["mixed"])
+
+
+@pytest.mark.parametrize(
+    ("make_it", "words"),
+    [
+        (lambda: Term(nn.CrossEntropyLoss()), "MixedCrossEntropy.label_smoothing"),
+        (lambda: Term(F.cross_entropy), "loss must be a mixwell.losses.Loss"),
+        (lambda: Recipe(pairing=Constant(0.5)), "pairing must be a mixwell.pairing part"),
+        (lambda: Term(MixedCrossEntropy(), MixedCrossEntropy()), "recipe must be a mixwell.Recipe"),
+        (lambda: Method(MixedCrossEntropy()), "terms must be mixwell.Term"),
+        (
+            lambda: Method(Term(MixedCrossEntropy()), num_classes=10.0),
+            "num_classes must be a whole",
+        ),
+        (lambda: Method(Term(MixedCrossEntropy()), head=3), "head must be the name of a layer"),
+        (lambda: Method(Term(MixedCrossEntropy()), task="regresion"), "mean 'regression'"),
+    ],
+)
+def test_wrong_parts_are_named(make_it, words):
+    with pytest.raises(InputError, match=words):
+        make_it()
+
+
+def test_numbers_of_numpy_are_numbers():
+    np = pytest.importorskip("numpy")
+    method = Method(Term(MixedCrossEntropy()), num_classes=np.int64(5))
+    assert method.num_classes == 5
+
+
 def test_no_terms():
     with pytest.raises(InputError, match="at least one Term"):
         Method()
@@ -428,13 +517,16 @@ def test_architectures(library, name):
         assert first.grad.abs().sum() > 0, method
 
 
-def test_several_heads_are_refused_where_one_would_be_mixed():
+def test_several_heads_are_asked_about():
     pytest.importorskip("timm", reason="timm is not installed")
     model = build("timm", "deit_tiny_distilled_patch16_224")
     x, y = torch.randn(2, 3, 224, 224), torch.tensor([0, 1])
-    assert make("sk_mixup")(model, x, y).isfinite()
-    with pytest.raises(InputError, match="several classifier heads"):
-        make("am_mixup")(model, x, y)
+    for name in ("sk_mixup", "am_mixup"):
+        with pytest.raises(InputError, match=r"'head', 'head_dist'.*head='head'"):
+            make(name)(model, x, y)
+    assert make("sk_mixup", head="head")(model, x, y).isfinite()
+    with pytest.raises(InputError, match=r"layer .head. of .* does not carry all"):
+        make("am_mixup", head="head")(model, x, y)
     assert make("am_mixup", am_mixup__layer="norm")(model, x, y).isfinite()
 
 
@@ -470,6 +562,25 @@ def test_compiled_models_give_the_same_loss_and_gradients(how, name, make_net, i
     # One graph for training and one for SK's pass: hooks cost no graph breaks or recompilations.
     assert not counters["graph_break"]
     assert counters["stats"]["unique_graphs"] <= 2
+
+
+@pytest.mark.parametrize("name", ["manifold_mixup", "alignmix", "manifold_mixup+am_mixup"])
+def test_layers_that_are_drawn_later_are_tapped_before_a_compiled_model_runs(name):
+    torch.compiler.reset()
+    plain = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3, padding=1), nn.ReLU()),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 5),
+    )  # fmt: skip
+    compiled = torch.compile(copy.deepcopy(plain), backend="eager")
+    method = make(name)
+    for seed in range(8):
+        losses = []
+        for net in (plain, compiled):
+            torch.manual_seed(seed)
+            losses.append(method(net, torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 3])))
+        torch.testing.assert_close(*losses)
 
 
 def test_a_compiled_model_that_ran_before_is_an_error_and_then_mended(make_net, images):
