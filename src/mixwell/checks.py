@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -22,7 +22,7 @@ Per = Literal["sample", "batch"]
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
     """Return ``value`` if it is one of ``choices``; raise an InputError naming them if not."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         known = ", ".join(repr(choice) for choice in choices)
         raise InputError(f"{argument}={value!r} is unknown; known: {known}"
                          f"{suggest(str(value), choices)}")  # fmt: skip
@@ -42,7 +42,7 @@ def check_range(
 
     Infinity is no number here, unless ``infinite``.
     """
-    number = not isinstance(value, bool) and isinstance(value, (int, float))
+    number = not isinstance(value, bool) and isinstance(value, Real)  # NumPy's too
     inside = number and low <= value <= high and (infinite or math.isfinite(value))
     if not inside or (open and value == low):
         left = "(" if open else "["

@@ -1,3 +1,4 @@
+import copy
 import gc
 import importlib.util
 import os
@@ -19,6 +20,7 @@ from mixwell.coefficient import Constant
 from mixwell.heads import find_head, unwrap
 from mixwell.interpolation import Linear
 from mixwell.losses import MixedCrossEntropy
+from mixwell.losses.base import Loss
 from mixwell.pairing import Flip, Pairing
 
 transformers = pytest.importorskip("transformers")
@@ -294,7 +296,12 @@ def test_bf16_runs_the_model_in_it_and_the_loss_in_float32(tmp_path):
             return loss
 
     model = make_vit()
-    model.classifier.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+
+    def watch(module, args, output):
+        if module.training:  # not where the losses are compared
+            seen.append(output.dtype)
+
+    model.classifier.register_forward_hook(watch)
     train(tmp_path, model=model, mixup="infinite_class", trainer=Watched, bf16=True)
     assert seen == [torch.bfloat16, torch.float32] * 3
 
@@ -322,7 +329,9 @@ def test_it_lies_over_another_trainer(tmp_path):
     class Mine(MixupTrainer, Other):
         pass
 
-    trainer = train(tmp_path, trainer=Mine, mixup="mixup")
+    with pytest.warns(UserWarning, match=r"Other\.compute_loss runs in evaluation alone") as said:
+        trainer = train(tmp_path, trainer=Mine, mixup="mixup")
+    assert len(said) == 1
     trainer.evaluate(make_images())
     assert calls
     assert not any(calls)
@@ -347,7 +356,7 @@ def test_regression(tmp_path):
         trainer = train(
             tmp_path, model=make_vit(**config), data=data, mixup="c_mixup", learning_rate=1e-3
         )
-        assert trainer.method.task == "regression"
+        assert trainer.method.task.name == "regression"
         assert trainer.train().training_loss > 1
 
 
@@ -358,7 +367,7 @@ def test_several_classes_a_sample(tmp_path):
     ]
     model = make_vit(problem_type="multi_label_classification")
     trainer = train(tmp_path, model=model, data=data, mixup="mixup")
-    assert trainer.method.task == "multilabel"
+    assert trainer.method.task.name == "multilabel"
     # Unmixed it is the model's own loss.
     method = mixwell.create("erm", num_classes=3, task="multilabel")
     batch = stack(data)
@@ -587,6 +596,178 @@ def test_a_head_that_runs_on_every_token_is_refused(tmp_path):
     assert train(tmp_path, model=model, data=make_texts(), mixup="mixup", settings=settings)
 
 
+def test_a_batch_encoding_is_a_dict(tmp_path):
+    """What tokenizers and their collators give, in the Trainer and in a plain loop."""
+    data = make_texts()
+
+    def collate(samples):
+        return transformers.BatchEncoding(stack(samples))
+
+    runs = []
+    for collator in (collate, stack):
+        trainer = MixupTrainer(
+            make_bert(), make_args(tmp_path), train_dataset=data, data_collator=collator,
+            mixup="sk_mixup", mixup_arguments={"distance": "remembered", "capacity": 8},
+        )  # fmt: skip
+        trainer.train()
+        runs.append(weights(trainer.model))
+    assert torch.equal(*runs)
+
+    model, batch = make_bert(), stack(data)
+    labels = batch.pop("labels")
+    for layer in ("head", "bert.embeddings"):
+        method = deterministic(layer)
+        loss = method(Keywords(model), transformers.BatchEncoding(batch), labels)
+        torch.testing.assert_close(loss, method(Keywords(model), batch, labels))
+
+
+# ----------------------------------------------------------------------------------------- audio
+
+
+def make_wav2vec2():
+    torch.manual_seed(7)
+    config = transformers.Wav2Vec2Config(
+        num_labels=3, intermediate_size=32, conv_dim=(8, 8), conv_stride=(5, 2),
+        conv_kernel=(10, 3), num_feat_extract_layers=2, num_conv_pos_embeddings=4,
+        num_conv_pos_embedding_groups=2,
+        mask_time_prob=0.0, classifier_proj_size=8, hidden_dropout=0.0, attention_dropout=0.0,
+        activation_dropout=0.0, final_dropout=0.0, feat_proj_dropout=0.0, layerdrop=0.0,
+        feat_extract_norm="layer", **SIZES,
+    )  # fmt: skip
+    return transformers.Wav2Vec2ForSequenceClassification(config)
+
+
+def make_sounds(lengths=(200, 80, 120, 200, 60, 150, 90, 200)):
+    generator = torch.Generator().manual_seed(3)
+    mask = (torch.arange(200) < torch.tensor(lengths)[:, None]).long()
+    sounds = torch.randn(len(lengths), 200, generator=generator) * mask
+    return [
+        {"input_values": sound, "attention_mask": seen, "labels": place % 3}
+        for place, (sound, seen) in enumerate(zip(sounds, mask, strict=True))
+    ]
+
+
+def test_sounds_are_mixed_at_the_input_and_seen_to_the_end_of_the_longer(tmp_path):
+    trainer = MixupTrainer(make_wav2vec2(), make_args(tmp_path), mixup=deterministic())
+    batch = stack(make_sounds())
+    loss, outputs = trainer.compute_loss(trainer.model.train(), dict(batch), return_outputs=True)
+    partner = torch.arange(8) ^ 1
+    x, seen = batch["input_values"], batch["attention_mask"]
+    mixed, both = 0.3 * x + 0.7 * x[partner], torch.maximum(seen, seen[partner])
+    expected = trainer.model(input_values=mixed, attention_mask=both).logits
+    torch.testing.assert_close(outputs.logits, expected)
+    alone = trainer.model(input_values=mixed, attention_mask=seen).logits
+    assert (alone - expected).abs().max() > 1e-4
+    y = batch["labels"]
+    written = 0.3 * F.cross_entropy(expected, y) + 0.7 * F.cross_entropy(expected, y[partner])
+    torch.testing.assert_close(loss, written)
+
+
+def test_a_sound_that_is_not_mixed_keeps_its_mask(tmp_path):
+    trainer = MixupTrainer(make_wav2vec2(), make_args(tmp_path), mixup=deterministic(lam=1.0))
+    batch = stack(make_sounds())
+    _, outputs = trainer.compute_loss(trainer.model.train(), dict(batch), return_outputs=True)
+    batch.pop("labels")
+    torch.testing.assert_close(outputs.logits, trainer.model(**batch).logits)
+
+
+@pytest.mark.parametrize("name", ["mixup", "regmixup", "sk_mixup+decoupled"])
+def test_sounds_train_with_any_method(name, tmp_path):
+    trainer = train(tmp_path, model=make_wav2vec2(), data=make_sounds(), mixup=name)
+    assert trainer.method.recipe.interpolation.layers == ["input"]
+    assert trainer.state.log_history[-1]["train_loss"] > 0
+
+
+def test_whole_numbers_at_the_input_are_named(tmp_path):
+    data = [{**sound, "speaker": 3} for sound in make_sounds()]
+    trainer = MixupTrainer(make_wav2vec2(), make_args(tmp_path), mixup="mixup")
+    with pytest.raises(InputError, match="mixup mixes at the input, and 'speaker' holds whole"):
+        trainer.compute_loss(trainer.model.train(), stack(data))
+
+
+# --------------------------------------------------------- what the method takes the place of
+
+
+class Weighted(ViTForImageClassification):
+    """Whose loss has class weights."""
+
+    def forward(self, pixel_values=None, labels=None, **kwargs):
+        output = super().forward(pixel_values=pixel_values)
+        if labels is not None:
+            weight = torch.tensor([1.0, 5.0, 25.0])
+            output.loss = F.cross_entropy(output.logits, labels, weight)
+        return output
+
+
+def test_a_loss_of_the_models_own_is_said_once(tmp_path, recwarn):
+    config = make_vit().config
+    with pytest.warns(UserWarning, match="Weighted has a loss of its own") as said:
+        train(tmp_path, model=Weighted(config), mixup="mixup")
+    assert len([w for w in said if "loss of its own" in str(w.message)]) == 1
+    settings = {"class_weight": [1.0, 5.0, 25.0]}
+    recwarn.clear()
+    trainer = train(tmp_path, model=Weighted(config), mixup="mixup", settings=settings)
+    train(tmp_path, mixup="mixup")
+    train(tmp_path, mixup="mixup", bf16=True)
+    assert not [w for w in recwarn if "loss of its own" in str(w.message)]
+    assert trainer.state.global_step == 3
+
+
+def test_the_advice_on_a_models_own_loss_works(tmp_path):
+    """With its weights the method without mixing trains as the plain Trainer does."""
+    settings = {"class_weight": [1.0, 5.0, 25.0]}
+    torch.manual_seed(7)
+    first = Weighted(make_vit().config)
+    second = copy.deepcopy(first)
+    ours = train(tmp_path, model=first, mixup="erm", settings=settings)
+    plain = train(tmp_path, model=second, trainer=Trainer)
+    torch.testing.assert_close(weights(ours.model), weights(plain.model), rtol=1e-4, atol=1e-5)
+
+
+def test_a_compute_loss_that_leaves_mixing_out_is_refused(tmp_path):
+    class Mine(MixupTrainer):
+        def compute_loss(self, model, inputs, **kwargs):
+            return model(**inputs).loss
+
+    with pytest.raises(InputError, match=r"nothing is mixed: Mine\.compute_loss does not reach"):
+        train(tmp_path, trainer=Mine, mixup="mixup")
+
+    class Heavier(MixupTrainer):
+        """As the message says: it has super's, and more."""
+
+        def compute_loss(self, model, inputs, **kwargs):
+            return 2 * super().compute_loss(model, inputs, **kwargs)
+
+    assert train(tmp_path, trainer=Heavier, mixup="mixup").state.global_step == 3
+
+
+class LearntTemperature(Loss):
+    """A part with a parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.log_t = nn.Parameter(torch.zeros(()))
+
+    def forward(self, logits, target):
+        return F.cross_entropy(logits / self.log_t.exp(), target.dense(3))
+
+
+def test_parameters_of_the_method_are_trained_and_go_on(tmp_path):
+    def make():
+        recipe = Recipe(interpolation=Linear("head"))
+        method = Method(Term(LearntTemperature(), recipe), num_classes=3, name="learnt")
+        return resumable(tmp_path, method, None)
+
+    whole, resumed = make(), make()
+    whole.train()
+    learnt = whole.method.terms[0].loss.log_t
+    assert learnt.detach().abs() > 1e-4
+    (found,) = (g for g in whole.optimizer.param_groups if any(p is learnt for p in g["params"]))
+    assert sum(p is learnt for p in found["params"]) == 1
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert torch.equal(resumed.method.terms[0].loss.log_t, learnt)
+
+
 # ------------------------------------------------------------------------------- what is refused
 
 
@@ -620,11 +801,29 @@ def test_tokens_are_not_mixed_at_the_input(tmp_path):
         train(tmp_path, model=make_bert(), data=make_texts(), mixup=deterministic())
 
 
-@pytest.mark.parametrize("mixup", ["infinite_class", "regmixup+infinite_class", deterministic()])
+@pytest.mark.parametrize("mixup", ["infinite_class", "regmixup+infinite_class"])
 def test_label_smoothing_the_method_does_not_know(mixup, tmp_path):
+    """And what the message says does: to leave it out."""
     args = make_args(tmp_path, label_smoothing_factor=0.1)
-    with pytest.raises(InputError, match=r"label_smoothing_factor=0.1: .* loss \w+ has"):
+    with pytest.raises(InputError, match=r"label_smoothing_factor=0.1: .* loss \w+ has.* at 0$"):
         MixupTrainer(make_vit(), args, mixup=mixup)
+    args.label_smoothing_factor = 0.0
+    assert MixupTrainer(make_vit(), args, mixup=mixup)
+
+
+def test_the_advice_on_label_smoothing_that_differs_works(tmp_path):
+    args = make_args(tmp_path, label_smoothing_factor=0.1)
+    settings = {"label_smoothing": 0.2}
+    with pytest.raises(InputError, match=r"has 0\.2; leave one of the two out"):
+        MixupTrainer(make_vit(), args, mixup="mixup", mixup_arguments=settings)
+    assert MixupTrainer(make_vit(), args, mixup="mixup")
+    made = mixwell.create("mixup", num_classes=3)
+    with pytest.raises(InputError, match=r"has 0\.0; .* make the method with label_smoothing=0\.1"):
+        MixupTrainer(make_vit(), args, mixup=made)
+    made = mixwell.create("mixup", num_classes=3, label_smoothing=0.1)
+    assert MixupTrainer(make_vit(), args, mixup=made)
+    args.label_smoothing_factor = 0.0
+    assert MixupTrainer(make_vit(), args, mixup="mixup", mixup_arguments=settings)
 
 
 def test_label_smoothing_goes_to_the_method(tmp_path):
@@ -632,6 +831,27 @@ def test_label_smoothing_goes_to_the_method(tmp_path):
     for name in ("mixup", "decoupled", "regmixup"):
         method = MixupTrainer(make_vit(), args, mixup=name).method
         assert {term.loss.label_smoothing for term in method.terms} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("mixup", "settings", "words"),
+    [
+        (None, None, "mixup must be a mixwell.Method or the name of one, got None"),
+        (nn.Linear(2, 2), None, "mixup must be a mixwell.Method or the name of one, got Linear"),
+        ("mixup", "alpha", "mixup_arguments must be a dict or None, got 'alpha'"),
+        ("mixup", {"num_classes": 3.0}, "num_classes must be a whole number"),
+        ("mixup", {"loss": nn.CrossEntropyLoss()}, "loss"),
+    ],
+)
+def test_a_bad_argument_is_named(mixup, settings, words, tmp_path):
+    with pytest.raises(InputError, match=words):
+        MixupTrainer(make_vit(), make_args(tmp_path), mixup=mixup, mixup_arguments=settings)
+
+
+def test_the_advice_on_a_loss_of_ones_own_works(tmp_path):
+    args, loss = make_args(tmp_path), MixedCrossEntropy(label_smoothing=0.3)
+    trainer = MixupTrainer(make_vit(), args, mixup="mixup", mixup_arguments={"loss": loss})
+    assert trainer.method.terms[0].loss is loss
 
 
 def test_batches_and_arguments_that_do_not_fit(tmp_path):

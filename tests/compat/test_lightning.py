@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
-from collections import UserDict, namedtuple
+import warnings
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.tuner import Tuner
 
 from mixwell.compat import lightning as compat
-from mixwell.compat.lightning import MixupCallback, MixupMixin, split_batch
+from mixwell.compat.lightning import MixupCallback, MixupMixin
 from mixwell.heads import stages
 
 pytestmark = [
@@ -80,12 +80,12 @@ class Mixed(MixupMixin, Net):
         self.mixup = mixwell.create(name, num_classes=4, **arguments)
 
     def training_step(self, batch, batch_idx):
-        loss = self.mixed_loss(batch)
+        loss = self.mixed_loss(batch, index=2)
         self.log("train_loss", loss)
         return loss
 
     def validation_step(self, batch, batch_idx):
-        self.validated.append(self.mixed_loss(batch).item())
+        self.validated.append(self.mixed_loss(batch, index=2).item())
 
 
 class LearntTemperature(Loss):
@@ -101,6 +101,12 @@ class LearntTemperature(Loss):
 
 def loader(batch_size=8, **arguments):
     return DataLoader(Indexed(), batch_size, **arguments)
+
+
+def make_callback(*args, **arguments):
+    """The loaders give (x, y, index)."""
+    where = {} if "split" in arguments else {"index": 2}
+    return MixupCallback(*args, **{**where, **arguments})
 
 
 def make_trainer(*callbacks, **arguments):
@@ -158,7 +164,7 @@ class Spy(Callback):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_the_callback_trains_as_a_plain_loop_does(name, accumulate):
     module = Net()
-    callback = MixupCallback(name, num_classes=4, generator=generator())
+    callback = make_callback(name, num_classes=4, generator=generator())
     make_trainer(callback, accumulate_grad_batches=accumulate).fit(module, loader())
     reference = mixwell.create(name, num_classes=4, generator=generator())
     expected = plain_loop(Net(), reference, accumulate=accumulate)
@@ -167,14 +173,14 @@ def test_the_callback_trains_as_a_plain_loop_does(name, accumulate):
 
 
 def test_the_loss_is_logged_and_the_own_step_does_not_run():
-    trainer = make_trainer(MixupCallback("mixup", num_classes=4))
+    trainer = make_trainer(make_callback("mixup", num_classes=4))
     trainer.fit(Net(), loader())
     assert set(trainer.callback_metrics) == {"train_loss"}
     assert 0 < trainer.callback_metrics["train_loss"] < 3
 
 
 def test_the_terms_of_a_loss_with_several_are_logged():
-    trainer = make_trainer(MixupCallback("regmixup", num_classes=4, log="loss"))
+    trainer = make_trainer(make_callback("regmixup", num_classes=4, log="loss"))
     trainer.fit(Net(), loader())
     logged = trainer.callback_metrics
     assert set(logged) == {"loss", "loss_clean", "loss_mixed"}
@@ -182,14 +188,14 @@ def test_the_terms_of_a_loss_with_several_are_logged():
 
 
 def test_nothing_is_logged_where_the_name_is_none():
-    trainer = make_trainer(MixupCallback("regmixup", num_classes=4, log=None))
+    trainer = make_trainer(make_callback("regmixup", num_classes=4, log=None))
     trainer.fit(Net(), loader())
     assert not trainer.callback_metrics
 
 
 def test_validation_and_test_are_untouched():
     module, x, y = Net(), Indexed().x, Indexed().y
-    trainer = make_trainer(MixupCallback("mixup", num_classes=4), num_sanity_val_steps=0)
+    trainer = make_trainer(make_callback("mixup", num_classes=4), num_sanity_val_steps=0)
     trainer.fit(module, loader(), loader(32))
     plain = F.cross_entropy(module(x), y).item()
     assert len(module.validated) == 2
@@ -204,7 +210,7 @@ def test_the_model_may_be_a_part_of_the_module():
         forward = LightningModule.forward
 
     module = NoForward()
-    callback = MixupCallback("mixup", model="net", num_classes=4, generator=generator())
+    callback = make_callback("mixup", model="net", num_classes=4, generator=generator())
     make_trainer(callback).fit(module, loader())
     method = mixwell.create("mixup", num_classes=4, generator=generator())
     torch.testing.assert_close(weights(module), plain_loop(Net(), method), rtol=0, atol=1e-6)
@@ -215,7 +221,7 @@ def test_a_step_without_batch_idx_is_replaced_too():
         def training_step(self, batch):
             raise AssertionError("the own step ran")
 
-    make_trainer(MixupCallback("mixup", num_classes=4)).fit(Short(), loader())
+    make_trainer(make_callback("mixup", num_classes=4)).fit(Short(), loader())
 
 
 def test_mixed_precision():
@@ -227,7 +233,7 @@ def test_mixed_precision():
             seen.append(logits.dtype)
             return logits
 
-    trainer = make_trainer(MixupCallback("sk_mixup", num_classes=4), precision="bf16-mixed")
+    trainer = make_trainer(make_callback("sk_mixup", num_classes=4), precision="bf16-mixed")
     trainer.fit(Watched(), loader())
     assert set(seen) == {torch.bfloat16}
     assert trainer.callback_metrics["train_loss"].isfinite()
@@ -249,7 +255,7 @@ def test_compiled_modules(name, whole, sanity_check):
     else:
         module.net = torch.compile(module.net, backend="eager")
         compiled = module
-    callback = MixupCallback(name, num_classes=4, generator=generator())
+    callback = make_callback(name, num_classes=4, generator=generator())
     validation = [loader()] if sanity_check else []
     make_trainer(callback).fit(compiled, loader(), *validation)
     method = mixwell.create(name, num_classes=4, generator=generator())
@@ -285,7 +291,7 @@ def test_manifold_mixup_finds_the_stages_of_a_network_that_is_wrapped():
 
 def test_a_methods_own_parameters_are_trained_by_the_modules_optimizer():
     method = Method(Term(LearntTemperature(), Recipe()), num_classes=4)
-    trainer = make_trainer(MixupCallback(method))
+    trainer = make_trainer(make_callback(method))
     trainer.fit(Net(), loader())
     loss = method.terms[0].loss
     assert loss.log_t.detach().abs() > 1e-3
@@ -316,13 +322,13 @@ def progress_of(trainer, batches=None):
     ],
 )
 def test_progress_is_the_share_that_is_done(arguments, steps, total):
-    seen = progress_of(make_trainer(MixupCallback("am_mixup", num_classes=4), **arguments))
+    seen = progress_of(make_trainer(make_callback("am_mixup", num_classes=4), **arguments))
     assert seen == pytest.approx([step / total for step in range(steps)])
 
 
 def test_progress_does_not_jump_where_accumulation_is_scheduled():
     schedule = GradientAccumulationScheduler({0: 1, 1: 4})
-    seen = progress_of(make_trainer(schedule, MixupCallback("am_mixup", num_classes=4)))
+    seen = progress_of(make_trainer(schedule, make_callback("am_mixup", num_classes=4)))
     assert seen == pytest.approx([step / 8 for step in range(8)])
 
 
@@ -331,12 +337,12 @@ def test_without_a_known_length_progress_goes_by_epochs():
         def __iter__(self):
             return iter(Indexed())
 
-    trainer = make_trainer(MixupCallback("am_mixup", num_classes=4))
+    trainer = make_trainer(make_callback("am_mixup", num_classes=4))
     assert progress_of(trainer, DataLoader(Stream(), 16)) == [0, 0, 0.5, 0.5]
 
 
 def test_training_without_an_end_warns_and_leaves_progress_alone():
-    callback = MixupCallback("am_mixup", num_classes=4)
+    callback = make_callback("am_mixup", num_classes=4)
     callback.method.set_progress(0.25)
     trainer = make_trainer(
         callback, Spy(lambda trainer, _: setattr(trainer, "should_stop", True)), max_epochs=-1
@@ -356,7 +362,7 @@ def test_the_module_is_restored_after_an_exception(error):
         raise error("stop")
 
     module = Net()
-    trainer = make_trainer(MixupCallback("mixup", num_classes=4), Spy(fail))
+    trainer = make_trainer(make_callback("mixup", num_classes=4), Spy(fail))
     with pytest.raises((error, SystemExit)):
         trainer.fit(module, loader())
     assert "training_step" not in vars(module)
@@ -368,7 +374,7 @@ def test_the_module_is_restored_after_an_exception(error):
 def test_a_step_set_on_the_instance_comes_back():
     module = Net()
     module.training_step = own = lambda batch, batch_idx: module.net(batch[0]).sum()
-    make_trainer(MixupCallback("mixup", num_classes=4)).fit(module, loader())
+    make_trainer(make_callback("mixup", num_classes=4)).fit(module, loader())
     assert module.training_step is own
 
 
@@ -385,7 +391,7 @@ def test_a_learning_rate_search_tries_the_method_and_restores_the_module(tmp_pat
             return torch.optim.SGD(self.parameters(), lr=self.lr)
 
     module = Searched()
-    trainer = make_trainer(MixupCallback("mixup", num_classes=4), default_root_dir=tmp_path)
+    trainer = make_trainer(make_callback("mixup", num_classes=4), default_root_dir=tmp_path)
     Tuner(trainer).lr_find(module, loader(), num_training=8)
     assert "training_step" not in vars(module)
     trainer.fit(module, loader())
@@ -394,7 +400,7 @@ def test_a_learning_rate_search_tries_the_method_and_restores_the_module(tmp_pat
 def test_nothing_of_the_method_is_in_the_module():
     before, keys, module = Net(), list(Net().state_dict()), Net()
     trainer = make_trainer(
-        MixupCallback("sk_mixup+am_mixup", num_classes=4), num_sanity_val_steps=0
+        make_callback("sk_mixup+am_mixup", num_classes=4), num_sanity_val_steps=0
     )
     trainer.fit(module, loader())
     assert list(module.state_dict()) == keys
@@ -409,7 +415,7 @@ def test_nothing_of_the_method_is_in_the_module():
 def test_resuming_gives_the_same_weights_and_memory(tmp_path):
     def make():
         arguments = {"distance": "remembered", "capacity": 32, "generator": generator()}
-        return MixupCallback("sk_mixup+am_mixup", num_classes=4, **arguments)
+        return make_callback("sk_mixup+am_mixup", num_classes=4, **arguments)
 
     straight, whole = make(), Net()
     saved = tmp_path / "saved.ckpt"
@@ -461,7 +467,7 @@ def test_a_method_that_copies_the_module_goes_on_from_a_checkpoint(tmp_path):
 def test_a_methods_parameters_go_on_from_a_checkpoint(tmp_path):
     def make():
         method = Method(Term(LearntTemperature(), Recipe()), num_classes=4, generator=generator())
-        return MixupCallback(method)
+        return make_callback(method)
 
     straight, whole, saved = make(), Net(), tmp_path / "saved.ckpt"
 
@@ -482,7 +488,7 @@ def test_the_callback_pickles_before_while_and_after_it_trains():
     def look(trainer, module):
         copies.append(pickle.loads(pickle.dumps(callback)))
 
-    callback = MixupCallback("mixup", num_classes=4, generator=generator(3))
+    callback = make_callback("mixup", num_classes=4, generator=generator(3))
     fresh = pickle.loads(pickle.dumps(callback))
     make_trainer(callback, Spy(look), max_epochs=1).fit(Net(), loader())
     size = len(pickle.dumps(callback))
@@ -501,7 +507,7 @@ def test_a_copy_of_a_module_in_training_has_its_own_step(how):
     def look(trainer, module):
         copies.append(how(module))
 
-    make_trainer(MixupCallback("mixup", num_classes=4), Spy(look), max_epochs=1).fit(
+    make_trainer(make_callback("mixup", num_classes=4), Spy(look), max_epochs=1).fit(
         Net(), loader()
     )
     one = copies[-1]
@@ -510,51 +516,6 @@ def test_a_copy_of_a_module_in_training_has_its_own_step(how):
     trainer = make_trainer()
     trainer.fit(one, loader())
     assert set(trainer.callback_metrics) == {"own_loss"}
-
-
-# --------------------------------------------------------------------------------------- batches
-
-
-X, Y, AT = torch.zeros(3, 2), torch.tensor([0, 1, 2]), torch.tensor([7, 8, 9])
-
-
-@pytest.mark.parametrize(
-    ("batch", "expected"),
-    [
-        ((X, Y), (X, Y, None)),
-        ([X, Y, AT], (X, Y, AT)),
-        (namedtuple("Pair", "a b")(X, Y), (X, Y, None)),
-        (({"image": X, "audio": X}, Y), ({"image": X, "audio": X}, Y, None)),
-        ({"image": X, "label": Y}, (X, Y, None)),
-        ({"label": Y, "idx": AT, "image": X, "mask": X, "path": ["a"]}, (X, Y, AT)),
-        ({"pixel_values": X, "labels": Y}, (X, Y, None)),
-        (UserDict(spectrogram=X, target=Y), (X, Y, None)),
-    ],
-)
-def test_batches_that_are_understood(batch, expected):
-    x, y, index = split_batch(batch)
-    assert x is expected[0] or x == expected[0]
-    assert y is expected[1]
-    assert index is expected[2]
-
-
-@pytest.mark.parametrize(
-    ("batch", "message"),
-    [
-        (X, r"in a batch of \(3, 2\); known are \(x, y\)"),
-        ((X,), r"in a batch of \[\(3, 2\)\]"),
-        ((X, Y, X), r"a \(B,\) tensor of positions"),
-        ((X, ["a", "b", "c"]), r"in a batch of \[\(3, 2\), list\]"),
-        (
-            {"image": X},
-            r"the target in a batch of \{image: \(3, 2\)\}; known names are y,",
-        ),
-        ({"left": X, "right": X, "y": Y}, "which is the input in a batch of {left: "),
-    ],
-)
-def test_batches_that_are_not(batch, message):
-    with pytest.raises(InputError, match=message):
-        split_batch(batch)
 
 
 def test_another_way_to_split():
@@ -568,14 +529,126 @@ def test_another_way_to_split():
             seen.append(x.abs().max().item())
             return super().forward(x)
 
-    make_trainer(MixupCallback("mixup", num_classes=4, split=split)).fit(Watched(), loader())
+    make_trainer(make_callback("mixup", num_classes=4, split=split)).fit(Watched(), loader())
     assert max(seen) == 0
-    callback = MixupCallback("mixup", num_classes=4, split=lambda batch: batch[0])
+    callback = make_callback("mixup", num_classes=4, split=lambda batch: batch[0])
     with pytest.raises(InputError, match=r"split must return .* got \(8, 6\)"):
         make_trainer(callback).fit(Net(), loader())
 
 
+# ------------------------------------------------------------------- what the own step does not do
+
+
+def replaced(recorded):
+    return [str(w.message) for w in recorded if "MixupCallback replaces" in str(w.message)]
+
+
+def test_a_step_that_is_replaced_is_said_once():
+    callback, other = make_callback("mixup", num_classes=4), type("Other", (Net,), {})
+    with pytest.warns(UserWarning, match=r"replaces Net\.training_step.* self\.log do not") as seen:
+        make_trainer(callback).fit(Net(), loader())
+    assert len(replaced(seen)) == 1
+    with warnings.catch_warnings(record=True) as again:
+        warnings.simplefilter("always")
+        make_trainer(callback).fit(Net(), loader())
+    assert not replaced(again)
+    with pytest.warns(UserWarning, match=r"replaces Other\.training_step"):
+        make_trainer(callback).fit(other(), loader())
+
+
+class OwnLoss(Net):
+    def __init__(self):
+        super().__init__()
+        self.criterion = nn.CrossEntropyLoss(
+            torch.tensor([1.0, 2.0, 3.0, 4.0]), label_smoothing=0.1
+        )
+
+    def training_step(self, batch, batch_idx):
+        return self.criterion(self(batch[0]), batch[1])
+
+
+def test_the_advice_on_a_loss_of_ones_own_works():
+    callback = make_callback(
+        "erm", num_classes=4, class_weight=[1.0, 2.0, 3.0, 4.0], label_smoothing=0.1
+    )
+    ours, plain = OwnLoss(), OwnLoss()
+    with pytest.warns(UserWarning, match=r"CrossEntropyLoss\(weight=\.\.\., label_smoothing=0\.1"):
+        make_trainer(callback).fit(ours, loader())
+    make_trainer().fit(plain, loader())
+    torch.testing.assert_close(weights(ours), weights(plain), rtol=0, atol=1e-6)
+
+
+def test_positions_are_taken_where_they_are_asked_for():
+    class Third(Dataset):
+        """Whose third element is something else."""
+
+        def __len__(self):
+            return 32
+
+        def __getitem__(self, i):
+            return Indexed().x[i], Indexed().y[i], 0
+
+    module = Net()
+    settings = {"num_classes": 4, "distance": "remembered"}
+    callback = MixupCallback("sk_mixup", split=lambda batch: batch[:2], **settings)
+    with pytest.raises(InputError, match="index"):
+        make_trainer(callback).fit(module, DataLoader(Third(), 8))
+    with pytest.raises(InputError, match=r"third element.*index=2"):
+        make_trainer(MixupCallback("mixup", num_classes=4)).fit(module, DataLoader(Third(), 8))
+    torch.testing.assert_close(weights(module), weights(Net()))
+    callback = MixupCallback("sk_mixup", index=2, generator=generator(), **settings)
+    make_trainer(callback).fit(module, loader())
+    reference = mixwell.create("sk_mixup", generator=generator(), **settings)
+    torch.testing.assert_close(
+        weights(module), plain_loop(Net(), reference), rtol=0, atol=1e-6
+    )  # fmt: skip
+
+
 # ----------------------------------------------------------------------------------------- mixin
+
+
+class Manual(Mixed):
+    """Optimizes by hand, every other batch."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        self.manual_backward(self.mixed_loss(batch, index=2) / 2)
+        if batch_idx % 2 == 1:
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@pytest.mark.parametrize("name", ["mixup", "sk_mixup+decoupled", "manifold_mixup", "am_mixup"])
+def test_the_mixin_in_manual_optimization(name):
+    """As the message to those who would use the callback says."""
+    module = Manual(name=name, generator=generator())
+    make_trainer().fit(module, loader())
+    reference = mixwell.create(name, num_classes=4, generator=generator())
+    expected = plain_loop(Net(), reference, accumulate=2)
+    torch.testing.assert_close(weights(module), expected, rtol=0, atol=1e-6)
+
+
+def test_the_mixin_takes_positions_where_it_is_told():
+    module = Mixed("sk_mixup", distance="remembered", generator=generator())
+    batch = next(iter(loader()))
+    with pytest.raises(InputError, match=r"third element.*index=2"):
+        module.mixed_loss(batch)
+    reference = mixwell.create(
+        "sk_mixup", num_classes=4, distance="remembered", generator=generator()
+    )
+    expected = reference(Net(), *batch[:2], index=batch[2])
+    torch.testing.assert_close(module.mixed_loss(batch, index=2), expected)
+
+    class Own(Mixed):
+        def split_batch(self, batch):
+            return batch[0], batch[1]
+
+    with pytest.raises(InputError, match="index=2 is for the usual split_batch: let Own's own"):
+        Own().mixed_loss(batch, index=2)
 
 
 @pytest.mark.parametrize("name", ["mixup", "sk_mixup+decoupled", "am_mixup"])
@@ -627,7 +700,7 @@ def test_the_mixin_needs_a_method():
         pass
 
     with pytest.raises(InputError, match=r"self\.mixup must be a method.*got NoneType"):
-        Bare().mixed_loss((X, Y))
+        Bare().mixed_loss((Indexed().x, Indexed().y))
 
 
 # ---------------------------------------------------------------------------------------- errors
@@ -635,15 +708,82 @@ def test_the_mixin_needs_a_method():
 
 def test_a_method_takes_no_further_arguments():
     with pytest.raises(InputError, match="alpha, per can't be given beside a Method"):
-        MixupCallback(mixwell.create("mixup"), alpha=0.5, per="batch")
+        make_callback(mixwell.create("mixup"), alpha=0.5, per="batch")
     with pytest.raises(InputError, match="did you mean 'mixup'"):
-        MixupCallback("mixupp", num_classes=4)
+        make_callback("mixupp", num_classes=4)
 
 
 def test_two_callbacks_are_refused():
-    callbacks = [MixupCallback("mixup"), MixupCallback("am_mixup")]
+    callbacks = [make_callback("mixup"), make_callback("am_mixup")]
     with pytest.raises(RuntimeError, match="more than one stateful callback"):
         make_trainer(*callbacks)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": nn.Linear(2, 2)}, "model must be a name, or None, got Linear"),
+        ({"model": 3}, "model must be a name"),
+        ({"log": True}, "log must be a name, or None, got bool"),
+        ({"split": "x"}, "split must be a function of the batch, got 'x'"),
+        ({"index": 2.0}, "index must say where a batch has"),
+        ({"index": 2, "split": len}, r"index=2 is for the usual split: let split return"),
+        ({"num_classes": 10.0}, "num_classes must be a whole number"),
+        ({"alpha": "a"}, "alpha must be a number"),
+    ],
+)
+def test_a_bad_argument_is_named(arguments, words):
+    with pytest.raises(InputError, match=words):
+        MixupCallback("mixup", **arguments)
+
+
+@pytest.mark.parametrize("method", [None, 3, nn.Linear(2, 2), ["mixup"], Method])
+def test_what_is_no_method_is_named(method):
+    with pytest.raises(InputError, match="method must be"):
+        MixupCallback(method)
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nett", r"model='nett' is no part of Net \(did you mean 'net'\?\); its parts: net"),
+        ("net.7", r"model='net.7' is no part of Net"),
+        ("", r"model='' is no part of Net"),
+    ],
+)
+def test_a_part_that_is_not_there_is_named_before_training(model, words):
+    module = Net()
+    with pytest.raises(InputError, match=words):
+        make_trainer(make_callback("mixup", model=model)).fit(module, loader())
+    assert "training_step" not in vars(module)
+
+
+def test_a_callback_and_a_mixin_are_one_too_many():
+    with pytest.raises(InputError, match=r"Mixed is a MixupMixin.*leave one of them out"):
+        make_trainer(make_callback("mixup")).fit(Mixed(), loader())
+
+
+def test_a_setup_that_does_not_reach_the_callbacks_is_refused():
+    class Mine(MixupCallback):
+        def setup(self, trainer, pl_module, stage):
+            pass
+
+    with pytest.raises(InputError, match=r"nothing would be mixed: .*super\(\)\.setup\("):
+        make_trainer(Mine("mixup", index=2)).fit(Net(), loader())
+
+
+def test_a_step_that_is_replaced_after_is_refused():
+    class Late(Callback):
+        def on_fit_start(self, trainer, pl_module):
+            pl_module.training_step = lambda batch, batch_idx: pl_module(batch[0]).sum()
+
+    with pytest.raises(InputError, match=r"nothing would be mixed: Net\.training_step"):
+        make_trainer(make_callback("mixup"), Late()).fit(Net(), loader())
+
+
+def test_batches_of_several_loaders_are_refused():
+    with pytest.raises(InputError, match=r"which is the target in a batch of \{a: list, b: list\}"):
+        make_trainer(MixupCallback("mixup")).fit(Net(), {"a": loader(), "b": loader()})
 
 
 def test_manual_optimization_is_refused_before_training():
@@ -654,7 +794,7 @@ def test_manual_optimization_is_refused_before_training():
 
     module = Manual()
     with pytest.raises(InputError, match=r"Manual optimizes by hand .* use MixupMixin"):
-        make_trainer(MixupCallback("mixup")).fit(module, loader())
+        make_trainer(make_callback("mixup")).fit(module, loader())
     assert "training_step" not in vars(module)
 
 
@@ -671,7 +811,7 @@ def test_a_module_without_forward_is_refused_before_training():
         configure_optimizers = Net.configure_optimizers
 
     with pytest.raises(InputError, match=r"Inherited has no forward\(\).*its parts: backbone"):
-        make_trainer(MixupCallback("mixup")).fit(Inherited(), loader())
+        make_trainer(make_callback("mixup")).fit(Inherited(), loader())
 
 
 def test_lightning_missing_is_said(monkeypatch):
@@ -744,7 +884,7 @@ def test_two_processes_train_as_one_that_averages_their_gradients(tmp_path):
         import torch
         from torch.utils.data import DistributedSampler
         from test_lightning import (
-            Indexed, LearntTemperature, MixupCallback, Net, Term, Method, generator, loader,
+            Indexed, LearntTemperature, Net, Term, Method, generator, loader, make_callback,
             make_trainer, weights,
         )
         from mixwell import Recipe
@@ -760,7 +900,7 @@ def test_two_processes_train_as_one_that_averages_their_gradients(tmp_path):
         with torch.no_grad():  # must come from the first process
             method.terms[0].loss.log_t.fill_(0.5 if rank == 0 else -3.0)
         trainer = make_trainer(
-            MixupCallback(method), devices=2, strategy="ddp", accumulate_grad_batches=2,
+            make_callback(method), devices=2, strategy="ddp", accumulate_grad_batches=2,
             use_distributed_sampler=False,
         )
         sampler = DistributedSampler(Indexed(), 2, rank, shuffle=False)

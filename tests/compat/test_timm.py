@@ -3,12 +3,14 @@
 import copy
 import importlib
 import pickle
+import re
 import sys
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 from torch.utils.data._utils.pin_memory import pin_memory
 
 timm = pytest.importorskip("timm")
@@ -16,6 +18,7 @@ from timm.data import create_loader  # noqa: E402
 from timm.data import mixup as theirs  # noqa: E402
 from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy  # noqa: E402
 
+import mixwell  # noqa: E402
 from mixwell import InputError, MixedTarget, functional  # noqa: E402
 from mixwell.batch import Batch  # noqa: E402
 from mixwell.compat import timm as ours  # noqa: E402
@@ -296,6 +299,52 @@ def test_collated_batches_of_any_size(mode, size):
         assert (image.float().mean((1, 2, 3)) - expected).abs().max() <= 0.5 + 1e-4
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+@pytest.mark.parametrize("mode", [*MODES, "half"])
+def test_collating_flipped_arrays(mode, dtype):
+    """An array that was flipped has negative strides, which torch does not take."""
+    pixels = np.random.default_rng(0).integers(250, size=(8, 3, 6, 6)).astype(dtype)
+    pixels *= 200 if dtype == "uint16" else 1
+    flipped = [(image[:, :, ::-1], place % 4) for place, image in enumerate(pixels)]
+    copied = [(image.copy(), label) for image, label in flipped]
+    assert flipped[0][0].strides[2] < 0
+    results = []
+    for samples in (flipped, copied):
+        torch.manual_seed(1)
+        mixup = ours.FastCollateMixup(0.8, 1.0, mode=mode, num_classes=4, label_smoothing=0)
+        results.append(mixup(samples))
+    assert results[0][0].dtype == getattr(torch, dtype)
+    assert torch.equal(*(images.double() for images, _ in results))
+    assert torch.equal(*(targets for _, targets in results))
+
+
+def test_collating_unsigned_shorts_rounds_to_the_nearest():
+    pixels = np.random.default_rng(0).integers(65536, size=(6, 1, 4, 4)).astype(np.uint16)
+    mixup = ours.FastCollateMixup(mode="elem", num_classes=6, label_smoothing=0)
+    mixed, target = mixup([(image, place) for place, image in enumerate(pixels)])
+    exact = torch.einsum("ij,jchw->ichw", target.double(), torch.from_numpy(pixels).double())
+    assert mixed.dtype == torch.uint16
+    assert (mixed.double() - exact).abs().max() <= 0.5 + 0.02  # λ is in single precision
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        (None, "list of samples"),
+        ([], "list of samples"),
+        ([1, 2], "list of samples"),
+        ([(np.zeros((3, 4, 4)),)], "list of samples"),
+        ([(np.zeros((3, 4, 4)), 0), (np.zeros((3, 4, 5)), 1)], "of one size"),
+        ([(np.zeros((3, 4, 4)), 0), (np.zeros((3, 4, 4)), "cat")], "list of samples"),
+        ([(np.zeros((3, 4, 4), object), 0)], "tensors or NumPy arrays"),
+        ([(np.zeros((3, 4, 4)), 0.5)], "target must be class indices"),
+    ],
+)
+def test_samples_that_do_not_collate_are_named(batch, words):
+    with pytest.raises(InputError, match=words):
+        ours.FastCollateMixup(num_classes=2)(batch)
+
+
 def test_collating_keeps_another_dtype_than_uint8():
     samples = [(torch.rand(3, 4, 4) * 255, i) for i in range(3)]
     assert ours.FastCollateMixup(num_classes=3)(samples)[0].dtype == torch.float32
@@ -398,6 +447,23 @@ def test_mixup_target_is_in_single_precision_at_least():
     assert target.dtype == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (([0, 1], 4), "target must be a tensor"),
+        ((torch.tensor([0, 1]), 4.0), "num_classes must be a whole number from 1 on, got 4.0"),
+        ((torch.tensor([0, 1]), 4, "a"), "lam must be a number"),
+        ((torch.tensor([0, 1]), 4, 1.5), r"lam must be in \[0, 1\]"),
+        ((torch.tensor([0, 1]), 4, [0.1, 0.2, 0.3]), r"lam must be .* got shape \(3,\)"),
+        ((torch.tensor([0, 1]), 4, 1.0, 2), "smoothing must be a number"),
+        ((torch.tensor([0, 1]), 4, 1.0, 0, "no"), "multi_label must be True or False"),
+    ],
+)
+def test_an_argument_of_mixup_target_is_named(arguments, words):
+    with pytest.raises(InputError, match=words):
+        ours.mixup_target(*arguments)
+
+
 def test_mixup_target_of_many_labels():
     y, lam = torch.randint(2, (6, 4)), torch.rand(6, 1)
     smooth = 0.8 * y + 0.1
@@ -422,11 +488,58 @@ def test_mixup_target_of_many_labels():
         ({"mode": "half"}, "mode='half' is unknown"),
         ({"target": "soft"}, "target='soft' is unknown"),
         ({"target": "mixed", "label_smoothing": 0.1}, "give it to the loss"),
+        ({"num_classes": 10.0}, r"num_classes must be a whole number from 1 on, got 10.0"),
+        ({"num_classes": "10"}, r"num_classes must be a whole number from 1 on"),
+        ({"num_classes": True}, r"num_classes must be a whole number"),
+        ({"mixup_alpha": float("inf")}, "mixup_alpha must be a number"),
+        ({"mixup_alpha": "0.8"}, "mixup_alpha must be a number"),
+        ({"cutmix_minmax": 0.5}, "cutmix_minmax must be two shares.*got 0.5"),
+        ({"cutmix_minmax": (0.2, None)}, "cutmix_minmax must be two shares"),
+        ({"correct_lam": "no"}, "correct_lam must be True or False, got 'no'"),
+        ({"multi_label": 1}, "multi_label must be True or False, got 1"),
+        ({"mode": np.array(["elem"])}, "mode=.* is unknown"),
+        ({"mode": ["elem"]}, "mode=.* is unknown"),
     ],
 )
 def test_a_bad_setting_is_named(arguments, words):
     with pytest.raises(InputError, match=words):
         ours.Mixup(**arguments)
+    if arguments != {"mode": "half"}:
+        with pytest.raises(InputError, match=words):
+            ours.FastCollateMixup(**arguments)
+
+
+@pytest.mark.parametrize("kind", [ours.Mixup, ours.FastCollateMixup])
+def test_numpys_numbers_are_numbers(kind):
+    mixup = kind(
+        np.float32(0.5), np.int64(1), np.array([0.25, 0.5]), np.float64(1), num_classes=np.int64(4)
+    )
+    plain = vars(kind(0.5, 1, (0.25, 0.5), num_classes=4))
+    assert all(type(value) is type(plain[name]) for name, value in vars(mixup).items())
+
+
+def advice(**settings):
+    """Return the code that the message about label smoothing gives."""
+    with pytest.raises(InputError) as error:
+        ours.Mixup(num_classes=4, target="mixed", label_smoothing=0.1, **settings)
+    return re.search(r"(?:loss|before), (.*), and give 0 here", str(error.value)).group(1)
+
+
+def test_the_advice_on_label_smoothing_works():
+    x, y, logits = torch.rand(4, 1, 4, 4), torch.arange(4), torch.randn(4, 4)
+    loss = eval(advice(), {"mixwell": mixwell})
+    off = {"num_classes": 4, "prob": 0.0}
+    target = ours.Mixup(**off, target="mixed", label_smoothing=0)(x, y)[1]
+    dense = ours.Mixup(**off, label_smoothing=0.1)(x, y)[1]
+    torch.testing.assert_close(loss(logits, target), nn.functional.cross_entropy(logits, dense))
+
+
+def test_the_advice_on_label_smoothing_of_many_labels_works():
+    x, y = torch.rand(4, 1, 4, 4), torch.eye(4)
+    smooth = eval(advice(multi_label=True), {"y": y})
+    off = {"num_classes": 4, "prob": 0.0, "multi_label": True}
+    target = ours.Mixup(**off, target="mixed", label_smoothing=0)(x, smooth)[1]
+    torch.testing.assert_close(target.dense(4), ours.Mixup(**off, label_smoothing=0.1)(x, y)[1])
 
 
 @pytest.mark.parametrize(
@@ -437,6 +550,12 @@ def test_a_bad_setting_is_named(arguments, words):
         (torch.rand(4, 1, 4, 4), torch.zeros(4, 10), {}, "multi_label=True"),
         (torch.rand(4, 1, 4, 4), torch.arange(4), {"multi_label": True}, r"shape \(B, num_classes"),
         (torch.rand(4, 5), torch.arange(4), {"cutmix_alpha": 1.0, "mixup_alpha": 0}, "by place"),
+        ([torch.rand(1, 4, 4)] * 4, torch.arange(4), {}, "x must be a tensor, got list"),
+        (np.zeros((4, 1, 4, 4)), torch.arange(4), {}, "x must be a tensor, got ndarray"),
+        (torch.rand(4, 4).to_sparse(), torch.arange(4), {}, r"x must be a dense.*x\.to_dense\(\)"),
+        (torch.rand(4, 1, 4, 4), [0, 1, 2, 3], {}, "target must be a tensor, got list"),
+        (torch.rand(4, 1, 4, 4), torch.rand(4), {}, r"class indices.*float32.*target\.long\(\)"),
+        (torch.tensor(1.0), torch.arange(4), {}, "no images, but 4 targets"),
     ],
 )
 def test_a_bad_batch_is_named(x, y, arguments, words):

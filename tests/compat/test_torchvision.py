@@ -6,6 +6,7 @@ import itertools
 import pickle
 import sys
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -497,6 +498,25 @@ def test_images_and_masks_mix_without_labels():
         (lambda x, y, m: MixUp(per="pair"), "per='pair' is unknown"),
         (lambda x, y, m: MixUp(target="soft"), "target='soft' is unknown"),
         (lambda x, y, m: MixUp(alpha=-1), "alpha must be a number"),
+        (lambda x, y, m: MixUp(alpha="1"), "alpha must be a number"),
+        (lambda x, y, m: MixUp(alpha=float("inf")), "alpha must be a number"),
+        (
+            lambda x, y, m: MixUp(num_classes=10.0),
+            "num_classes must be a whole number from 1 on, got 10.0",
+        ),
+        (lambda x, y, m: CutMix(num_classes="10"), "num_classes must be a whole number from 1 on"),
+        (lambda x, y, m: CutMix(labels_getter="label"), "labels_getter should either be"),
+        (lambda x, y, m: CutMix(labels_getter=torch.zeros(2)), "labels_getter should either be"),
+        (lambda x, y, m: CutMix(num_classes=10)(), "takes a sample: images and labels"),
+        (lambda x, y, m: CutMix(num_classes=10)(x), "labels should be index based"),
+        (lambda x, y, m: CutMix(num_classes=10)(x.to_sparse(), y), "images must be a dense tensor"),
+        (lambda x, y, m: CutMix().make_params([]), "needs a list with a batch of images"),
+        (lambda x, y, m: CutMix().make_params(None), "needs a list with a batch of images"),
+        (lambda x, y, m: MixUp().make_params([x], y.tolist()), "labels must be a tensor"),
+        (
+            lambda x, y, m: MixUp(pairing=pairing.InterClass()).make_params([x]),
+            r"pairing=InterClass\(\) may look at labels.*make_params\(images, labels\)",
+        ),
         (lambda x, y, m: MixUp(pairing="flip"), "pairing must be a part of mixwell.pairing"),
         (lambda x, y, m: MixUp(pairing=pairing.NearestNeighbour()), "has no model"),
     ],
@@ -513,6 +533,149 @@ def test_without_torchvision_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchvision", None)
     with pytest.raises(InputError, match="pip install torchvision"):
         importlib.import_module("mixwell.compat.torchvision")
+
+
+@BOTH
+def test_numpys_numbers_are_numbers(transform):
+    mix = transform(alpha=np.float32(0.5), num_classes=np.int64(10))
+    assert (mix.alpha, mix.num_classes) == (0.5, 10)
+    assert type(mix.num_classes) is int
+    images, labels = batch_of()
+    assert mix(images, labels.to(torch.uint16))[1].shape == (6, 10)
+
+
+# ------------------------------------------------------------------------ what a subclass overrides
+
+
+@BOTH
+@pytest.mark.parametrize("per", ["batch", "sample"])
+def test_params_without_labels_where_the_pairing_looks_at_none(transform, per):
+    images, labels = batch_of()
+    torch.manual_seed(1)
+    alone = transform(per=per, pairing=pairing.Shuffle()).make_params([images])["mix"]
+    torch.manual_seed(1)
+    beside = transform(per=per, pairing=pairing.Shuffle()).make_params([images], labels)["mix"]
+    assert torch.equal(alone.partner, beside.partner)
+    assert torch.equal(alone.lam, beside.lam)
+
+
+class Fixed:
+    """Says how a batch mixes as torchvision's own do."""
+
+    def make_params(self, flat_inputs):
+        assert all(isinstance(leaf, torch.Tensor) for leaf in flat_inputs)
+        return {"lam": 0.25} if isinstance(self, v2.MixUp) else {
+            "box": (2, 3, 8, 9), "lam_adjusted": 1 - 36 / 120,
+        }  # fmt: skip
+
+
+class Scaled:
+    """Reads torchvision's keys, and halves what comes out."""
+
+    def transform(self, inpt, params):
+        out = super().transform(inpt, params)
+        if inpt is params["labels"]:
+            return out
+        assert params["batch_size"] == len(inpt)
+        share = params["lam" if isinstance(self, v2.MixUp) else "lam_adjusted"]
+        if isinstance(self, v2.CutMix):
+            left, top, right, bottom = params["box"]
+            assert share == pytest.approx(1 - (right - left) * (bottom - top) / 120)
+        return out * share
+
+
+@BOTH
+@pytest.mark.parametrize("overrides", [(Fixed,), (Scaled, Fixed)])
+def test_a_subclass_does_what_it_does_with_torchvisions(transform, overrides):
+    images, labels = batch_of()
+    results = [
+        type("Mine", (*overrides, base), {})(num_classes=10)(images, labels)
+        for base in (getattr(v2, transform.__name__), transform)
+    ]
+    for expected, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_an_override_with_a_lam_of_its_own_keeps_the_pairing():
+    images, labels = batch_of()
+    mine = type("Mine", (Fixed, MixUp), {})(num_classes=10, pairing=pairing.Flip())
+    mixed, _ = mine(images, labels)
+    torch.testing.assert_close(mixed, 0.25 * images + 0.75 * images.flip(0))
+
+
+@BOTH
+def test_an_override_of_ours_is_given_labels_and_calls_super(transform):
+    """With the labels as an argument, or without: they come along to a pairing that needs them."""
+    images, labels = batch_of()
+    labels = labels % 2
+
+    class Plain(transform):
+        def make_params(self, flat_inputs):
+            return super().make_params(flat_inputs)
+
+    class Labelled(transform):
+        def make_params(self, flat_inputs, labels=None):
+            assert labels is not None
+            return {**super().make_params(flat_inputs, labels), "own": 1}
+
+        def transform(self, inpt, params):
+            assert params["own"] == 1
+            return super().transform(inpt, params)
+
+    results = []
+    for kind in (transform, Plain, Labelled):
+        torch.manual_seed(2)
+        results.append(kind(num_classes=2, pairing=pairing.InterClass())(images, labels))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@BOTH
+def test_torchvisions_keys_are_the_whole_batchs(transform):
+    class Reads(transform):
+        def transform(self, inpt, params):
+            return params["lam"]
+
+    images, labels = batch_of()
+    assert 0 <= Reads(num_classes=10)(images, labels)[0] <= 1
+    with pytest.raises(InputError, match=r"params\['lam'\].*per='batch'"):
+        Reads(num_classes=10, per="sample")(images, labels)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (None, "must return a dict, got NoneType"),
+        ({}, "must return 'mix', a mixwell.Mix, or as torchvision's does"),
+        ({"lam": "x", "lam_adjusted": "x", "box": 3}, "must return 'mix'"),
+        ({"mix": 3}, "must return a mixwell.Mix as 'mix', got int"),
+        ({"lam": 2, "lam_adjusted": 2, "box": (0, 0, 1, 1)}, r"must return λ in \[0, 1\], got 2"),
+    ],
+)
+def test_params_of_another_kind_are_named(transform, given, words):
+    mine = type("Mine", (transform,), {"make_params": lambda self, flat: given})
+    with pytest.raises(InputError, match=f"Mine.make_params {words}"):
+        mine(num_classes=10)(*batch_of())
+
+
+def test_a_lam_beside_a_mix_is_not_left_unread():
+    class Both(MixUp):
+        def make_params(self, flat_inputs):
+            return {**super().make_params(flat_inputs), "lam": 0.3}
+
+    with pytest.raises(InputError, match="'mix' and 'lam': one of them would be left unread"):
+        Both(num_classes=10)(*batch_of())
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "name", ["_mixup_label", "_check_image_or_video", "_get_params", "_transform", "check_inputs"]
+)
+def test_overrides_that_are_never_called_are_refused(transform, name):
+    mine = type("Mine", (transform,), {name: lambda self, *args, **kwargs: None})
+    with pytest.raises(InputError, match=f"Mine overrides {name}, which is never called"):
+        mine(num_classes=10)
 
 
 def test_roll_is_the_sample_before():

@@ -24,10 +24,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixwell.compat.keywords import Keywords, MaskedKeywords, mixable
+from mixwell.compat.making import (
+    check_smoothing,
+    compare_losses,
+    layers_of,
+    make_method,
+    recipes_of,
+)
 from mixwell.data.datasets import IndexedDataset
-from mixwell.errors import InputError
-from mixwell.methods import Method, Recipe, Term, create
-from mixwell.methods.registry import accepts
+from mixwell.errors import InputError, say
+from mixwell.methods import Method, Term
 from mixwell.view import find_head, inference
 
 try:
@@ -47,26 +54,6 @@ _INDEX = "mixwell_index"
 """The key of the samples' positions; no model's argument and no dataset's column."""
 
 
-class Keywords(nn.Module):
-    """A model that is called with one dict, and hands it on as keyword arguments.
-
-    It lets a method run models that take several arguments, in a plain or an accelerate loop as
-    well: ``method(Keywords(model), {"pixel_values": x}, y)``. Names of layers are those of the
-    model inside, which stays as it is.
-
-    Args:
-        model: any module.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.module = model
-
-    def forward(self, inputs: Mapping[str, Any]) -> Any:
-        """Return ``model(**inputs)``."""
-        return self.module(**inputs)
-
-
 class MixupTrainer(Trainer):
     """A ``transformers.Trainer`` that trains with a method of mixwell's; evaluation is as it was.
 
@@ -78,6 +65,14 @@ class MixupTrainer(Trainer):
     ``mixup_arguments={"layer": ...}`` says where, since tokens can't be interpolated;
     ``"bert.embeddings"`` mixes embeddings. Features that are remembered
     (``{"distance": "remembered"}``) need nothing more: the training samples' positions come along.
+
+    Masks of audio, and others that come with inputs that are mixed, are 1 where either sample's is.
+
+    The method computes the loss, from the logits. The model's own loss is not computed in training:
+    where it is another than that of the logits on the first batch (class weights, terms that a
+    model adds), a warning says so once. Likewise the ``compute_loss`` of a Trainer that this one
+    lies over, which goes on in evaluation. Parameters of the method, where it has any, are trained
+    by the Trainer's optimizer, in its first group.
 
     With gradient accumulation each batch weighs as many samples as it has, so that what is a mean
     over samples is the mean over all that are accumulated.
@@ -92,7 +87,9 @@ class MixupTrainer(Trainer):
 
     Raises:
         InputError: a setting is wrong; the method doesn't know label smoothing and the training
-            arguments ask for it; ``compute_loss_func`` is given, which the method replaces.
+            arguments ask for it; ``compute_loss_func`` is given, which the method replaces; in
+            training: a ``compute_loss`` of one's own does not reach this one; the batch has no
+            "labels"; an input of whole numbers is to be mixed.
     """
 
     # A mean over the batch, to be divided by the number of batches: later Trainers ask this, and
@@ -110,8 +107,13 @@ class MixupTrainer(Trainer):
         if self.compute_loss_func is not None:
             raise InputError(
                 "compute_loss_func: the method computes the loss; give it as a part instead, "
-                "mixup_arguments={'loss': ...}"
+                "mixup_arguments={'loss': ...}, one of mixwell.losses or a subclass of "
+                "mixwell.losses.base.Loss"
             )
+        if not isinstance(mixup, (str, Method)):
+            raise InputError(f"mixup must be a mixwell.Method or the name of one, got {mixup!r}")
+        if not isinstance(mixup_arguments, (Mapping, type(None))):
+            raise InputError(f"mixup_arguments must be a dict or None, got {mixup_arguments!r}")
         smoothing = self.args.label_smoothing_factor
         if isinstance(mixup, Method):
             if mixup_arguments:
@@ -121,10 +123,11 @@ class MixupTrainer(Trainer):
                 )
             self.method = mixup
         else:
-            self.method = _create(self.model, mixup, dict(mixup_arguments or {}), smoothing)
-        _check_smoothing(self.method, smoothing)
+            self.method = make_method(self.model, mixup, dict(mixup_arguments or {}), smoothing)
+        check_smoothing(self.method, smoothing, isinstance(mixup, str))
         self._accumulated, self._share = 0, 1.0
-        self._is_checked = False
+        self._is_checked = self._has_run = False
+        self._say_replaced()
 
     # --------------------------------------------------------------------------------------- loss
 
@@ -140,16 +143,25 @@ class MixupTrainer(Trainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         labels = inputs.get("labels")
         if labels is None:
-            raise InputError(f"the training batch has no 'labels'; it has {', '.join(inputs)}")
+            raise InputError(
+                f"the training batch has no 'labels'; it has {', '.join(inputs)}; rename the "
+                "column of the targets, whatever label_names says"
+            )
         self._check_labels(labels)
         x = {name: value for name, value in inputs.items() if name not in ("labels", _INDEX)}
         keywords = Keywords(model)
         if not self._is_checked:
             self._check_layers(keywords, x)
+            if self.label_smoother is None:  # else the Trainer computes it, and not the model
+                compare_losses(self.method, model, x, labels)
             self._is_checked = True
+        if layers_of(self.method) & {"input", "auto"}:
+            x, masks = mixable(x, self.method.name)
+            keywords = MaskedKeywords(model, masks) if masks else keywords
         if self.state.max_steps > 0:
             self.method.set_progress(min(self.state.global_step / self.state.max_steps, 1.0))
         self.method.train()
+        self._has_run = True
         step = self.method.step(keywords, x, labels, index=inputs.get(_INDEX))
         loss = step.loss if self._share == 1 else step.loss * self._share
         if return_outputs:
@@ -159,6 +171,7 @@ class MixupTrainer(Trainer):
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Return the batches that are accumulated, and note how many samples they have."""
         batches, count = super().get_batch_samples(*args, **kwargs)
+        self.method.zero_grad()  # the Trainer's own is the model's alone
         self._accumulated = sum(len(batch["labels"]) for batch in batches if "labels" in batch)
         return batches, count
 
@@ -173,10 +186,45 @@ class MixupTrainer(Trainer):
         batches = getattr(self, "current_gradient_accumulation_steps", batches)
         if self._accumulated and "labels" in inputs:
             self._share = batches * len(inputs["labels"]) / self._accumulated
+        self._has_run = False
         try:
-            return super().training_step(model, inputs, *args, **kwargs)
+            loss = super().training_step(model, inputs, *args, **kwargs)
         finally:
             self.model_accepts_loss_kwargs, self._share = accepts, 1.0
+        if not self._has_run:
+            raise InputError(
+                f"nothing is mixed: {type(self).__name__}.compute_loss does not reach "
+                "MixupTrainer.compute_loss in training; call super().compute_loss(...) in it"
+            )
+        return loss
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the Trainer's optimizer, which trains the method's own parameters as well."""
+        optimizer = super().create_optimizer(*args, **kwargs)
+        parameters = [each for each in self.method.parameters() if each.requires_grad]
+        if parameters and self.args.world_size > 1:
+            raise InputError(
+                f"{self.method.name} has parameters that are trained, and several processes would "
+                "train them apart: train in one process, or by Lightning's MixupCallback"
+            )
+        self.method.to(self.args.device)
+        groups = optimizer.param_groups
+        known = {id(each) for group in groups for each in group["params"]}
+        groups[0]["params"].extend(each for each in parameters if id(each) not in known)
+        return optimizer
+
+    def _say_replaced(self) -> None:
+        """Say that another Trainer's loss, which this one lies over, is not computed."""
+        kinds = type(self).__mro__
+        after = kinds[kinds.index(MixupTrainer) + 1 :]
+        other = next(kind for kind in after if "compute_loss" in vars(kind))
+        if other is not Trainer:
+            say(
+                f"{other.__name__}.compute_loss runs in evaluation alone: in training the loss is "
+                f"{self.method.name}'s. Class weights and label smoothing of it go to the method, "
+                "mixup_arguments={'class_weight': ...}; what has to run in training too, put into "
+                f"a subclass of {type(self).__name__} that calls super().compute_loss (said once)"
+            )
 
     def _check_labels(self, labels: Tensor) -> None:
         config = getattr(self.model, "config", None)
@@ -191,7 +239,7 @@ class MixupTrainer(Trainer):
 
     def _check_layers(self, model: nn.Module, x: dict[str, Any]) -> None:
         """Refuse to mix where the model would go wrong without a word."""
-        layers = _layers(self.method)
+        layers = layers_of(self.method)
         blocks = sorted(layer for layer in layers if any(map(str.isdigit, layer.split("."))))
         again = (getattr(part, "gradient_checkpointing", False) for part in model.modules())
         if blocks and any(again):
@@ -201,7 +249,7 @@ class MixupTrainer(Trainer):
             )
         clean = any(isinstance(part, Term) and not part.recipe for part in self.method.modules())
         hidden = sorted(layers - {"input", "head", "auto"})
-        if hidden and (clean or len(_recipes(self.method)) > 1) and "attention_mask" in x:
+        if hidden and (clean or len(recipes_of(self.method)) > 1) and "attention_mask" in x:
             raise InputError(
                 f"{self.method.name} adds mixed samples to others at layer={hidden[0]!r}, when "
                 "the model has its attention mask already; mix at the head, or by one term alone"
@@ -227,7 +275,7 @@ class MixupTrainer(Trainer):
 
     def get_train_dataloader(self) -> Any:
         """Return the Trainer's loader; with positions where the method remembers samples."""
-        if not any(recipe.coefficient.remembers for recipe in _recipes(self.method)):
+        if not any(recipe.coefficient.remembers for recipe in recipes_of(self.method)):
             return super().get_train_dataloader()
         dataset, collator = self.train_dataset, self.data_collator
         indexed = IndexedDataset(dataset, key=_INDEX)
@@ -279,61 +327,3 @@ class MixupTrainer(Trainer):
         self.method.load_state_dict(state["method"])
         if self.method.generator is not None and state["generator"] is not None:
             self.method.generator.set_state(state["generator"])
-
-
-# ------------------------------------------------------------------------------- making the method
-
-
-def _recipes(method: Method) -> list[Recipe]:
-    return [part for part in method.modules() if isinstance(part, Recipe)]
-
-
-def _layers(method: Method) -> set[str]:
-    """Return where a method mixes."""
-    return {layer for recipe in _recipes(method) for layer in recipe.interpolation.layers}
-
-
-def _create(
-    model: nn.Module | None, name: str, arguments: dict[str, Any], label_smoothing: float
-) -> Method:
-    """Return the method called ``name`` for this model."""
-    config = getattr(model, "config", None)
-    classes = getattr(config, "num_labels", None)
-    kind = getattr(config, "problem_type", None)
-    if kind == "multi_label_classification":
-        arguments.setdefault("task", "multilabel")
-    elif kind == "regression" or (kind is None and classes == 1):
-        arguments.setdefault("task", "regression")
-    if arguments.get("task") != "regression":
-        arguments.setdefault("num_classes", classes)
-    if label_smoothing and accepts(name, "label_smoothing"):
-        arguments.setdefault("label_smoothing", label_smoothing)
-    method = create(name, **arguments)
-    is_text = getattr(model, "main_input_name", None) == "input_ids"
-    placed = any(key.rpartition("__")[2] in ("layer", "interpolation") for key in arguments)
-    if not is_text or placed:
-        return method
-    if "auto" in _layers(method):
-        raise InputError(
-            f"mixup={name!r} draws its layer, the input among others, where tokens can't be mixed; "
-            "name the layers: mixup_arguments={'layer': ['bert.embeddings', 'head']} (for BERT)"
-        )
-    if "input" in _layers(method) and accepts(name, "layer"):
-        method = create(name, layer="head", **arguments)
-    if "input" in _layers(method):
-        raise InputError(
-            f"mixup={name!r} mixes at the input, where tokens can't be mixed; take a method that "
-            "mixes linearly"
-        )
-    return method
-
-
-def _check_smoothing(method: Method, label_smoothing: float) -> None:
-    for term in method.terms if label_smoothing else ():
-        if getattr(term.loss, "label_smoothing", None) != label_smoothing:
-            raise InputError(
-                f"label_smoothing_factor={label_smoothing}: {method.name}'s loss "
-                f"{type(term.loss).__name__} has "
-                f"{getattr(term.loss, 'label_smoothing', 'no label smoothing')}; leave it at 0, or "
-                "give the method the same, mixup_arguments={'label_smoothing': ...}"
-            )

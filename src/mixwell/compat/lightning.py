@@ -10,18 +10,20 @@ Works with ``lightning`` and with ``pytorch_lightning``.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 import math
 import sys
 import warnings
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mixwell.errors import InputError
+from mixwell.compat.batches import Split, check_index, split_batch, take_apart
+from mixwell.compat.replaced import say_replaced
+from mixwell.errors import InputError, suggest
 from mixwell.methods import Method, Step, create
 from mixwell.view import is_compiled
 
@@ -30,13 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MixupCallback", "MixupMixin", "split_batch"]
 
-Split = Callable[[Any], tuple[Any, ...]]
-"""Takes a batch apart into (x, y) or (x, y, index)."""
-
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-_INPUTS = ("x", "image", "images", "pixel_values", "input", "inputs", "data")
-_LABELS = ("y", "label", "labels", "target", "targets")
-_INDICES = ("index", "indices", "idx")
 
 
 def _callback_class() -> type:
@@ -53,81 +49,6 @@ def _callback_class() -> type:
 
 if not TYPE_CHECKING:
     Callback = _callback_class()
-
-
-# --------------------------------------------------------------------------------------- batches
-
-
-def split_batch(batch: Any) -> tuple[Any, Tensor, Tensor | None]:
-    """Return the inputs, the targets and, where they are there, the positions in the training set.
-
-    Args:
-        batch: (x, y), (x, y, index), or a mapping in which the target is called "y", "label",
-            "labels", "target" or "targets", the position "index", "indices" or "idx", and the
-            input "x", "image", "images", "pixel_values", "input", "inputs" or "data", or is the
-            only other tensor.
-
-    Raises:
-        InputError: it is none of these.
-
-    >>> x, y, index = split_batch({"image": torch.zeros(2, 3), "label": torch.tensor([0, 1])})
-    >>> x.shape, y.tolist(), index
-    (torch.Size([2, 3]), [0, 1], None)
-    """
-    if isinstance(batch, Mapping):
-        return _split_mapping(batch)
-    if isinstance(batch, (tuple, list)) and len(batch) in (2, 3):
-        x, y, index = (*batch, None)[:3]
-        integers = isinstance(index, Tensor) and not index.is_floating_point() and index.ndim == 1
-        if isinstance(y, Tensor) and (index is None or integers):
-            return x, y, index
-    raise InputError(
-        f"can't tell inputs and targets apart in a batch of {_shown(batch)}; known are (x, y), "
-        "(x, y, index) with a (B,) tensor of positions, and mappings; say how with "
-        "split=lambda batch: (x, y)"
-    )
-
-
-def _split_mapping(batch: Mapping[str, Any]) -> tuple[Any, Tensor, Tensor | None]:
-    def find(names: tuple[str, ...]) -> str | None:
-        return next((name for name in names if name in batch), None)
-
-    label, index, found = find(_LABELS), find(_INDICES), find(_INPUTS)
-    others = [
-        name
-        for name, value in batch.items()
-        if isinstance(value, Tensor) and name not in (label, index)
-    ]
-    if found is None and len(others) == 1:
-        found = others[0]
-    if label is None or found is None:
-        missing = "target" if label is None else "input"
-        names = ", ".join(_LABELS if label is None else _INPUTS)
-        raise InputError(
-            f"can't tell which is the {missing} in a batch of {_shown(batch)}; known names are "
-            f"{names}; say how with split=lambda batch: (batch['...'], batch['...'])"
-        )
-    return batch[found], batch[label], None if index is None else batch[index]
-
-
-def _shown(batch: Any) -> str:
-    """Return what a batch is made of, for messages."""
-
-    def one(value: Any) -> str:
-        return f"{tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-
-    if isinstance(batch, Mapping):
-        return "{" + ", ".join(f"{name}: {one(value)}" for name, value in batch.items()) + "}"
-    if isinstance(batch, (tuple, list)):
-        return "[" + ", ".join(map(one, batch)) + "]"
-    return one(batch)
-
-
-def _take_apart(split: Split, batch: Any) -> tuple[Any, Tensor, Tensor | None]:
-    parts = split(batch)
-    if not isinstance(parts, tuple) or len(parts) not in (2, 3):
-        raise InputError(f"split must return (x, y) or (x, y, index), got {_shown(parts)}")
-    return cast("tuple[Any, Tensor, Tensor | None]", (*parts, None)[:3])
 
 
 def _progress(trainer: Trainer) -> float | None:
@@ -154,8 +75,13 @@ class MixupCallback(Callback):
 
     While ``trainer.fit`` runs, the module's ``training_step`` is replaced by one that returns
     ``method(model, x, y)``; afterwards, and after an exception, it is as it was. Validation, test
-    and prediction are untouched. What the own ``training_step`` does besides its loss (metrics of
-    the training batches, say) is not done; where it must be, use :class:`MixupMixin`.
+    and prediction are untouched, and so are all other hooks.
+
+    The own ``training_step`` does not run: not its loss, with class weights or label smoothing that
+    it may have, not its metrics and not what it logs. A warning says so once, and what it is in
+    this module. Settings of the loss go to the method (``class_weight=...``,
+    ``label_smoothing=...``); where more of the step is wanted, use :class:`MixupMixin`. Who knows
+    can turn the warning off: ``warnings.filterwarnings("ignore", "MixupCallback replaces")``.
 
     Of a compiled module it is the ``forward`` that runs compiled; :func:`mixwell.heads.release`
     takes off the idle hooks that methods leave on such modules.
@@ -170,6 +96,9 @@ class MixupCallback(Callback):
     Args:
         method: a method, or the name of one for :func:`mixwell.create`.
         split: takes a batch apart into (x, y) or (x, y, index); :func:`split_batch` by default.
+        index: where a batch has the positions of its samples in the training set, for methods that
+            remember samples: 2 for the third element of (x, y, index), or a mapping's key; None
+            for nowhere.
         model: the name of the part of the module that returns the logits ("net"), where its own
             ``forward`` does not.
         log: what the loss is logged as, None for not at all; the terms of a loss with several are
@@ -178,7 +107,7 @@ class MixupCallback(Callback):
 
     Raises:
         InputError: a name or an argument is wrong; when training starts: the module optimizes by
-            hand, or has no ``forward``.
+            hand, has no ``forward`` or no part called ``model``, or is a :class:`MixupMixin`.
 
     >>> callback = MixupCallback("cutmix+decoupled", num_classes=10, alpha=0.5)
     >>> callback.method.name
@@ -189,43 +118,52 @@ class MixupCallback(Callback):
         self,
         method: str | Method,
         *,
-        split: Split = split_batch,
+        split: Split | None = None,
+        index: int | str | None = None,
         model: str | None = None,
         log: str | None = "train_loss",
         **arguments: Any,
     ) -> None:
         super().__init__()
+        if not isinstance(method, (str, Method)):
+            raise InputError(
+                f"method must be a mixwell.Method or the name of one, 'mixup', got {method!r}"
+            )
         if isinstance(method, Method) and arguments:
             raise InputError(
                 f"{', '.join(arguments)} can't be given beside a Method, which has its settings "
                 "already; give the method's name, or the arguments to mixwell.create"
             )
+        if split is not None and not callable(split):
+            raise InputError(f"split must be a function of the batch, got {split!r}")
+        if split is not None and index is not None:
+            raise InputError(
+                f"index={index!r} is for the usual split: let split return (x, y, index)"
+            )
+        for name, value in (("model", model), ("log", log)):
+            if value is not None and not isinstance(value, str):
+                raise InputError(
+                    f"{name} must be a name, or None, got {type(value).__name__}"
+                    + (": the part itself is the module's" if isinstance(value, nn.Module) else "")
+                )
         self.method = method if isinstance(method, Method) else create(method, **arguments)
-        self.split = split
+        self.split = split or functools.partial(split_batch, index=check_index(index))
         self.model = model
         self.loss_name = log  # the trainer sets an attribute "log" on callbacks
+        self._said: set[type] = set()
 
     # ------------------------------------------------------------------------------------- hooks
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage != "fit":
             return
-        name = type(pl_module).__name__
-        if not pl_module.automatic_optimization:
-            raise InputError(
-                f"{name} optimizes by hand (automatic_optimization=False) in its training_step, "
-                "which MixupCallback would replace; use MixupMixin and call "
-                "self.mixed_loss(batch) there"
-            )
-        owner = next(kind for kind in type(pl_module).__mro__ if "forward" in vars(kind))
-        if self.model is None and owner.__name__ == "LightningModule":
-            parts = ", ".join(child for child, _ in pl_module.named_children()) or "none"
-            raise InputError(
-                f"{name} has no forward() that returns logits; name the part of it that does, "
-                f"MixupCallback(..., model='net'); its parts: {parts}"
-            )
+        _check_module(pl_module, self.model)
         self._restore(pl_module)
-        pl_module.training_step = _MixedStep(self, pl_module)  # type: ignore[method-assign]
+        step = _MixedStep(self, pl_module)
+        pl_module.training_step = step  # type: ignore[method-assign]
+        if trainer.is_global_zero and type(pl_module) not in self._said:
+            self._said.add(type(pl_module))
+            say_replaced(pl_module, step.replaced, self.loss_name)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         parameters = self._parameters()
@@ -242,6 +180,12 @@ class MixupCallback(Callback):
             torch.compiler.reset()  # it was compiled without the hooks of a method
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not isinstance(vars(pl_module).get("training_step"), _MixedStep):
+            raise InputError(
+                f"nothing would be mixed: {type(pl_module).__name__}.training_step is not "
+                f"{type(self).__name__}'s. What overrides {type(self).__name__}.setup must call "
+                "super().setup(trainer, pl_module, stage), and nothing may replace the step after"
+            )
         if _progress(trainer) is None:
             warnings.warn(
                 "the trainer has neither max_epochs nor max_steps: schedules of "
@@ -301,7 +245,7 @@ class MixupCallback(Callback):
             pl_module.training_step = step.replaced  # type: ignore[method-assign]
 
     def _step(self, pl_module: LightningModule, batch: Any) -> Tensor:
-        x, y, index = _take_apart(self.split, batch)
+        x, y, index = take_apart(self.split, batch)
         progress = _progress(pl_module.trainer)
         if progress is not None:
             self.method.set_progress(progress)
@@ -314,6 +258,38 @@ class MixupCallback(Callback):
                 terms = {f"{self.loss_name}_{name}": loss for name, loss in step.terms.items()}
                 pl_module.log_dict(terms, batch_size=size)
         return step.loss
+
+
+def _check_module(module: LightningModule, model: str | None) -> None:
+    """Refuse a module whose step can't be replaced by one that calls ``model``, a part of it."""
+    name = type(module).__name__
+    if isinstance(module, MixupMixin):
+        raise InputError(
+            f"{name} is a MixupMixin, which mixes by its own self.mixup; MixupCallback would take "
+            "the place of that: leave one of them out"
+        )
+    if not module.automatic_optimization:
+        raise InputError(
+            f"{name} optimizes by hand (automatic_optimization=False) in its training_step, "
+            "which MixupCallback would replace; use MixupMixin and call "
+            "self.manual_backward(self.mixed_loss(batch)) there"
+        )
+    parts = [child for child, _ in module.named_children()]
+    if model is not None:
+        known = dict(module.named_modules())
+        if model not in known or not model:
+            raise InputError(
+                f"model={model!r} is no part of {name}{suggest(model, known)}; its parts: "
+                f"{', '.join(parts) or 'none'}"
+            )
+        return
+    owner = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    if owner.__name__ == "LightningModule":
+        raise InputError(
+            f"{name} has no forward() that returns logits; name the part of it that does, "
+            f"MixupCallback(..., model={parts[0] if parts else 'net'!r}); its parts: "
+            f"{', '.join(parts) or 'none'}"
+        )
 
 
 class _MixedStep:
@@ -368,15 +344,19 @@ class MixupMixin:
         """Return (x, y) or (x, y, index); override it where :func:`split_batch` does not do."""
         return split_batch(batch)
 
-    def mixed_step(self, batch: Any, model: nn.Module | None = None) -> Step:
+    def mixed_step(
+        self, batch: Any, model: nn.Module | None = None, *, index: int | str | None = None
+    ) -> Step:
         """Run the model on the mixed batch; return the loss and all that it was made of.
 
         Args:
             batch: what ``training_step`` is given.
             model: what returns the logits; the module itself by default.
+            index: where the batch has the samples' positions, as of :class:`MixupCallback`.
 
         Raises:
-            InputError: ``self.mixup`` is no method, or the batch does not fit it.
+            InputError: ``self.mixup`` is no method, the batch does not fit it, or ``index`` is
+                given beside a :meth:`split_batch` of one's own.
         """
         method = getattr(self, "mixup", None)
         if not isinstance(method, Method):
@@ -384,14 +364,23 @@ class MixupMixin:
                 "self.mixup must be a method, self.mixup = mixwell.create('mixup', "
                 f"num_classes=...) in __init__, got {type(method).__name__}"
             )
-        x, y, index = _take_apart(self.split_batch, batch)
+        if index is not None and type(self).split_batch is not MixupMixin.split_batch:
+            raise InputError(
+                f"index={index!r} is for the usual split_batch: let {type(self).__name__}'s own "
+                "return (x, y, index)"
+            )
+        usual = functools.partial(split_batch, index=index)
+        x, y, positions = take_apart(self.split_batch if index is None else usual, batch)
         trainer = getattr(self, "_trainer", None)
         if trainer is not None and trainer.training:
             progress = _progress(trainer)
             if progress is not None:
                 method.set_progress(progress)
-        return method.step(cast(nn.Module, self) if model is None else model, x, y, index=index)
+        model = cast(nn.Module, self) if model is None else model
+        return method.step(model, x, y, index=positions)
 
-    def mixed_loss(self, batch: Any, model: nn.Module | None = None) -> Tensor:
+    def mixed_loss(
+        self, batch: Any, model: nn.Module | None = None, *, index: int | str | None = None
+    ) -> Tensor:
         """Return the loss of the mixed batch, a scalar. See :meth:`mixed_step`."""
-        return self.mixed_step(batch, model).loss
+        return self.mixed_step(batch, model, index=index).loss

@@ -13,6 +13,11 @@ and not NumPy's, and ``mixup_enabled = False`` switches them off as well.
 Where timm fails, or does what nobody asks for, they do not follow it: batches may be odd; what is
 given stays as it is; λ is precise in the targets of half-precision images; an unknown mode is an
 error; and ``loader.mixup_enabled = False`` reaches workers that live on between epochs.
+
+What a subclass overrides of timm's is called as timm calls it: ``_params_per_batch``,
+``_params_per_elem``, ``_mix_batch``, ``_mix_elem``, ``_mix_pair``, and of ``FastCollateMixup``
+``_mix_batch_collate``, ``_mix_elem_collate`` and ``_mix_pair_collate``. Their ``super()`` is timm's
+own, with NumPy's draws.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -27,11 +33,12 @@ from torch.utils.data import default_collate
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range
+from mixwell.checks import check_choice, check_range, check_whole
+from mixwell.compat.arguments import check_flag, check_tensor
+from mixwell.compat.draws import Draws
+from mixwell.compat.targets import as_lam, as_target, smoothed
 from mixwell.errors import InputError
-from mixwell.interpolation.base import image_size
-from mixwell.losses.base import check_classes
-from mixwell.mix import Box, Mix, MixedTarget
+from mixwell.mix import MixedTarget
 
 try:
     from timm.data import mixup as timm_mixup
@@ -65,47 +72,21 @@ def mixup_target(
         (B, C) float32, or of a floating λ's dtype where that is wider.
 
     Raises:
-        InputError: ``target`` is not of this shape, or holds an index outside [0, C).
+        InputError: an argument is of another kind, out of range, or ``target`` is not of this
+            shape, or holds an index outside [0, C).
 
     >>> mixup_target(torch.tensor([0, 1]), 2, lam=0.75)
     tensor([[0.7500, 0.2500],
             [0.2500, 0.7500]])
     """
-    target = _as_target(target, num_classes, multi_label)
-    weight = torch.as_tensor(lam, device=target.device)
-    if not weight.is_floating_point() or weight.dtype in (torch.float16, torch.bfloat16):
-        weight = weight.float()
-    mixed = MixedTarget(target, target.flip(0), weight.reshape(-1).expand(len(target)))
-    return _smoothed(mixed, num_classes, smoothing, multi_label)
+    num_classes = check_whole("num_classes", num_classes, 1)
+    target = as_target(target, num_classes, check_flag("multi_label", multi_label))
+    mixed = MixedTarget(target, target.flip(0), as_lam("lam", lam, target))
+    smoothing = check_range("smoothing", smoothing, 0, 1)
+    return smoothed(mixed, num_classes, smoothing, multi_label)
 
 
-def _as_target(target: Tensor, num_classes: int, multi_label: bool) -> Tensor:
-    """Return class indices (B,) as int64, multi-label targets (B, C) as floating, checked."""
-    shape = tuple(target.shape)
-    if multi_label:
-        if target.ndim != 2 or shape[1] != num_classes:
-            raise InputError(
-                f"multi_label=True needs targets of shape (B, num_classes), (B, {num_classes}), "
-                f"got shape {shape}"
-            )
-        return target.float()
-    if target.ndim != 1:
-        raise InputError(
-            f"target must be class indices (B,), got shape {shape}; "
-            "a label for each class, (B, C), is mixed with multi_label=True"
-        )
-    target = target.long()
-    check_classes("target", target, num_classes)
-    return target
-
-
-def _smoothed(target: MixedTarget, num_classes: int, smoothing: float, multi_label: bool) -> Tensor:
-    # Smoothing is affine, so that it may as well follow the mixing.
-    even = 0.5 if multi_label else 1 / num_classes
-    return target.dense(num_classes).mul_(1 - smoothing).add_(smoothing * even)
-
-
-class Mixup(timm_mixup.Mixup):
+class Mixup(Draws, timm_mixup.Mixup):
     """``timm.data.Mixup``: mixup and CutMix, or either of them by chance, with dense targets.
 
     .. code-block:: text
@@ -168,10 +149,17 @@ class Mixup(timm_mixup.Mixup):
         self.target = check_choice("target", target, ("dense", "mixed"))
         if label_smoothing is None:
             label_smoothing = 0.0 if target == "mixed" else 0.1
-        elif label_smoothing and target == "mixed":
+        label_smoothing = check_range("label_smoothing", label_smoothing, 0, 1)
+        if label_smoothing and target == "mixed":
+            how = (
+                f"smooth the labels before, {1 - label_smoothing:g} * y + {label_smoothing / 2:g}"
+                if multi_label
+                else "give it to the loss, "
+                f"mixwell.losses.MixedCrossEntropy(label_smoothing={label_smoothing!r})"
+            )
             raise InputError(
-                f"label_smoothing={label_smoothing!r} can't be kept in a MixedTarget: give it to "
-                f"the loss, MixedCrossEntropy(label_smoothing={label_smoothing!r}), and 0 here"
+                f"label_smoothing={label_smoothing!r} can't be kept in a MixedTarget: {how}, and "
+                "give 0 here"
             )
         if cutmix_minmax is not None:
             cutmix_minmax = _check_minmax(cutmix_minmax)
@@ -182,11 +170,12 @@ class Mixup(timm_mixup.Mixup):
             prob=check_range("prob", prob, 0, 1),
             switch_prob=check_range("switch_prob", switch_prob, 0, 1),
             mode=check_choice("mode", mode, self._modes),
-            correct_lam=correct_lam,
-            label_smoothing=check_range("label_smoothing", label_smoothing, 0, 1),
-            num_classes=num_classes,
+            correct_lam=check_flag("correct_lam", correct_lam),
+            label_smoothing=label_smoothing,
+            num_classes=check_whole("num_classes", num_classes, 1),
         )
-        self.multi_label = multi_label  # which not every version of timm takes
+        # Not every version of timm takes it.
+        self.multi_label = check_flag("multi_label", multi_label)
         self._check_active()
 
     def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Any]:
@@ -196,9 +185,15 @@ class Mixup(timm_mixup.Mixup):
             x: (B, ..., H, W) floating or uint8, on any device.
             target: (B,) class indices, or (B, C) where ``multi_label``.
         """
-        target = _as_target(target, self.num_classes, self.multi_label)
-        if len(x) != len(target):
-            raise InputError(f"there are {len(x)} images, but {len(target)} targets")
+        target = as_target(target, self.num_classes, self.multi_label)
+        if check_tensor("x", x).ndim == 0 or len(x) != len(target):
+            count = len(x) if x.ndim else "no"
+            raise InputError(f"there are {count} images, but {len(target)} targets")
+        mixing = self._own(f"_mix_{self.mode}")
+        if mixing is not None:
+            x = x.clone()  # which timm's own change in place
+            lam = as_lam(f"what _mix_{self.mode}(x) returns", mixing(x), target)
+            return x, self._targets(target, lam)
         mixes, cuts, lam = self._draw(Batch(x, target))
         mixed = [functional.mix(x, mix) for mix in mixes] or [x]
         images = mixed[0] if cuts is None else _choose(cuts, *mixed)
@@ -208,90 +203,7 @@ class Mixup(timm_mixup.Mixup):
         mixed = MixedTarget(target, target.flip(0), lam.to(target.device))
         if self.target == "mixed":
             return mixed
-        return _smoothed(mixed, self.num_classes, self.label_smoothing, self.multi_label)
-
-    def _check_active(self) -> None:
-        if not (self.mixup_alpha > 0 or self.cutmix_alpha > 0):
-            raise InputError(
-                "one of mixup_alpha and cutmix_alpha must be > 0, or cutmix_minmax given; "
-                f"got mixup_alpha={self.mixup_alpha!r}, cutmix_alpha={self.cutmix_alpha!r}"
-            )
-
-    def _draw(self, batch: Batch) -> tuple[list[Mix], Tensor | None, Tensor]:
-        """Return how a batch mixes, and the λ of its targets.
-
-        Returns:
-            No mix, or one, or two, of which the first is for the samples where what comes next is
-            true, (B,); and λ, (B,).
-        """
-        whole = self.mode == "batch"
-        if not self.mixup_enabled or (whole and not _chance(batch, self.mix_prob)):
-            return [], None, torch.ones(len(batch), device=batch.device)
-        self._check_active()
-        place = torch.arange(len(batch), device=batch.device)
-        partner = place.flip(0)
-        # Which of the draws is each sample's.
-        draw = place
-        if whole:
-            draw = torch.zeros_like(place)
-        elif self.mode == "pair":
-            draw = torch.minimum(place, partner)
-        count = 1 if whole else len(batch)  # of pairs the second half is drawn in vain
-
-        cuts = self._draw_kinds(batch, count)
-        lam = self._draw_lam(batch, cuts, count)
-        if not whole and self.mix_prob < 1:
-            lam = torch.where(batch.rand(count) < self.mix_prob, lam, 1.0)
-        if cuts is False:
-            return [Mix(partner, lam[draw])], None, lam[draw]
-
-        height, width = image_size(type(self).__name__, batch)
-        edges = self._draw_edges(batch, lam, height, width)
-        box, lam = Box(edges[draw], height, width), lam[draw]
-        left = box.share().to(lam.dtype)
-        label = left if self.correct_lam or self.cutmix_minmax is not None else lam
-        paste = Mix(partner, left, box=box)
-        if cuts is True:
-            return [paste], None, label
-        cuts = cuts[draw]
-        return [paste, Mix(partner, lam)], cuts, torch.where(cuts, label, lam)
-
-    def _draw_kinds(self, batch: Batch, count: int) -> bool | Tensor:
-        """Return whether it is CutMix: of all draws, or (count,) of each."""
-        if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
-            if self.mode == "batch":
-                return _chance(batch, self.switch_prob)
-            return batch.rand(count) < self.switch_prob
-        return self.cutmix_alpha > 0
-
-    def _draw_lam(self, batch: Batch, cuts: bool | Tensor, count: int) -> Tensor:
-        """Return λ ~ Beta(α, α): (count,)."""
-        alpha = torch.full((count,), float(self.mixup_alpha), device=batch.device)
-        if isinstance(cuts, Tensor):
-            alpha = torch.where(cuts, self.cutmix_alpha, alpha)
-        elif cuts:
-            alpha = torch.full_like(alpha, self.cutmix_alpha)
-        return functional.sample_beta(alpha, batch.generator)
-
-    def _draw_edges(self, batch: Batch, lam: Tensor, height: int, width: int) -> Tensor:
-        """Return boxes for λ (n,), as timm draws them: (n, 4) top, bottom, left, right."""
-        edges = []
-        for size in (height, width):
-            if self.cutmix_minmax is None:
-                side = ((1 - lam).sqrt() * size).floor()
-                start = (batch.rand(len(lam)) * size).floor() - side.div(2, rounding_mode="floor")
-            else:
-                low, high = (int(share * size) for share in self.cutmix_minmax)
-                side = low + (batch.rand(len(lam)) * (high - low)).floor()
-                start = (batch.rand(len(lam)) * (size - side + 1)).floor()
-            edges += [start.clamp_min(0), (start + side).clamp_max(size)]
-        # λ = 1 is not to mix at all, also where the box has a size of its own.
-        return torch.where(lam[:, None] < 1, torch.stack(edges, 1), 0).long()
-
-
-def _chance(batch: Batch, probability: float) -> bool:
-    """Return True with this probability, drawn on the CPU."""
-    return batch.choose(1 << 30) < probability * (1 << 30)
+        return smoothed(mixed, self.num_classes, self.label_smoothing, self.multi_label)
 
 
 def _choose(is_first: Tensor, first: Tensor, second: Tensor) -> Tensor:
@@ -304,12 +216,16 @@ def _choose(is_first: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return first
 
 
-def _check_minmax(sides: Sequence[float]) -> tuple[float, float]:
-    if len(sides) == 2 and 0 <= sides[0] <= sides[1] <= 1:
-        return float(sides[0]), float(sides[1])
+def _check_minmax(sides: Any) -> tuple[float, float]:
+    try:
+        low, high = (float(side) for side in sides)
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if 0 <= low <= high <= 1:
+        return low, high
     raise InputError(
         "cutmix_minmax must be two shares of the image's sides, 0 <= least <= greatest <= 1, "
-        f"got {tuple(sides)!r}"
+        f"such as (0.2, 0.8), got {sides!r}"
     )
 
 
@@ -334,6 +250,12 @@ class FastCollateMixup(Mixup, timm_mixup.FastCollateMixup):
     def __init__(self, *args: Any, **arguments: Any) -> None:
         self._enabled = torch.ones((), dtype=torch.bool).share_memory_()
         super().__init__(*args, **arguments)
+        for kind in ("batch", "elem", "pair"):
+            if self._own(f"_mix_{kind}") is not None:
+                raise InputError(
+                    f"{type(self).__name__} overrides _mix_{kind}(x), which a FastCollateMixup, "
+                    f"timm's as well, never calls: override _mix_{kind}_collate(output, batch)"
+                )
 
     @property
     def mixup_enabled(self) -> bool:
@@ -356,15 +278,56 @@ class FastCollateMixup(Mixup, timm_mixup.FastCollateMixup):
         Args:
             batch: B samples (image, target), the images (C, H, W) tensors or NumPy arrays.
         """
-        x = default_collate([sample[0] for sample in batch])
-        if not isinstance(x, Tensor):
+        try:
+            batch = [(sample[0], sample[1]) for sample in batch]
+            target = default_collate([sample[1] for sample in batch])
+        except (TypeError, ValueError, RuntimeError, LookupError) as error:
             raise InputError(
-                "FastCollateMixup mixes one image a sample, a tensor or a NumPy array (C, H, W), "
-                f"got {type(batch[0][0]).__name__}; augmentation splits can't be mixed"
-            )
-        target = default_collate([sample[1] for sample in batch])
-        mixed, targets = super().__call__(x, target)
-        if self.mode != "half":
-            return mixed, targets
-        kept = slice((len(x) + 1) // 2)
-        return mixed[kept], pytree.tree_map(lambda part: part[kept], targets)
+                "FastCollateMixup collates a list of samples (image, target), the targets numbers "
+                f"or tensors of one shape: {error}"
+            ) from error
+        x, is_short = _collate_images([sample[0] for sample in batch])
+        half = self.mode == "half"
+        mixing = self._own(f"_mix_{'elem' if half else self.mode}_collate")
+        if mixing is None:
+            mixed, targets = super().__call__(x, target)
+            kept = slice((len(x) + 1) // 2 if half else len(x))
+            mixed = mixed[kept]
+        else:
+            target = as_target(target, self.num_classes, self.multi_label)
+            kept = slice(len(x) // 2 if half else len(x))
+            mixed = torch.zeros_like(x[kept])
+            lam = mixing(mixed, batch, half=True) if half else mixing(mixed, batch)
+            targets = self._targets(target, as_lam("what the collation returns", lam, target))
+        if is_short:
+            mixed = mixed.round().to(torch.uint16)
+        return mixed, pytree.tree_map(lambda part: part[kept], targets) if half else targets
+
+
+def _collate_images(images: Sequence[Any]) -> tuple[Tensor, bool]:
+    """Return images (B, C, H, W), and whether they are unsigned shorts: then as float32, exactly.
+
+    torch has hardly an operation for these, and takes no array of negative strides.
+    """
+    is_short = getattr(images[0], "dtype", None) in (np.uint16, torch.uint16)
+
+    def one(image: Any) -> Any:
+        image = np.ascontiguousarray(image) if isinstance(image, np.ndarray) else image
+        return torch.as_tensor(image).to(torch.float32) if is_short else image
+
+    try:
+        x = default_collate([one(image) for image in images])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            "FastCollateMixup collates images (C, H, W) of one size, tensors or NumPy arrays: "
+            f"{error}"
+        ) from error
+    if not isinstance(x, Tensor):
+        raise InputError(
+            "FastCollateMixup mixes one image a sample, a tensor or a NumPy array (C, H, W), "
+            f"got {type(images[0]).__name__}; augmentation splits can't be mixed"
+        )
+    return x, is_short
+
+
+Mixup._known = (timm_mixup.Mixup, timm_mixup.FastCollateMixup, Mixup, FastCollateMixup, Draws)

@@ -13,6 +13,9 @@ any pairing, segmentation masks, and labels as :class:`mixwell.MixedTarget`.
 Where torchvision fails they do what was meant: in a dict whose labels come before the images, plain
 tensors both, the images are mixed (torchvision's MixUp mixes the labels alone, in silence), and
 MixUp takes uint8 images, and rounds.
+
+A subclass may override ``make_params`` and ``transform`` as it would torchvision's, with
+torchvision's keys or with ``"mix"``; what would never be called is refused.
 """
 
 from __future__ import annotations
@@ -26,13 +29,15 @@ from torch.utils import _pytree as pytree
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import Per, check_choice, check_range
+from mixwell.checks import Per, check_choice, check_range, check_whole
 from mixwell.coefficient import Beta
+from mixwell.compat.arguments import check_tensor, overridden, takes
+from mixwell.compat.params import NEVER_CALLED, Leaves, Params, as_mix, draw_box
 from mixwell.errors import InputError
 from mixwell.interpolation.base import image_size
 from mixwell.losses.base import check_classes
-from mixwell.mix import Box, Mix, MixedTarget
-from mixwell.pairing import Pairing
+from mixwell.mix import Mix, MixedTarget
+from mixwell.pairing import Flip, Pairing, PerfectMatching, Shuffle
 
 try:
     from PIL.Image import Image as PILImage
@@ -69,7 +74,15 @@ class _OfBatches(v2.Transform):
         pairing: Pairing | None = None,
         target: Literal["dense", "mixed"] = "dense",
     ) -> None:
-        alpha = check_range("alpha", float(alpha), open=True)
+        alpha = check_range("alpha", alpha, open=True)
+        if num_classes is not None:
+            num_classes = check_whole("num_classes", num_classes, 1)
+        named = isinstance(labels_getter, str) and labels_getter == "default"
+        if not (named or labels_getter is None or callable(labels_getter)):
+            raise InputError(
+                "labels_getter should either be 'default', a function of the sample, or None, "
+                f"got {labels_getter!r}"
+            )
         # torchvision makes None a lambda, which can't be pickled.
         getter = "default" if labels_getter is None else labels_getter
         super().__init__(alpha=alpha, num_classes=num_classes, labels_getter=getter)
@@ -89,9 +102,17 @@ class _OfBatches(v2.Transform):
             )
         self.pairing = pairing
         self._coefficient = Beta(alpha, self.per)
+        for name, instead in NEVER_CALLED.items():
+            if overridden(self, name, _known()) is not None:
+                raise InputError(
+                    f"{type(self).__name__} overrides {name}, which is never called here: override "
+                    f"{instead}"
+                )
 
     def forward(self, *inputs: Any) -> Any:
         """Return the sample with its images, labels and masks mixed, and the rest as it was."""
+        if not inputs:
+            raise InputError(f"{type(self).__name__}() takes a sample: images and labels")
         inputs = inputs if len(inputs) > 1 else inputs[0]
         flat, structure = pytree.tree_flatten(inputs)
         masks = [leaf for leaf in flat if isinstance(leaf, tv_tensors.Mask)]
@@ -113,7 +134,8 @@ class _OfBatches(v2.Transform):
                     f"got shape {tuple(leaf.shape)}"
                 )
 
-        params = {"labels": labels, **self.make_params([*images, *masks], labels)}
+        leaves = Leaves([*images, *masks], labels)
+        params = Params({"labels": labels, "batch_size": size, **self._make_params(leaves)})
         moved = {id(leaf) for leaf in (*images, *masks)}
         mixed = [
             self.transform(leaf, params) if leaf is labels or id(leaf) in moved else leaf
@@ -121,25 +143,59 @@ class _OfBatches(v2.Transform):
         ]
         return pytree.tree_unflatten(mixed, structure)
 
+    def _make_params(self, leaves: Leaves) -> dict[str, Any]:
+        make = overridden(self, "make_params", _known())
+        if make is None:
+            return self.make_params(leaves, leaves.labels)
+        params = make(leaves, leaves.labels) if takes(make, 2) else make(leaves)
+        batch = self._batch(leaves, leaves.labels)
+        size = image_size(type(self).__name__, batch) if isinstance(self, v2.CutMix) else None
+        mix = as_mix(type(self).__name__, params, self.pairing(batch), size)
+        return {**params, "mix": mix}
+
     def make_params(self, flat_inputs: list[Any], labels: Tensor | None = None) -> dict[str, Any]:
         """Draw how a batch mixes.
 
         Args:
             flat_inputs: its images, videos and masks.
-            labels: its labels; without, the pairing is given the first mask.
+            labels: its labels; without, the pairing is given the first mask. It needs neither
+                where it does not look at labels.
 
         Returns:
-            ``{"mix": Mix}``, which :meth:`transform` applies to each of them.
+            ``{"mix": Mix}``, which :meth:`transform` applies to each of them. An override may
+            return that, or what torchvision's returns: ``{"lam": λ}``, or
+            ``{"box": (x1, y1, x2, y2), "lam_adjusted": λ}``.
+
+        Raises:
+            InputError: there are no images, or the pairing looks at labels and has none.
         """
-        images = [_plain(leaf) for leaf in flat_inputs if not isinstance(leaf, tv_tensors.Mask)]
-        if labels is None:
-            maps = next(leaf for leaf in flat_inputs if isinstance(leaf, tv_tensors.Mask))
-            batch = Batch(images, _plain(maps), task="segmentation")
-        else:
-            batch = Batch(images, _as_target(labels))
+        batch = self._batch(flat_inputs, labels)
         partner = self.pairing(batch)
         mix = self._shape(batch, Mix(partner, self._coefficient(batch, partner)))
         return {"mix": mix}
+
+    def _batch(self, flat_inputs: list[Any], labels: Tensor | None) -> Batch:
+        labels = getattr(flat_inputs, "labels", None) if labels is None else labels
+        flat_inputs = flat_inputs if isinstance(flat_inputs, (list, tuple)) else [flat_inputs]
+        tensors = [leaf for leaf in flat_inputs if isinstance(leaf, Tensor)]
+        images = [_plain(leaf) for leaf in tensors if not isinstance(leaf, tv_tensors.Mask)]
+        masks = [_plain(leaf) for leaf in tensors if isinstance(leaf, tv_tensors.Mask)]
+        if not images or images[0].ndim == 0:
+            raise InputError(
+                f"{type(self).__name__}.make_params needs a list with a batch of images, "
+                f"got {[type(leaf).__name__ for leaf in flat_inputs]}"
+            )
+        if labels is not None:
+            return Batch(images, _as_target(check_tensor("labels", labels)))
+        if masks:
+            return Batch(images, masks[0], task="segmentation")
+        blind = isinstance(self.pairing, _BLIND) or getattr(self.pairing, "distance", "") == "input"
+        if not blind:
+            raise InputError(
+                f"pairing={self.pairing!r} may look at labels, and make_params was given none: "
+                "make_params(images, labels)"
+            )
+        return Batch(images, torch.arange(len(images[0]), device=images[0].device))
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         mix = params["mix"]
@@ -160,11 +216,8 @@ class _OfBatches(v2.Transform):
         try:
             labels = self._labels_getter(inputs) if self._is_labelled else None
         except ValueError as error:
-            if not masks:
-                raise
-            raise InputError(
-                f"{error} Or pass labels_getter=None: images and masks are mixed without labels."
-            ) from error
+            also = " Or pass labels_getter=None: images and masks are mixed without labels."
+            raise InputError(f"{error}{also if masks else ''}") from error
         if not isinstance(labels, Tensor):
             raise InputError(
                 f"labels must be a tensor of the sample, got {type(labels).__name__}; "
@@ -192,7 +245,7 @@ class _OfBatches(v2.Transform):
                     f"labels of shape {shape} must be class indices, got {labels.dtype}; "
                     "real targets mix with target='mixed'"
                 )
-            check_classes("labels", labels, self.num_classes)
+            check_classes("labels", labels.long(), self.num_classes)
         if not any(leaf is labels for leaf in flat):
             raise InputError(
                 "labels_getter must return a tensor of the sample itself, got another one of "
@@ -214,6 +267,7 @@ class _OfBatches(v2.Transform):
 
     @staticmethod
     def _check_images(leaf: Tensor, size: int) -> None:
+        check_tensor("images", leaf)
         expected = 5 if isinstance(leaf, tv_tensors.Video) else 4
         if leaf.ndim != expected:
             raise InputError(
@@ -318,18 +372,17 @@ class CutMix(_OfBatches, v2.CutMix):
     def _shape(self, batch: Batch, mix: Mix) -> Mix:
         height, width = image_size("CutMix", batch)
         centre = batch.rand(1 if self.per == "batch" else len(batch), 2).expand(len(batch), 2)
-        box = _draw_box(mix.lam, centre, height, width)
+        box = draw_box(mix.lam, centre, height, width)
         return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)
 
 
-def _draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> Box:
-    """Return torchvision's boxes of λ (B,) and a centre (B, 2) in [0, 1), down and across."""
-    reach = (1 - lam).sqrt() / 2
-    edges = []
-    for place, size in zip(centre.unbind(1), (height, width), strict=True):
-        middle, half = (place * size).floor(), (reach * size).floor()
-        edges += [(middle - half).clamp_min(0), (middle + half).clamp_max(size)]
-    return Box(torch.stack(edges, 1).long(), height, width)
+_BLIND = (Roll, Shuffle, Flip, PerfectMatching)
+"""Pairings that look at nothing."""
+
+
+def _known() -> tuple[type, ...]:
+    """Return the classes whose own methods are no overrides."""
+    return (_OfBatches, MixUp, CutMix, *v2.MixUp.__mro__, *v2.CutMix.__mro__)
 
 
 def _is_plain(leaf: Any) -> bool:
