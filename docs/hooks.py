@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import mixwell
-from mixwell.methods.registry import Description
+from mixwell.methods import Description
+from mixwell.methods.description import checked, listed
 
 IMAGES = Path(__file__).parent / "images" / "methods"
 
@@ -21,6 +22,36 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def _told(doc: str) -> str:
     """Return a method's docstring, with when it helps and when it hurts set off."""
     return re.sub(r"^(Helps|Hurts):", r"**\1:**", doc, flags=re.M)
+
+
+def _published(known: Description) -> list[str]:
+    """Return the section on published set-ups."""
+    if not known.published:
+        return ["## Published set-ups", "None is known."]
+    call = f'mixwell.create("{known.name}", published="{next(iter(known.published))}", ...)'
+    rows = [
+        (
+            f"`{name}`",
+            f"`{listed(setup.settings)}`" if setup.settings else "as by default",
+            f"`{listed(setup.training)}`" if setup.training else "not known",
+            setup.source,
+        )
+        for name, setup in known.published.items()
+    ]
+    table = _table(("name", "settings", "training", "source"), rows)
+    return ["## Published set-ups", f"    {call}", "What is given beside it wins.", table]
+
+
+def _fidelity(known: Description) -> list[str]:
+    """Return the section on how true to its source the method is."""
+    parts = ["## As published?"]
+    for fidelity in known.fidelity.values():
+        differs = "\n".join(f"- {text}" for text in fidelity.differs)
+        parts.append(f"**The same.** {fidelity.same}")
+        parts += ["**What differs.**", differs] if differs else ["**What differs.** Nothing known."]
+        parts += [f"**Why.** {fidelity.why}"] if fidelity.why else []
+        parts.append(f"**Checked** {checked(fidelity)}")
+    return parts
 
 
 def page(name: str) -> str:
@@ -45,6 +76,7 @@ def page(name: str) -> str:
             "## Settings",
             _table(("argument", "default", "searched by `mixwell tune`"), rows),
         ]
+    parts += [*_published(known), *_fidelity(known)]
     rows = [(question, f"`{part}`") for question, part in known.parts.items()]
     parts += ["## Parts", _table(("question", "answer"), rows)]
     return "\n\n".join(parts) + "\n"
@@ -59,8 +91,9 @@ def index() -> str:
         rows.append((f"[`{name}`]({name}.md)", problem, known.paper))
     head = (
         "# Methods\n\nEach name is a composition of answers to five questions, and composes with "
-        "the others: [composing](../composing.md). `mixwell describe NAME` tells the same in a "
-        "terminal.\n\n"
+        "the others: [composing](../composing.md). Its page has what papers took on which data, "
+        "`mixwell.create(NAME, published=\"cifar100\")`, and what is not as they have it. "
+        "`mixwell describe NAME` tells the same in a terminal.\n\n"
     )
     return head + _table(("name", "what it does", "paper"), rows) + "\n"
 

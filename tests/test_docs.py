@@ -1,7 +1,7 @@
 """Every example in docstrings, README, documentation and notebooks runs, and the site builds."""
 
 import doctest
-import importlib
+import importlib.util
 import pkgutil
 import re
 import subprocess
@@ -14,7 +14,7 @@ from torch import nn
 
 import mixwell
 from mixwell import Mix, MixedTarget
-from mixwell.methods import registry
+from mixwell.methods import spec
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -64,10 +64,10 @@ def test_readme():
 @pytest.fixture
 def no_new_methods():
     """What a page registers is known to that page alone."""
-    before = dict(registry._SPECS)
+    before = dict(spec._SPECS)
     yield
-    registry._SPECS.clear()
-    registry._SPECS.update(before)
+    spec._SPECS.clear()
+    spec._SPECS.update(before)
 
 
 @pytest.mark.usefixtures("no_new_methods")
@@ -93,6 +93,19 @@ def test_every_method_says_when_it_helps_and_when_it_hurts(name):
     if name != "erm":
         assert re.search(r"^Helps: \w", known.doc, re.M)
         assert re.search(r"^Hurts: \w", known.doc, re.M)
+
+
+@pytest.mark.parametrize("name", mixwell.list_methods())
+def test_every_methods_page_has_its_setups_and_says_whether_it_is_as_published(name):
+    found = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
+    hooks = importlib.util.module_from_spec(found)
+    found.loader.exec_module(hooks)
+    page, known = hooks.page(name), mixwell.describe(name)
+    assert all(text in page for text in known.fidelity[name].differs)
+    assert f"**The same.** {known.fidelity[name].same}" in page.split("## As published?")[1]
+    setups = page.split("## Published set-ups")[1].split("## As published?")[0]
+    assert all(f"`{published}`" in setups for published in known.published)
+    assert ("None is known." in setups) == (not known.published)
 
 
 @pytest.mark.slow

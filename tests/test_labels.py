@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from mixwell import InputError, Mix
+import mixwell
+from mixwell import InputError, Mix, MixedTarget, interpolation, labels, losses
 from mixwell.batch import Batch
 from mixwell.labels import HeavierSide, Local, OneSided, Remix, Soft
 
@@ -84,3 +85,76 @@ def test_local_weights_do_not_underflow_and_identical_samples_have_one():
 def test_bad_local_settings_are_named(arguments, words):
     with pytest.raises(InputError, match=words):
         Local(**arguments)
+
+
+# ------------------------------------------------------------------ real targets by position
+
+
+def dense_batch(shape=(2, 8, 8), size=6, y=None):
+    x = torch.randn(size, 3, *shape[1:])
+    y = torch.randn(size, *shape) if y is None else y
+    return Batch(x, y, task="regression")
+
+
+@pytest.mark.parametrize(
+    ("part", "shape"),
+    [
+        (interpolation.CutMix(), (2, 8, 8)),
+        (interpolation.CutMix(), (8, 8)),
+        (interpolation.SmoothMix(), (1, 8, 8)),
+        (interpolation.ResizeMix(), (2, 8, 8)),
+        (interpolation.CutMix(), (2, 40)),
+        (interpolation.Linear(), (2, 8, 8)),
+    ],
+    ids=str,
+)
+def test_dense_real_targets_are_mixed_as_the_inputs_are(part, shape):
+    x = torch.randn(6, 3, *(shape[-1:] if shape[-1] == 40 else shape[-2:]))
+    first = 0 if shape == (8, 8) else slice(0, 1)
+    batch = Batch(x, x[:, first], task="regression")
+    mix = part.shape(batch, Mix(torch.arange(6).roll(1), torch.rand(6)))
+    target = labels.Soft()(batch, mix, mix.lam)
+    expected = part(x, mix)[:, first]
+    torch.testing.assert_close(target.dense(), expected)
+    value = losses.MixedMSE()(target.dense(), target)
+    assert float(value) < 1e-12
+    assert float(losses.MixedL1()(target.dense() + 1, target)) == pytest.approx(1)
+
+
+def test_local_mixup_weighs_dense_targets_by_the_mask():
+    batch = dense_batch()
+    mix = interpolation.CutMix().shape(batch, Mix(torch.arange(6).roll(1), torch.rand(6)))
+    target = labels.Local()(batch, mix, mix.lam)
+    torch.testing.assert_close(target.dense(), labels.Soft()(batch, mix, mix.lam).dense())
+    assert target.weight.shape == (6,)
+
+
+def test_dense_targets_of_another_size_are_refused():
+    batch = dense_batch(y=torch.randn(6, 1, 4, 4))
+    mix = interpolation.CutMix().shape(batch, Mix(torch.arange(6).roll(1), torch.rand(6)))
+    with pytest.raises(InputError, match=r"y has shape \(6, 1, 4, 4\).*positions \(8, 8\)"):
+        labels.Soft()(batch, mix, mix.lam)
+    flat = Batch(batch.x, batch.y.flatten(1), task="regression")
+    assert labels.Soft()(flat, mix, mix.lam).lam is mix.lam
+
+
+def test_a_target_has_one_weight_for_each_position_or_each_sample():
+    y, lam = torch.randn(3, 2, 4, 5), torch.rand(3, 1, 4, 5)
+    target = MixedTarget(y, -y, lam)
+    torch.testing.assert_close(target.dense(), lam * y - (1 - lam) * y)
+    for wrong in (torch.rand(3, 1, 4, 4), torch.rand(3, 4, 5), torch.rand(1, 1, 4, 5)):
+        with pytest.raises(InputError, match="lam must have one entry"):
+            MixedTarget(y, -y, wrong)
+    with pytest.raises(InputError, match="lam must have one entry"):
+        MixedTarget(torch.rand(3, 5), torch.rand(3, 5), torch.rand(3, 1))
+
+
+def test_a_step_of_depth_estimation_learns_from_what_it_sees():
+    net = torch.nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        net.weight.copy_(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1))
+        net.bias.zero_()
+    x = torch.randn(6, 3, 8, 8)
+    for name in ("cutmix", "fmix", "mixup", "resizemix"):
+        step = mixwell.create(name, task="regression").step(net, x, x[:, :1])
+        assert float(step.loss.detach()) < 1e-10

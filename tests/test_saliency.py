@@ -12,12 +12,14 @@ from mixwell.saliency import as_images, normalised, saliency, smoothed, spectral
 # ------------------------------------------------------------------------------ spectral residual
 
 
-def spectral_residual_by_scipy(image):
+def spectral_residual_by_scipy(image, power=2, smooth=True):
     """One image in the paper's steps, which it takes at 64 x 64 pixels."""
     spectrum = np.fft.fft2(image.double().mean(0).numpy())
     log_amplitude, phase = np.log(np.abs(spectrum)), np.angle(spectrum)
     residual = log_amplitude - ndimage.uniform_filter(log_amplitude, 3, mode="wrap")
-    found = np.abs(np.fft.ifft2(np.exp(residual + 1j * phase))) ** 2
+    found = np.abs(np.fft.ifft2(np.exp(residual + 1j * phase))) ** power
+    if not smooth:
+        return torch.from_numpy(found)
     sigma = 2.5 * len(found) / 64
     found = ndimage.gaussian_filter(found, sigma, mode="nearest", radius=math.ceil(3 * sigma))
     return torch.from_numpy(found / found.sum())
@@ -69,15 +71,28 @@ def test_spectral_residual_of_a_vector_is_an_error():
         spectral_residual(torch.rand(4, 5))
 
 
-def test_smoothed_saliency_is_computed_once_a_step_and_by_scipys_gaussian():
-    x = torch.rand(2, 3, 12, 20)
-    batch = Batch(x, torch.arange(2))
+@pytest.mark.parametrize("shape", [(12, 20), (90, 70)])
+def test_guided_saliency_is_the_modulus_at_full_size_smoothed_twice(shape):
+    """As GuidedMixup's authors have it, by SciPy; a gradient is smoothed once."""
+    x = torch.rand(2, 3, *shape)
+    look = torch.rand(2, *shape)
+    batch = Batch(x, torch.arange(2), look=lambda kind: look)
     found = smoothed("test", batch, "spectral", 7, 3.0)
     assert smoothed("test", batch, "spectral", 7, 3.0) is found
-    for sample, plain in zip(found, saliency("test", batch, "spectral"), strict=True):
-        expected = ndimage.gaussian_filter(plain.double().numpy(), 3.0, mode="nearest", radius=3)
+    plain = saliency("test", batch, "spectral")
+    once = smoothed("test", batch, "gradient", 7, 3.0)
+    for i, image in enumerate(x):
+        expected = spectral_residual_by_scipy(image, power=1, smooth=False).numpy()
+        torch.testing.assert_close(
+            plain[i].double(), torch.from_numpy(expected / expected.sum()), rtol=1e-3, atol=1e-7
+        )
+        for _ in range(2):
+            expected = ndimage.gaussian_filter(expected, 3.0, mode="nearest", radius=3)
         expected = torch.from_numpy(expected / expected.sum())
-        torch.testing.assert_close(sample.double(), expected, rtol=1e-4, atol=1e-8)
+        torch.testing.assert_close(found[i].double(), expected, rtol=1e-3, atol=1e-8)
+        expected = ndimage.gaussian_filter(look[i].double().numpy(), 3.0, mode="nearest", radius=3)
+        expected = torch.from_numpy(expected / expected.sum())
+        torch.testing.assert_close(once[i].double(), expected, rtol=1e-4, atol=1e-8)
 
 
 def test_the_images_of_a_pytree_are_put_together():

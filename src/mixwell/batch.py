@@ -58,7 +58,7 @@ class Batch:
         self.x, self.y, self.index, self.generator = x, y, index, generator
         self.task = tasks.get(task)
         self.view = ModelView(model, x, y, self.task) if isinstance(model, nn.Module) else model
-        self.progress = torch.zeros(()) if progress is None else progress
+        self.progress = torch.zeros((), dtype=torch.float32) if progress is None else progress
         self._features, self._look = features, look
         self._seen: dict[Hashable, Any] = {}
         leaves = tensors(x)
@@ -147,7 +147,8 @@ class Batch:
                 f"class_counts holds {len(counts)} classes, but y has values from {low} to {high}"
             ) from error
 
-    def _measured(self, distance: str) -> Tensor:
+    def measured(self, distance: str) -> Tensor:
+        """Return what a distance compares: (B, ...)."""
         if distance == "features":
             return self.features
         if distance == "label":
@@ -163,27 +164,28 @@ class Batch:
 
     def measure(self, distance: str, partner: Tensor, *, squared: bool = True) -> Tensor:
         """Return each sample's (squared) L2 distance to its partner: (B,)."""
-        return pair_distance(self._measured(distance), partner, squared=squared)
+        return pair_distance(self.measured(distance), partner, squared=squared)
 
     def measure_all(self, distance: str) -> Tensor:
         """Return the squared L2 distance of all pairs: (B, B)."""
-        return pairwise_distance(self._measured(distance))
+        return pairwise_distance(self.measured(distance))
 
     # Randomness: drawn on the generator's device where there is one, else on the batch's.
 
-    def _draw(self, function: Callable[..., Tensor], *args: Any) -> Tensor:
+    def _draw(self, function: Callable[..., Tensor], *args: Any, **options: Any) -> Tensor:
         if self.generator is None:
-            return function(*args, device=self.device)
-        drawn = function(*args, generator=self.generator, device=self.generator.device)
+            return function(*args, device=self.device, **options)
+        device = self.generator.device
+        drawn = function(*args, generator=self.generator, device=device, **options)
         return drawn.to(self.device)
 
     def rand(self, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1) of this shape."""
-        return self._draw(torch.rand, shape)
+        return self._draw(torch.rand, shape, dtype=torch.float32)
 
     def randn(self, *shape: int) -> Tensor:
         """Return normal numbers of this shape."""
-        return self._draw(torch.randn, shape)
+        return self._draw(torch.randn, shape, dtype=torch.float32)
 
     def randperm(self) -> Tensor:
         """Return a random permutation of the batch: (B,) int64."""
@@ -193,4 +195,4 @@ class Batch:
         """Return a random whole number below ``count``, drawn on the CPU: no device waits."""
         on_cpu = self.generator is not None and self.generator.device.type == "cpu"
         generator = self.generator if on_cpu else None
-        return int(torch.randint(count, (), generator=generator))
+        return int(torch.randint(count, (), generator=generator, device="cpu"))

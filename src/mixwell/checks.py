@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import numbers
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -13,11 +13,19 @@ from torch import Tensor
 
 from mixwell.errors import InputError, suggest
 
-__all__ = ["Per", "Range", "check_choice", "check_counts", "check_range", "check_whole"]
+__all__ = ["Per", "Range", "check_choice", "check_counts", "check_range", "check_whole", "plain"]
 
 
 Per = Literal["sample", "batch"]
 """Whether something is drawn for each sample, or once for all."""
+
+
+def plain(value: Any) -> Any:
+    """Return NumPy's scalars and arrays and tensors without dimensions as Python's own numbers.
+
+    Anything else comes back as it is.
+    """
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def check_choice(argument: str, value: Any, choices: tuple[str, ...]) -> Any:
@@ -40,33 +48,64 @@ def check_range(
 ) -> float:
     """Return ``value`` as a float within [low, high] (without ``low`` if ``open``), or raise.
 
-    Infinity is no number here, unless ``infinite``.
+    Any real number will do: Python's, NumPy's, a tensor without dimensions. Infinity is none,
+    unless ``infinite``.
     """
-    number = not isinstance(value, bool) and isinstance(value, Real)  # NumPy's too
-    inside = number and low <= value <= high and (infinite or math.isfinite(value))
-    if not inside or (open and value == low):
+    number = plain(value)
+    real = isinstance(number, numbers.Real) and not isinstance(number, bool)
+    inside = real and low <= number <= high and (infinite or math.isfinite(number))
+    if not inside or (open and number == low):
         left = "(" if open else "["
         right = f"{high:g}]" if high != math.inf or infinite else "inf)"
         raise InputError(f"{argument} must be a number in {left}{low:g}, {right}, got {value!r}")
-    return float(value)
+    return float(number)
 
 
 def check_whole(argument: str, value: Any, low: int = 0) -> int:
     """Return ``value`` as an int if it is a whole number from ``low`` on, NumPy's too; or raise."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, numbers.Integral) or number < low:
         raise InputError(f"{argument} must be a whole number from {low} on, got {value!r}")
-    return int(value)
+    return int(number)
 
 
-def check_counts(class_counts: Tensor | Sequence[float]) -> Tensor:
-    """Return the training samples of each class as float32 (C,), if there are some of each."""
-    counts = torch.as_tensor(class_counts, dtype=torch.float32)
-    if counts.ndim != 1 or len(counts) < 2 or not bool((counts > 0).all()):
+def check_counts(class_counts: Tensor | Sequence[float] | Mapping[int, float]) -> Tensor:
+    """Return the training samples of each class as float32 (C,), if there are some of each.
+
+    Args:
+        class_counts: (C,), or a mapping of the classes 0 to C - 1 to them (a ``Counter``).
+
+    Raises:
+        InputError: a class is missing or has no samples, or they are no numbers.
+    """
+    given: Any = class_counts
+    if isinstance(given, Mapping):
+        given = _in_order(given)
+    try:
+        counts = torch.as_tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"class_counts must hold a number for each class, got {class_counts!r}: {error}"
+        ) from error
+    if counts.ndim != 1 or len(counts) < 2 or not bool((counts.isfinite() & (counts > 0)).all()):
         raise InputError(
             "class_counts must hold a positive count for each of two classes or more, "
             f"got {counts.tolist()}"
         )
     return counts
+
+
+def _in_order(class_counts: Mapping[Any, Any]) -> list[Any]:
+    """Return a mapping's counts in the order of the classes that are its keys."""
+    keys = {key: plain(key) for key in class_counts}
+    whole = all(isinstance(k, numbers.Integral) and not isinstance(k, bool) for k in keys.values())
+    if not whole or sorted(keys.values()) != list(range(len(keys))):
+        shown = ", ".join(repr(key) for key in list(keys.values())[:8])
+        raise InputError(
+            "class_counts: the keys of a mapping must be the classes 0 to C - 1, each of them, "
+            f"got {shown or 'none'}{', ...' if len(keys) > 8 else ''}"
+        )
+    return [class_counts[key] for key in sorted(keys, key=keys.__getitem__)]
 
 
 @dataclass(frozen=True)

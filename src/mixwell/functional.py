@@ -245,10 +245,15 @@ def pair_distance(features: Tensor, partner: Tensor, *, squared: bool = True) ->
     return distance if squared else distance.sqrt()
 
 
-def pairwise_distance(features: Tensor) -> Tensor:
-    """Return the squared L2 distance of all pairs, (B, B), exactly 0 on the diagonal."""
+def pairwise_distance(features: Tensor, rows: slice = slice(None)) -> Tensor:
+    """Return the squared L2 distance of all pairs, (B, B), exactly 0 on the diagonal.
+
+    Args:
+        features: (B, ...), flattened to (B, d).
+        rows: those of the matrix that are wanted, (n, B).
+    """
     flat = _flat(features)
-    return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").square()
+    return torch.cdist(flat[rows], flat, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
 def similarity_tau(

@@ -14,6 +14,7 @@ from mixwell.batch import Batch, Distance
 from mixwell.checks import Range, check_choice, check_counts, check_range
 from mixwell.errors import InputError
 from mixwell.mix import Box, Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.parts import Part
 from mixwell.view import attention_of
 
 __all__ = [
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-class Labels(nn.Module):
+class Labels(Part):
     """Base class of the labels."""
 
     needs_attention = False
@@ -66,15 +67,18 @@ class Labels(nn.Module):
 class Soft(Labels):
     """Both labels, weighted as the inputs are: mixup's ``λ y_i + (1 - λ) y_σ(i)``.
 
-    Of segmentation maps the classes are mixed as the pixels are: at each position, by its mask.
+    Of segmentation maps the classes are mixed as the pixels are: at each position, by its mask. So
+    are real targets with the positions of the inputs, (B, K, H, W) as in depth estimation, or
+    (B, K, L) of signals.
+
+    Raises:
+        InputError: inputs are mixed by place, and targets by position have another size.
     """
 
     tasks = ("classification", "multilabel", "segmentation", "regression")
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
-        return _by_position(batch, mix) if batch.task.by_position else self._pair(
-            batch, mix, lam
-        )  # fmt: skip
+        return _paired(batch, mix, lam)
 
     @staticmethod
     def of_many(batch: Batch, mix: MultiMix) -> MixedTarget | MultiTarget:
@@ -85,9 +89,36 @@ class Soft(Labels):
         return MultiTarget(batch.y[mix.partners], mix.weights)
 
 
-def _by_position(batch: Batch, mix: Mix) -> MixedTarget:
-    """Return the classes of both samples at each position, where the pixels now are."""
+def _paired(batch: Batch, mix: Mix, lam: Tensor, weight: Tensor | None = None) -> MixedTarget:
+    """Return both targets: weighted by λ (B,), or where they have positions as the inputs are.
+
+    Args:
+        batch: the unmixed batch.
+        mix: how its inputs are mixed.
+        lam: (B,), the targets' λ.
+        weight: optional (B,), of each sample in the loss.
+    """
+    dense = not batch.task.has_classes and batch.y.ndim > 2
+    if batch.task.by_position or (dense and not mix.is_uniform):
+        own, theirs, lam = _by_position(batch, mix)
+        return MixedTarget(own, theirs, lam, weight)
+    return MixedTarget(batch.y, batch.y.index_select(0, mix.partner), lam, weight)
+
+
+def _by_position(batch: Batch, mix: Mix) -> tuple[Tensor, Tensor, Tensor]:
+    """Return both samples' targets at each position, where the pixels now are, and their λ.
+
+    Returns:
+        Two like y, and (B,) or what broadcasts to y: of its shape for classes.
+    """
     y = batch.y
+    size = mix.positions
+    if size is not None and tuple(y.shape[-len(size) :]) != size:
+        raise InputError(
+            f"y has shape {tuple(y.shape)}, and inputs are mixed by place, at positions {size}, "
+            f"which its last dimensions must be: resize y or the prediction, or mix linearly "
+            "(targets that have no positions are (B,) or (B, K))"
+        )
     own = theirs = y
     warp = mix.warped()
     if warp is not None:
@@ -98,10 +129,11 @@ def _by_position(batch: Batch, mix: Mix) -> MixedTarget:
     else:
         theirs = y.index_select(0, mix.partner)
     mask = mix.dense_mask()
-    if mask is None:
-        return MixedTarget(own, theirs, mix.lam)
-    weight = mask.reshape(len(mask), *[1] * (y.ndim - 3), *mask.shape[-2:]).to(mix.lam.dtype)
-    return MixedTarget(own, theirs, weight.expand(y.shape))
+    if mask is None or size is None:
+        return own, theirs, mix.lam
+    weight = mask.reshape(len(mask), *[1] * (y.ndim - 1 - len(size)), *size).to(mix.lam.dtype)
+    weight = weight.expand(len(mix), *weight.shape[1:])
+    return own, theirs, weight if y.is_floating_point() else weight.expand(y.shape)
 
 
 class OneSided(Labels):
@@ -133,27 +165,25 @@ class Remix(Labels):
         t: how little there may be of it in the sample; in [0, 1].
     """
 
-    counts: Tensor
+    class_counts: Tensor
 
     ranges: ClassVar = {"kappa": Range(1.5, 10, log=True), "t": Range(0.2, 0.8)}
+    needs_of_data: ClassVar = ("class_counts",)
 
     def __init__(
         self, class_counts: Tensor | Sequence[float], kappa: float = 3.0, t: float = 0.5
     ) -> None:
         super().__init__()
-        self.register_buffer("counts", check_counts(class_counts), persistent=False)
+        self.register_buffer("class_counts", check_counts(class_counts), persistent=False)
         self.kappa = check_range("kappa", kappa, 1)
         self.t = check_range("t", t, 0, 1)
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
-        count = batch.count(self.counts)
+        count = batch.count(self.class_counts)
         partner_count = count.index_select(0, mix.partner)
         return self._pair(
             batch, mix, functional.remix_lambda(lam, count, partner_count, self.kappa, self.t)
         )
-
-    def extra_repr(self) -> str:
-        return f"class_counts={self.counts.tolist()}, kappa={self.kappa}, t={self.t}"
 
 
 class Local(Labels):
@@ -197,13 +227,7 @@ class Local(Labels):
             distance = distance / distance.mean().clamp_min(torch.finfo(lam.dtype).tiny)
         # Only ratios of the weights count; beyond the nearest pair's distance none underflows.
         weight = torch.exp(-self.decay * (distance - distance.min()))
-        return self._pair(batch, mix, lam, torch.where(distance <= self.limit, weight, 0.0))
-
-    def extra_repr(self) -> str:
-        return (
-            f"decay={self.decay}, limit={self.limit}, distance={self.distance!r}, "
-            f"relative={self.relative}"
-        )
+        return _paired(batch, mix, lam, torch.where(distance <= self.limit, weight, 0.0))
 
 
 class Semantic(Labels):
@@ -212,11 +236,13 @@ class Semantic(Labels):
     .. code-block:: text
 
         ρ_a = what is left of S_i,   ρ_b = what is taken of S_σ(i)
-        L_i = ρ_a ℓ(z_i, y_i) + ρ_b ℓ(z_i, y_σ(i))
+        w_i = ρ_a + ρ_b,   λ_i = ρ_a / w_i
+        L   = Σ_i w_i [λ_i ℓ(z_i, y_i) + (1 - λ_i) ℓ(z_i, y_σ(i))] / Σ_i w_i
 
-    with S the class activation map of a sample's class, summing to 1. The two need not sum to 1: a
-    target's λ is ρ_a / (ρ_a + ρ_b), and the sum is the sample's weight, in units of the batch's
-    mean. A linear mix, which leaves and takes the same everywhere, has the usual labels.
+    with S the class activation map of a sample's class, summing to 1. The two need not sum to 1:
+    their sum is the sample's weight. The authors take the mean of w_i times the loss, which is
+    larger by the mean weight (about 1.02). A linear mix, which leaves and takes the same
+    everywhere, has the usual labels.
 
     The authors' code counts a pair of one class twice over; here it has the weight of any other.
     """
@@ -303,9 +329,6 @@ class MixedAttention(Labels):
         lam = torch.lerp(target.lam, lam, self.ratio)
         return MixedTarget(target.a, target.b, lam, target.weight)
 
-    def extra_repr(self) -> str:
-        return f"ratio={self.ratio}"
-
 
 class ContentAttention(Labels):
     """Labels by what of both samples' content is in the mix: TokenMix (arXiv:2207.08409).
@@ -331,18 +354,19 @@ class ContentAttention(Labels):
         super().__init__()
         if teacher is not None and not isinstance(teacher, nn.Module):
             raise InputError(f"teacher must be a vision transformer or None, got {teacher!r}")
-        self._teacher = (teacher,)
+        self._kept = (teacher,)  # in a tuple: it is no part of this module's state
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The vision transformer whose attention it is; None for the model itself."""
+        return self._kept[0]
 
     def forward(self, batch: Batch, mix: Mix, lam: Tensor) -> MixedTarget:
         mask = mix.dense_mask()
         if mask is None:
             return self._pair(batch, mix, lam)
-        (teacher,) = self._teacher
+        teacher = self.teacher
         attention = batch.look("attention") if teacher is None else attention_of(teacher, batch.x)
         maps = F.interpolate(attention[:, None], mask.shape[-2:])
         maps = maps / maps.sum((2, 3), keepdim=True)
         return self._pair(batch, mix, *_by_content(mix, mask, maps, lam))
-
-    def extra_repr(self) -> str:
-        (teacher,) = self._teacher
-        return f"teacher={None if teacher is None else type(teacher).__name__}"

@@ -231,10 +231,12 @@ class MixedTarget:
 
     Args:
         a: own targets. Class indices (B,) int64, or (B, H, W), one for each position
-            (segmentation); or floating: soft labels (B, C), or real targets (B,) or (B, K).
+            (segmentation); or floating: soft labels (B, C), or real targets (B,) or (B, K), or by
+            position, (B, K, H, W).
         b: the partners' targets, like ``a``.
         lam: (B,) floating, the weight of ``a`` in [0, 1]. It may differ from the inputs' λ (Remix).
-            Of classes by position it may have their shape, one weight for each position.
+            Of classes by position it may have their shape, one weight for each position; of real
+            targets by position one that broadcasts to theirs, (B, 1, H, W).
         weight: optional (B,) floating, the weight of each sample in the loss; 0 leaves it out.
     """
 
@@ -259,10 +261,19 @@ class MixedTarget:
                 "MixedTarget: class indices must have shape (B,), or (B, H, W) by position, got "
                 f"shape {tuple(self.a.shape)}; give soft labels as a floating (B, C) tensor"
             )
-        if not self.by_position or self.lam.shape != self.a.shape:
+        if not self._weighs_positions():
             check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
             check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
+
+    def _weighs_positions(self) -> bool:
+        """Whether λ is one for each position of targets that have positions."""
+        if self.is_index or self.lam.shape == self.a.shape:
+            return self.a.ndim > 1 and self.lam.shape == self.a.shape
+        fits = zip(self.lam.shape, self.a.shape, strict=False)
+        return self.a.ndim > 2 and self.lam.ndim == self.a.ndim and (
+            len(self.lam) == len(self.a) and all(size in (1, whole) for size, whole in fits)
+        )  # fmt: skip
 
     def __len__(self) -> int:
         return self.a.shape[0]
@@ -310,7 +321,10 @@ class MixedTarget:
         else:
             a, b = self.a, self.b
         lam = self.lam.to(a.dtype)
-        lam = lam[:, None] if lam.ndim > 1 else lam.view(-1, *[1] * (a.ndim - 1))
+        if lam.ndim == 1:
+            lam = lam.view(-1, *[1] * (a.ndim - 1))
+        elif self.is_index:
+            lam = lam[:, None]
         return torch.lerp(b, a, lam)
 
 

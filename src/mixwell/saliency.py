@@ -52,10 +52,12 @@ def as_images(owner: str, x: Any) -> Tensor:
         InputError: there is no image, or several are not of one size.
     """
     images = [leaf.detach() for leaf in tensors(x) if is_image(leaf)]
-    if len({image.shape[-2:] for image in images}) != 1:
+    signals = all(image.ndim < 4 for image in images)  # beside images (B, H, W) is one of them
+    if signals or len({image.shape[-2:] for image in images}) != 1:
         raise InputError(
-            f"{owner} looks at pixels: x must hold images (B, ..., H, W) of one size, floating or "
+            f"{owner} looks at pixels: x must hold images (B, c, H, W) of one size, floating or "
             f"uint8, got {' and '.join(str(tuple(leaf.shape)) for leaf in tensors(x))}"
+            f"{'; three dimensions are a signal (B, C, L)' if images and signals else ''}"
         )
     flat = [image.reshape(len(image), -1, *image.shape[-2:]) for image in images]
     flat = [image if image.dtype == torch.float64 else image.float() for image in flat]
@@ -68,16 +70,22 @@ def saliency(owner: str, batch: Batch, kind: str) -> Tensor:
     Args:
         owner: who asks, for the message.
         batch: the batch, which remembers it for the step.
-        kind: "spectral", :func:`spectral_residual` of the images alone, or "gradient", a look at
-            the model (see :meth:`Batch.look <mixwell.batch.Batch.look>`).
+        kind: "spectral", :func:`spectral_residual` of the images alone, its modulus at full size,
+            unsmoothed, as GuidedMixup's code has it; or "gradient", a look at the model (see
+            :meth:`Batch.look <mixwell.batch.Batch.look>`).
     """
     if kind == "gradient":
         return batch.look(kind)
-    return batch.once("spectral", lambda: spectral_residual(as_images(owner, batch.x)))
+    return batch.once(
+        "spectral",
+        lambda: spectral_residual(as_images(owner, batch.x), size=None, sigma=0, power=1),
+    )
 
 
 def smoothed(owner: str, batch: Batch, kind: str, blur: int, sigma: float) -> Tensor:
     """Return :func:`saliency` under a Gaussian: (B, H, W), each summing to 1.
+
+    As in GuidedMixup's code the spectral one is smoothed twice: it is as it makes it, and again.
 
     Args:
         owner: who asks, for the message.
@@ -90,7 +98,9 @@ def smoothed(owner: str, batch: Batch, kind: str, blur: int, sigma: float) -> Te
     def compute() -> Tensor:
         seen = saliency(owner, batch, kind)
         with torch.no_grad(), torch.autocast(seen.device.type, enabled=False):
-            return normalised(smooth(seen[:, None], sigma, blur // 2)[:, 0])
+            for _ in range(2 if kind == "spectral" else 1):
+                seen = smooth(seen[:, None], sigma, blur // 2)[:, 0]
+            return normalised(seen)
 
     return batch.once(("smoothed", kind, blur, sigma), compute)
 
@@ -107,12 +117,14 @@ def check_blur(blur: Any) -> int:
 # -------------------------------------------------------------------------- of an image by itself
 
 
-def spectral_residual(x: Tensor, size: int = 64, sigma: float = 2.5) -> Tensor:
+def spectral_residual(
+    x: Tensor, size: int | None = 64, sigma: float = 2.5, power: float = 2.0
+) -> Tensor:
     """Return the spectral residual saliency: what of an image's spectrum is out of the ordinary.
 
     .. code-block:: text
 
-        L = log |F(x)|,   R = L - h * L,   S = g * |F⁻¹[exp(R + i arg F(x))]|²
+        L = log |F(x)|,   R = L - h * L,   S = g * |F⁻¹[exp(R + i arg F(x))]|ᵖ,   p = 2
 
     with h the mean of 3 x 3 frequencies and g a Gaussian. It needs no model and no gradient.
 
@@ -120,8 +132,11 @@ def spectral_residual(x: Tensor, size: int = 64, sigma: float = 2.5) -> Tensor:
         x: (B, ..., H, W) of any dtype; what lies between is averaged (the channels).
         size: the longer side that a larger image is reduced to before its spectrum is taken, in
             pixels; the paper's 64 looks at objects of the usual size. A smaller one is not
-            enlarged, as the frequencies that it then lacks would seem out of the ordinary.
-        sigma: g's standard deviation in pixels of 64 to that side, as in the authors' code.
+            enlarged, as the frequencies that it then lacks would seem out of the ordinary. None
+            takes images as they are.
+        sigma: g's standard deviation in pixels of 64 to that side, as in the authors' code; 0 for
+            no g.
+        power: p, the modulus's: 1 in GuidedMixup's code.
 
     Returns:
         (B, H, W) float32, ≥ 0, each summing to 1.
@@ -137,7 +152,7 @@ def spectral_residual(x: Tensor, size: int = 64, sigma: float = 2.5) -> Tensor:
             f"spectral_residual: x must be images (B, ..., H, W), got shape {tuple(x.shape)}"
         )
     height, width = x.shape[-2:]
-    size = min(size, max(height, width))
+    size = max(height, width) if size is None else min(size, max(height, width))
     scale = size / max(height, width)
     small = max(1, round(height * scale)), max(1, round(width * scale))
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
@@ -151,9 +166,10 @@ def spectral_residual(x: Tensor, size: int = 64, sigma: float = 2.5) -> Tensor:
         local = F.avg_pool2d(F.pad(log_amplitude, (1, 1, 1, 1), mode="circular"), 3, stride=1)
         # exp(R + i arg F) without the angle: e^R F / |F|.
         phase = spectrum / torch.where(amplitude > 0, amplitude, 1.0)
-        residual = torch.fft.ifft2((log_amplitude - local).exp() * phase).abs().square()
-        sigma = sigma * size / 64
-        residual = smooth(residual, sigma, math.ceil(3 * sigma))
+        residual = torch.fft.ifft2((log_amplitude - local).exp() * phase).abs().pow(power)
+        if sigma > 0:
+            sigma = sigma * size / 64
+            residual = smooth(residual, sigma, math.ceil(3 * sigma))
         return normalised(_resized(residual, (height, width))[:, 0])
 
 

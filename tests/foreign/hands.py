@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from foreign.models import Foreign
+from foreign.truths import Foreign
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -46,14 +46,14 @@ def blend(partner: Tensor, lam: Tensor) -> Change:
 def changed(module: nn.Module, side: str, change: Change) -> Iterator[None]:
     """While in the context, change what enters ("input") or leaves ("output") a module."""
 
-    def before(module: nn.Module, args: Any) -> Any:
-        return (change(args[0]), *args[1:])
+    def before(module: nn.Module, args: Any, keywords: Any) -> Any:
+        return pytree.tree_map_only(Tensor, change, (args, keywords))
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
         return pytree.tree_map_only(Tensor, change, output)
 
     if side == "input":
-        handle = module.register_forward_pre_hook(before)
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
     else:
         handle = module.register_forward_hook(after)
     try:
@@ -79,7 +79,7 @@ def logits_with(case: Foreign, layer: str, side: str, change: Change, x: Any = N
 
 
 def features(case: Foreign, head: str | None = None) -> Tensor:
-    """Return what enters the head."""
+    """Return what enters the head, its first argument."""
     if head is None and case.apart is not None:
         with torch.no_grad():
             return case.apart[0](case.core, copy_of(case.x))
@@ -91,7 +91,7 @@ def features(case: Foreign, head: str | None = None) -> Tensor:
 
     with torch.no_grad():
         logits_with(case, head or case.head or "", "input", keep)
-    return seen[-1]
+    return seen[0]
 
 
 def once_run(case: Foreign) -> list[str]:

@@ -374,7 +374,7 @@ def test_maskmix_takes_quarters_and_whole_patches_of_transformers(side, patch):
         (lambda: GridMix((4, 2)), r"cells must be \(least, greatest\), got \(4, 2\)"),
         (lambda: GridMix((1, 2.5)), "cells must be a whole number from 1 on, got 2.5"),
         (lambda: GridMix((1, 2, 3)), r"one number or \(least, greatest\), got \(1, 2, 3\)"),
-        (lambda: draw(MaskMix(64), torch.rand(2), 32, 24), "one patch of an image of 32 x 24"),
+        (lambda: draw(MaskMix(64), torch.rand(2), 32, 24), "one patch of 32 x 24 positions"),
         (lambda: MaskMix(True), "patch must be a whole number from 1 on, got True"),
         (lambda: CutMix(per="image"), "per='image' is unknown"),
     ],

@@ -1,13 +1,22 @@
+import os
+import shutil
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import mixwell
 from mixwell import InputError, losses, pairing
 from mixwell.coefficient import Beta, Constant, SimilarityKernel
 from mixwell.interpolation import CutMix
 from mixwell.labels import HeavierSide
-from mixwell.methods import accepts
-from mixwell.methods.registry import _SPECS, Answer, Spec, register
+from mixwell.methods import Answer, Fidelity, Spec, accepts, register
+from mixwell.methods.spec import _SPECS
 
 COUNTS = {"class_counts": [10, 20, 30, 40, 50]}
 NAMES = [
@@ -140,6 +149,22 @@ def test_parts_may_be_given_as_objects_or_by_name():
         ("mixup", {"num_classes": 1}, "num_classes must be"),
         ("mixup", {"pairing": "Random"}, "pairing='Random' is unknown"),
         ("mixup", {"pairing": 3}, "pairing must be a part"),
+        ("mixup", {"pairing": pairing.InterClass}, r"pairing=InterClass\(\), or its name"),
+        ("mixup", {"pairing": Constant(0.3)}, r"another question: coefficient=Constant\(...\)"),
+        ("mixup", {"interpolation": nn.Identity()}, "takes a Interpolation of mixwell"),
+        (
+            "mixup",
+            {"loss": nn.CrossEntropyLoss()},
+            r"MixedCrossEntropy\(label_smoothing=..., class",
+        ),
+        ("mixup", {"loss": nn.CrossEntropyLoss}, "take mixwell.losses.MixedCrossEntropy"),
+        ("mixup", {"loss": nn.MSELoss(), "task": "regression"}, r"losses.MixedMSE\(\)"),
+        ("erm", {"loss": nn.BCEWithLogitsLoss()}, r"losses.MixedBCE\(\)"),
+        ("mixup", {"num_classes": 10.0}, "must be a whole number from 2 on, got 10.0"),
+        ("mixup", {"num_classes": True}, "num_classes must be a whole number"),
+        ("mixup", {"num_classes": "10"}, "num_classes must be a whole number"),
+        ("regmixup", {"combine": "add"}, "combine='add' is unknown; known: 'sum', 'mean'"),
+        ("mixup", {"combine": "mean"}, "mixup has no argument 'combine'"),
         ("erm", {"pairing": "Flip"}, "mixes no samples"),
         ("mixup", {"task": "regression", "loss": "MixedCrossEntropy"}, "is for classification"),
     ],
@@ -159,7 +184,10 @@ def test_a_new_method_is_one_answer_and_composes(make_net, images):
         def forward(self, batch, partner):
             return torch.full((len(batch),), 1 / 3)
 
-    spec = Spec("third", "Title", "Paper", "λ = 1/3", "A third.", {"coefficient": Answer(Third)})
+    spec = Spec(
+        "third", "Title", "Paper", "λ = 1/3", "A third.", {"coefficient": Answer(Third)},
+        fidelity=Fidelity(same="It is defined here.", against="no publication"),
+    )  # fmt: skip
     register(spec)
     try:
         with pytest.raises(InputError, match="is taken"):
@@ -169,3 +197,107 @@ def test_a_new_method_is_one_answer_and_composes(make_net, images):
         assert "third" in mixwell.list_methods()
     finally:
         del _SPECS["third"]
+
+
+def test_numbers_of_numpy_are_numbers():
+    method = mixwell.create(
+        "multi_mixup", num_classes=np.int64(10), k=np.int32(4), alpha=np.float32(0.5)
+    )
+    assert method.num_classes == 10
+    assert (method.recipe.coefficient.samples, method.recipe.coefficient.alpha) == (4, 0.5)
+    with pytest.raises(InputError, match="num_classes must be a whole number"):
+        mixwell.create("mixup", num_classes=np.float64(10.5))
+
+
+def test_whole_batches_are_left_alone_where_the_authors_do(make_net, images):
+    shares = set()
+    method = make("guidedmix", num_classes=5)
+    assert (method.recipe.p, method.recipe.per) == (0.5, "batch")
+    torch.manual_seed(0)
+    for _ in range(12):
+        lam = method.step(make_net(), *images).mix.lam
+        shares.add(float((lam < 1).float().mean()))
+    assert shares == {0.0, 1.0}
+
+
+# ------------------------------------------------------------------------------ combining two terms
+
+
+@pytest.mark.parametrize("name", ["regmixup", "regmixup+infinite_class", "sk_mixup+regmixup"])
+@pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
+def test_the_mean_of_clean_and_mixed_is_the_sum_over_the_weights(name, weight, make_net, images):
+    net = make_net().eval()
+
+    def run(combine):
+        generator = torch.Generator().manual_seed(1)
+        method = mixwell.create(name, combine=combine, weight=weight, generator=generator)
+        return method.step(net, *images)
+
+    added, averaged = run("sum"), run("mean")
+    clean, mixed = added.terms["clean"], added.terms["mixed"]
+    assert added.terms == averaged.terms
+    torch.testing.assert_close(added.loss.detach(), clean + weight * mixed)
+    torch.testing.assert_close(averaged.loss.detach(), (clean + weight * mixed) / (1 + weight))
+
+
+def test_the_authors_loss_is_the_mean_over_all_rows(make_net, images):
+    net, (x, y) = make_net().eval(), images
+    method = mixwell.create("regmixup", combine="mean", generator=torch.Generator().manual_seed(1))
+    step = method.step(net, x, y)
+    lam = step.mix.lam[:, None, None, None]
+    rows = torch.cat([x, lam * x + (1 - lam) * x[step.mix.partner]])
+    log_p = net(rows).log_softmax(1)
+    own = torch.cat([y, y])
+    other = torch.cat([y, y[step.mix.partner]])
+    weight = torch.cat([torch.ones(len(y)), step.mix.lam])
+    loss = -(weight * log_p.gather(1, own[:, None])[:, 0])
+    loss = loss - (1 - weight) * log_p.gather(1, other[:, None])[:, 0]
+    torch.testing.assert_close(step.loss, loss.mean())
+
+
+def test_in_evaluation_the_loss_is_that_of_clean_samples_however_the_terms_combine(
+    make_net, images
+):
+    net, (x, y) = make_net().eval(), images
+    method = mixwell.create("regmixup", combine="mean").eval()
+    torch.testing.assert_close(method(net, x, y), nn.functional.cross_entropy(net(x), y))
+
+
+# ---------------------------------------------------------------------- methods found by themselves
+
+BANDS = """
+from mixwell.coefficient import Constant
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
+
+register(Spec(name="third", title="A title", paper="A paper", equation="x", doc="What it is for.",
+              answers={"coefficient": Answer(Constant, lam=0.25)},
+              fidelity=Fidelity(same="All of it.", against="no publication")))
+"""
+
+LOOK = """
+import mixwell
+print(mixwell.__file__.startswith({there!r}), len(mixwell.list_methods()))
+print(mixwell.create("third+cutmix", num_classes=3).recipe.coefficient.lam)
+"""
+
+
+def test_a_file_in_methods_is_found_by_being_there_also_in_a_zip(tmp_path):
+    source = Path(mixwell.__file__).parent
+    library = tmp_path / "library"
+    shutil.copytree(source, library / "mixwell", ignore=shutil.ignore_patterns("__pycache__"))
+    (library / "mixwell" / "methods" / "third.py").write_text(BANDS)
+    archive = shutil.make_archive(str(tmp_path / "wheel"), "zip", library)
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK.format(there=archive)],
+        env={**os.environ, "PYTHONPATH": archive}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    expected = f"True {len(mixwell.list_methods()) + 1} 0.25"
+    assert done.stdout.split() == expected.split(), done.stderr
+
+
+def test_each_papers_file_registers_its_methods_with_its_own_docstring():
+    folder = Path(mixwell.methods.__file__).parent
+    for name in mixwell.list_methods():
+        file = folder / f"{name.removesuffix('_bce').removesuffix('_ndcg')}.py"
+        module = import_module(f"mixwell.methods.{file.stem}")
+        assert _SPECS[name].doc == module.__doc__

@@ -1,6 +1,7 @@
 from rich.console import Console
 
-from mixwell.report import COLUMNS, markdown_table, tables
+from mixwell.metrics.measures import get
+from mixwell.report import markdown_table, tables
 from mixwell.report.tables import cells, columns_for, latex_table
 from mixwell.studies import summarise
 
@@ -15,12 +16,11 @@ def rendered(records, width):
 def test_the_best_mean_is_bold_and_significant_differences_are_marked(make_records):
     records = make_records(("erm", "mixup", "third"))
     summaries = summarise(records)
-    by_key = {column.key: column for column in COLUMNS}
-    accuracy = cells(summaries, by_key["accuracy"])
+    accuracy = cells(summaries, get("accuracy"))
     assert [cell.best for cell in accuracy] == [False, False, True]
     assert [cell.mark for cell in accuracy] == ["", "better", "better"]
     assert "p = " in accuracy[1].note or "p < " in accuracy[1].note
-    alignment = cells(summaries, by_key["alignment"])
+    alignment = cells(summaries, get("alignment"))
     assert not any(cell.best for cell in alignment)
     mean = 100 * summaries[1].metrics["accuracy"].mean
     assert accuracy[1].text == f"{mean:.2f}"
@@ -62,7 +62,7 @@ def test_markdown(make_records):
 
 def test_a_protocols_measures_come_first(make_records):
     summaries = summarise(make_records())
-    keys = [column.key for column in columns_for(summaries, "toy")]
+    keys = [column.name for column in columns_for(summaries, "toy")]
     assert keys[:3] == ["accuracy", "nll", "ece"]
 
 

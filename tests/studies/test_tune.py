@@ -74,7 +74,7 @@ def test_accuracy_is_maximised_and_failed_trials_are_counted(pretended, tmp_path
         ({"method": "erm"}, {}, "erm has nothing to search"),
         ({}, {"search": ["tau"]}, r"declares no range of 'tau'.*did you mean 'tau_"),
         ({}, {"measure": "brier"}, "measure='brier' is unknown"),
-        ({}, {"trials": 0}, "trials must be a whole number"),
+        ({}, {"trials": 0}, "trials must be a whole number from 1 on, got 0"),
         ({"data": "diabetes", "train_size": None}, {"measure": "nll"}, "measure='nll' is unknown"),
     ],
 )

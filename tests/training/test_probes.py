@@ -10,12 +10,27 @@ from mixwell.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from mixwell.training import RunConfig, probes
 from mixwell.training.evaluate import Findings, predict
+from mixwell.training.predict import evidence_of
 
 CPU = torch.device("cpu")
 
 
 def linear(*input_shape, num_outputs):
     return models.build("mlp", input_shape=input_shape, num_outputs=num_outputs, depth=0)
+
+
+def look_at(model, dataset, config=None, method=None):
+    outputs, _, _ = predict(model, dataset.test, CPU)
+    features = torch.zeros(len(outputs), 0)
+    if not isinstance(model, Contrast):
+        _, _, features = predict(model, dataset.test, CPU, features=True)
+    return probes.Subject(model, dataset, CPU, config or RunConfig(), method, outputs, features)
+
+
+def taken(dataset, subject, more):
+    """Return the measures that a probe's evidence allows, beside those of the predictions."""
+    found = evidence_of(dataset, subject.outputs, dataset.test.y.cpu(), **more)
+    return metrics.measures.take(found, metrics.measures.of(dataset.task))
 
 
 def state_of(model):
@@ -44,8 +59,9 @@ def test_the_probe_finds_the_fine_classes_in_informative_features_alone():
     seeing, other = Findings(), Findings()
     for found, model in ((seeing, pixels), (other, blind)):
         before = state_of(model)
-        _, _, features = predict(model, dataset.test, CPU, features=True)
-        probes.fine_classes(found, model, dataset, CPU, features, predict)
+        subject = look_at(model, dataset)
+        more = probes.fine_classes(subject, found)
+        found.measures.update(taken(dataset, subject, more))
         assert state_of(model) == before
     assert seeing.measures["fine_accuracy"] > 0.85
     assert seeing.measures["val_fine_accuracy"] > 0.85
@@ -89,9 +105,10 @@ class Contrast(nn.Module):
 
 def test_outliers_are_told_by_confidence(painted):
     digits, model, found = data.load("digits"), Contrast(), Findings()
-    logits, _, _ = predict(model, digits.test, CPU)
-    probes.outliers(found, model, digits, CPU, against(painted), logits, predict)
-    assert found.measures == {"ood_auroc": 1.0, "ood_fpr95": 0.0}
+    subject = look_at(model, digits, against(painted))
+    measured = taken(digits, subject, probes.outliers(subject, found))
+    assert measured["ood_auroc"] == 1.0
+    assert measured["ood_fpr95"] == 0.0
 
 
 def test_shift_measures_every_corruption_at_every_severity():
@@ -99,8 +116,8 @@ def test_shift_measures_every_corruption_at_every_severity():
     before = state_of(model)
 
     def shifted(seed):
-        found = Findings()
-        probes.shift(found, model, dataset, CPU, seed, predict)
+        found, subject = Findings(), look_at(model, dataset, RunConfig(shift=True, seed=seed))
+        found.measures.update(taken(dataset, subject, probes.shift(subject, found)))
         return found
 
     found = shifted(0)
@@ -120,20 +137,23 @@ def test_shift_measures_every_corruption_at_every_severity():
     other = shifted(1).details["shift"]
     assert other["rotation"] != table["rotation"]
     assert other["contrast"] == table["contrast"]
+    toy = look_at(linear(2, num_outputs=2), data.load("moons"), RunConfig(shift=True))
     with pytest.raises(InputError, match="shift needs images, but data='moons' has none"):
-        probes.shift(found, model, data.load("moons"), CPU, 0, predict)
+        probes.shift(toy, found)
 
 
 def test_uncertainty_is_scaled_by_what_fits_the_validation_split():
     dataset, found = data.load("diabetes"), Findings()
     model = models.build("mlp", input_shape=(10,), num_outputs=1)
-    probes.uncertainty(found, model, dataset, CPU, 5)
+    config = RunConfig(mc_samples=20)
+    assert probes.uncertainty(look_at(model, dataset, config), found) == {}
     assert found == Findings()  # there is no dropout
 
     model = models.build("mlp", input_shape=(10,), num_outputs=1, width=16, dropout=0.3)
     model.layers[1].eval()
     before, random = state_of(model), torch.get_rng_state()
-    probes.uncertainty(found, model, dataset, CPU, 20)
+    subject = look_at(model, dataset, config)
+    measured = taken(dataset, subject, probes.uncertainty(subject, found))
     assert state_of(model) == before
     assert torch.equal(torch.get_rng_state(), random)
 
@@ -146,19 +166,22 @@ def test_uncertainty_is_scaled_by_what_fits_the_validation_split():
             passes = torch.stack([dataset.in_units(model(x).double()) for _ in range(20)])
         parts[name] = passes.mean(0), passes.std(0), dataset.in_units(y.double())
     scale = metrics.fit_variance_scale(*parts["val"])
-    assert found.measures["variance_scale"] == pytest.approx(scale)
+    assert measured["variance_scale"] == pytest.approx(scale)
     mean, std, wanted = parts["test"]
     for suffix, spread in (("", std), ("_scaled", scale * std)):
         nll = float(metrics.gaussian_nll(mean, spread, wanted))
-        assert found.measures[f"nll{suffix}"] == pytest.approx(nll)
-    assert {"uce", "ence", "pinball_scaled", "uce_scaled", "ence_scaled"} < set(found.measures)
+        assert measured[f"nll{suffix}"] == pytest.approx(nll)
+    assert {"uce", "ence", "pinball_scaled", "uce_scaled", "ence_scaled"} < set(measured)
     assert found.arrays["test_std"] == pytest.approx(std.numpy())
 
 
 def mapped(method):
     model, found = linear(2, num_outputs=2), Findings()
     random = torch.get_rng_state()
-    probes.surface(found, model, data.load("circles"), CPU, method, 0)
+    dataset = data.load("circles")
+    subject = look_at(model, dataset, RunConfig(data="circles"), method)
+    measured = taken(dataset, subject, probes.surface(subject, found))
+    found.measures.update({k: measured[k] for k in ("intrusion", "off_manifold") if k in measured})
     assert torch.equal(torch.get_rng_state(), random)
     return found, model
 

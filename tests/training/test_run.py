@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from mixwell import InputError
-from mixwell.training import RunConfig, is_finished, read_result, run, train
+from mixwell.training import RunConfig, is_finished, read_result, run, state, train
+from mixwell.training.build import load_data, resolved
 from mixwell.training.files import write_atomically, write_json
 
 TINY = {"train_size": 200, "epochs": 2, "threads": 1}
@@ -216,9 +217,9 @@ def test_steps_in_plain_precision_are_fused_and_pass_by_no_wrapper(
         optimizers.append(real_make(*args))
         return optimizers[-1]
 
-    real_call, real_make = wrappers._FabricModule.forward, run.make_optimizer
+    real_call, real_make = wrappers._FabricModule.forward, state.make_optimizer
     monkeypatch.setattr(wrappers._FabricModule, "forward", call)
-    monkeypatch.setattr(run, "make_optimizer", make)
+    monkeypatch.setattr(state, "make_optimizer", make)
     train(RunConfig(method="mixup", precision=precision, **TINY), tmp_path)
     assert bool(wrapped) != plain
     # None leaves torch its own choice; False would not.
@@ -228,8 +229,8 @@ def test_steps_in_plain_precision_are_fused_and_pass_by_no_wrapper(
 def test_a_trainer_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = RunConfig(method="erm", checkpoint_minutes=0, **TINY)
-    dataset = config.load_data()
-    epoch = run.trainer(config.resolved(dataset), dataset)
+    dataset = load_data(config)
+    epoch = run.trainer(resolved(config, dataset), dataset)
     for _ in range(3):  # one more than the schedule is made for
         epoch()
     assert not list(tmp_path.iterdir())
@@ -272,7 +273,7 @@ def test_files_are_whole_or_not_there(tmp_path):
 
 
 def test_an_average_of_weights_forgets_the_random_start():
-    update = run._averaging(0.9)
+    update = state.averaging(0.9)
     average, count = torch.zeros(2), torch.tensor(7)
     update([average], [torch.ones(2)], torch.tensor(0))
     assert average.tolist() == pytest.approx([0.9, 0.9])  # 1 - (1 + 0) / (10 + 0)

@@ -80,24 +80,7 @@ def mixing(case: Batch, device: torch.device) -> list[Contender]:
         Contender("torch.add(a, b, out=)", lambda: torch.add(x, other, out=buffer), "floor"),
         Contender("mix", lambda: functional.mix(x, mix), "mixwell", traits=_traits()),
     ]
-    if "out" in inspect.signature(functional.mix).parameters:
-        into: Callable[..., Any] = functional.mix
-        contenders += [
-            Contender(
-                "mix(out=buffer)", lambda: into(x, mix, out=buffer), "mixwell", traits=_traits()
-            ),
-            Contender(
-                "mix(out=x)", lambda: into(scratch, mix, out=scratch), "mixwell",
-                traits=_traits(place="yes"),
-            ),
-        ]  # fmt: skip
-    else:
-        contenders += [
-            Contender(name, kind="mixwell", absent="not in this version", traits=traits)
-            for name, traits in (
-                ("mix(out=buffer)", _traits()), ("mix(out=x)", _traits(place="yes")),
-            )
-        ]  # fmt: skip
+    contenders += _into(x, mix, buffer, scratch)
     if case.compiled:
         compiled = torch.compile(functional.mix, dynamic=False)
         contenders.append(
@@ -124,6 +107,25 @@ def mixing(case: Batch, device: torch.device) -> list[Contender]:
     if case.peers:
         contenders += _peers(x, scratch, y, num_classes)
     return contenders
+
+
+def _into(x: Tensor, mix: Mix, buffer: Tensor, scratch: Tensor) -> list[Contender]:
+    """Return mixing into a tensor that is there, where this version has it."""
+    if "out" in inspect.signature(functional.mix).parameters:
+        into: Callable[..., Any] = functional.mix
+        return [
+            Contender(
+                "mix(out=buffer)", lambda: into(x, mix, out=buffer), "mixwell", traits=_traits()
+            ),
+            Contender(
+                "mix(out=x)", lambda: into(scratch, mix, out=scratch), "mixwell",
+                traits=_traits(place="yes"),
+            ),
+        ]  # fmt: skip
+    return [
+        Contender(name, kind="mixwell", absent="not in this version", traits=traits)
+        for name, traits in (("mix(out=buffer)", _traits()), ("mix(out=x)", _traits(place="yes")))
+    ]
 
 
 def _formulas(x: Tensor, partner: Tensor, weight: Tensor) -> list[Contender]:
@@ -153,43 +155,47 @@ def _formulas(x: Tensor, partner: Tensor, weight: Tensor) -> list[Contender]:
 # ------------------------------------------------------------------------------------------ peers
 
 
+def _ready(
+    module: str, make: Callable[[Any], Callable[..., Any]], x: Tensor, images: Tensor,
+    labels: Tensor, lacks: Sequence[torch.dtype],
+) -> tuple[Callable[..., Any] | None, str]:  # fmt: skip
+    """Return what mixes a batch, or None and why there is nothing.
+
+    Args:
+        module: to import.
+        make: gives the transform of (images, labels), from the module.
+        x: images to try it with.
+        images: that it mixes.
+        labels: what it takes.
+        lacks: dtypes that it mixes wrongly without a word.
+    """
+    dtype = str(x.dtype).removeprefix("torch.")
+    try:
+        transform = make(importlib.import_module(module))
+        mixed = transform(x[:2].clone(), labels[:2])[0]
+    except ImportError as error:
+        own, missing = module.split(".")[0], (error.name or module).split(".")[0]
+        return None, "not installed" + (f" ({missing}, which it needs)" if missing != own else "")
+    except Exception as error:  # of any kind: it is another package's code
+        return None, f"refuses {dtype}: {reason(error)}"
+    if x.dtype in lacks:
+        return None, f"mixes {dtype} wrongly"
+    if mixed.dtype != x.dtype:
+        return None, f"returns {str(mixed.dtype).removeprefix('torch.')} for {dtype}"
+    return partial(transform, images, labels), ""
+
+
 def _peers(x: Tensor, scratch: Tensor, y: Tensor, num_classes: int) -> list[Contender]:
     """Return what other libraries offer, each called as its documentation says."""
     contenders: list[Contender] = []
-    dtype = str(x.dtype).removeprefix("torch.")
     dense = F.one_hot(y, num_classes).float()
 
     def add(
         name: str, module: str, make: Callable[[Any], Callable[..., Any]],
         traits: dict[str, str], labels: Tensor = y, lacks: Sequence[torch.dtype] = (),
     ) -> None:  # fmt: skip
-        """Add a contender, or why there is none.
-
-        Args:
-            name: of it.
-            module: to import.
-            make: gives the transform of (images, labels), from the module.
-            traits: of it.
-            labels: what it takes.
-            lacks: dtypes that it mixes wrongly without a word.
-        """
-        run, absent = None, ""
         images = scratch if traits["in place"] == "always" else x
-        try:
-            transform = make(importlib.import_module(module))
-            mixed = transform(x[:2].clone(), labels[:2])[0]
-        except ImportError as error:
-            own, missing = module.split(".")[0], (error.name or module).split(".")[0]
-            absent = "not installed" + (f" ({missing}, which it needs)" if missing != own else "")
-        except Exception as error:  # of any kind: it is another package's code
-            absent = f"refuses {dtype}: {reason(error)}"
-        else:
-            if x.dtype in lacks:
-                absent = f"mixes {dtype} wrongly"
-            elif mixed.dtype != x.dtype:
-                absent = f"returns {str(mixed.dtype).removeprefix('torch.')} for {dtype}"
-            else:
-                run = partial(transform, images, labels)
+        run, absent = _ready(module, make, x, images, labels, lacks)
         contenders.append(Contender(name, run, "peer", absent, traits=traits))
 
     batch, sample = _traits(False, labels=_DENSE), _traits(labels=_DENSE)

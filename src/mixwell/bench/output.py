@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from mixwell.report import figures  # first: it chooses matplotlib's backend
+from mixwell.report import drawing  # first: it chooses matplotlib's backend
 
 # isort: split
 from matplotlib import pyplot as plt
@@ -44,10 +44,10 @@ _MIXING = (
     "neighbours, the others and mixwell by chance."
 )
 _COLOURS = {
-    "mixwell": figures.PALETTE[0],
-    "peer": figures.PALETTE[1],
-    "reference": figures.PALETTE[7],
-    "floor": figures.PALETTE[7],
+    "mixwell": drawing.PALETTE[0],
+    "peer": drawing.PALETTE[1],
+    "reference": drawing.PALETTE[7],
+    "floor": drawing.PALETTE[7],
 }
 _STYLES = {"mixwell": "bold", "floor": "dim", "reference": "", "peer": ""}
 
@@ -223,7 +223,7 @@ def draw(document: dict[str, Any]) -> dict[str, bytes]:
             if bars:
                 panels.append(bars)
     style = {
-        **figures._STYLE,
+        **drawing.STYLE,
         "text.color": "#222222",
         "axes.labelcolor": "#222222",
         "axes.edgecolor": "#bbbbbb",

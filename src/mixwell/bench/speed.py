@@ -22,6 +22,7 @@ from mixwell.bench.mixing import Batch, mixing
 from mixwell.bench.steps import COMPILED, METHODS, Training, compiled_step, epochs, steps
 from mixwell.bench.timing import Contender, Timing, measure, ratios, spread, stopwatch
 from mixwell.errors import InputError, suggest
+from mixwell.training.build import load_data
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder, write_atomically, write_json
 
@@ -166,7 +167,7 @@ class Plan:
         if data is not None or data_dir is not None:
             chosen = plan.data if data is None else tuple(data)
             for name in chosen:
-                if RunConfig(data=name, data_dir=data_dir).load_data().task != "classification":
+                if not load_data(RunConfig(data=name, data_dir=data_dir)).classes:
                     raise InputError(f"data={name!r} has no classes, which the floor's loss needs")
             plan = replace(plan, data=chosen, data_dir=data_dir)
         return plan

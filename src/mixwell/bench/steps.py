@@ -14,9 +14,11 @@ from torch.nn import functional as F
 import mixwell
 from mixwell import models
 from mixwell.bench.timing import Contender, reason
+from mixwell.data import Dataset
 from mixwell.errors import InputError
+from mixwell.training.build import check, load_data, make_model, make_optimizer, resolved
 from mixwell.training.config import RunConfig
-from mixwell.training.run import make_optimizer, trainer
+from mixwell.training.run import trainer
 
 __all__ = ["COMPILED", "METHODS", "Training", "compiled_step", "epochs", "steps"]
 
@@ -137,13 +139,13 @@ def epochs(
         accelerator="cpu" if device.type == "cpu" else "gpu",
     )  # fmt: skip
     try:
-        dataset = plain.load_data()
+        dataset = load_data(plain)
         if len(dataset.train) > size:
             plain = replace(plain, train_size=size)
-            dataset = plain.load_data()
+            dataset = load_data(plain)
     except InputError as error:
         return [Contender("plain loop", kind="floor", absent=str(error))]
-    plain = plain.resolved(dataset)
+    plain = resolved(plain, dataset)
     assert plain.batch_size is not None
     batches = list(
         dataset.train.batches(
@@ -152,32 +154,36 @@ def epochs(
         )
     )  # fmt: skip
 
-    def bare(fused: bool) -> Callable[[], None]:
-        torch.manual_seed(0)
-        model = plain.build_model(dataset).to(device).train()
-        optimizer = make_optimizer(plain, model, fused)
-
-        def run() -> None:
-            for x, y, _ in batches:
-                F.cross_entropy(model(x), y).backward()
-                optimizer.step()
-                optimizer.zero_grad()
-
-        return run
-
     contenders = [
-        Contender("plain loop", bare(False), "floor"),
-        Contender("plain loop, fused optimiser", bare(True)),
+        Contender("plain loop", _bare(plain, dataset, batches, device, False), "floor"),
+        Contender("plain loop, fused optimiser", _bare(plain, dataset, batches, device, True)),
     ]
     for name in names:
         method, settings = METHODS.get(name, (name, {}))
         try:
             config = replace(plain, method=method, method_options=settings)
-            config.check(dataset)
+            check(config, dataset)
             contenders.append(Contender(name, trainer(config, dataset), "mixwell"))
         except InputError as error:
             contenders.append(Contender(name, kind="mixwell", absent=reason(error)))
     return contenders
+
+
+def _bare(
+    plain: RunConfig, dataset: Dataset, batches: Sequence[Any], device: torch.device, fused: bool
+) -> Callable[[], None]:
+    """Return an epoch of the bare model on batches that are there."""
+    torch.manual_seed(0)
+    model = make_model(plain, dataset).to(device).train()
+    optimizer = make_optimizer(plain, model, fused)
+
+    def run() -> None:
+        for x, y, _ in batches:
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return run
 
 
 # ---------------------------------------------------------------------------------------- compiled

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from mixwell.checks import check_whole
 from mixwell.errors import InputError
 
-__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "check_at_least", "seeded"]
+__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "seeded"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """A batch: normalised inputs (B, ...), targets (B,) or (B, K), positions in the split (B,)."""
@@ -65,8 +66,8 @@ class Split(ABC):
         Raises:
             InputError: ``drop_last`` would drop everything.
         """
-        check_at_least("batch_size", batch_size, 1)
-        check_at_least("world_size", world_size, 1)
+        check_whole("batch_size", batch_size, 1)
+        check_whole("world_size", world_size, 1)
         share = -(-len(self) // world_size)
         if drop_last and batch_size > share:
             raise InputError(
@@ -259,8 +260,8 @@ class FolderSplit(Split):
     workers: int = 2
 
     def __post_init__(self) -> None:
-        check_at_least("image_size", self.image_size, 1)
-        check_at_least("workers", self.workers, 0)
+        check_whole("image_size", self.image_size, 1)
+        check_whole("workers", self.workers, 0)
 
     def subset(self, indices: Tensor) -> FolderSplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
@@ -327,9 +328,3 @@ def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:
     """Collate; an error travels as a value, which keeps a worker's traceback out of its text."""
     broken = next((image for image in images if isinstance(image, InputError)), None)
     return broken or torch.stack([image for image in images if isinstance(image, Tensor)])
-
-
-def check_at_least(name: str, value: int, least: int) -> None:
-    """Raise an InputError that names the argument unless it is a whole number from ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name}={value!r} must be a whole number from {least}")

@@ -2,6 +2,7 @@
 
 from mixwell.interpolation.aligned import AlignMix
 from mixwell.interpolation.base import Interpolation
+from mixwell.interpolation.centres import Centres
 from mixwell.interpolation.fourier import FMix
 from mixwell.interpolation.learnt import AutoMix, SAMix
 from mixwell.interpolation.linear import Linear
@@ -22,6 +23,7 @@ __all__ = [
     "AlignMix",
     "AttentiveMix",
     "AutoMix",
+    "Centres",
     "CutMix",
     "FMix",
     "GridMix",

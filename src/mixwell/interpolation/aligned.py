@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -86,6 +86,8 @@ class AlignMix(Interpolation):
         per: whether it is drawn for each "sample" or for the whole "batch" which one stays.
     """
 
+    kept_as: ClassVar = {"layer": "name"}
+
     def __init__(
         self,
         layer: str = "auto",
@@ -111,10 +113,10 @@ class AlignMix(Interpolation):
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        if batch.task.by_position:
+        if batch.task.by_position or (not batch.task.has_classes and batch.y.ndim > 3):
             raise InputError(
-                "AlignMix moves features, and a class for each position would have to follow: it "
-                "is not defined for segmentation; mix by place or linearly"
+                "AlignMix moves features, and a target for each position would have to follow: it "
+                "is not defined for segmentation and dense real targets; mix by place or linearly"
             )
         name = self._layer(batch, model)
         aligns = batch.once((self, "aligns"), lambda: batch.choose(_STEPS) < self.aligned * _STEPS)
@@ -166,9 +168,3 @@ class AlignMix(Interpolation):
             mean = cost.mean((1, 2), keepdim=True)
             epsilon = self.epsilon * torch.where(mean > 0, mean, 1.0)
         return sinkhorn(cost, epsilon, self.iterations)
-
-    def extra_repr(self) -> str:
-        return (
-            f"layer={self.name!r}, aligned={self.aligned}, epsilon={self.epsilon}, "
-            f"iterations={self.iterations}, relative={self.relative}, per={self.per!r}"
-        )

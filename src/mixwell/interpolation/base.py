@@ -11,30 +11,54 @@ from mixwell import functional
 from mixwell.batch import Batch
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MixedTarget, MultiTarget, tensors
+from mixwell.parts import Part
 
-__all__ = ["Interpolation", "image_size"]
+__all__ = ["Interpolation", "image_size", "positions"]
 
 
-def image_size(owner: str, batch: Batch) -> tuple[int, int]:
-    """Return (H, W), the last two dimensions, of the batch's images.
+def positions(owner: str, batch: Batch) -> tuple[int, ...]:
+    """Return the positions that the batch is mixed at: (L,) of signals, (H, W) of images.
 
-    Of several tensors those of two dimensions or fewer are no images, and are passed over.
+    A tensor of three dimensions is a signal (B, C, L), and what has more an image (B, ..., H, W).
+    Beside an image (B, H, W) is one, too, without channels. Of several tensors those of two
+    dimensions or fewer have no positions, and are passed over.
 
     Args:
         owner: who asks, for the message.
-        batch: whose inputs must be images (B, ..., H, W) of one size.
+        batch: whose inputs must be signals of one length, or images of one size.
     """
     shapes = [tuple(leaf.shape) for leaf in tensors(batch.x)]
-    images = [shape for shape in shapes if len(shape) > 2]
-    if len({shape[-2:] for shape in images}) != 1:
+    placed = [shape for shape in shapes if len(shape) > 2]
+    count = 2 if any(len(shape) > 3 for shape in placed) else 1
+    ends = {shape[-count:] for shape in placed}
+    if len(ends) != 1:
         raise InputError(
-            f"{owner} mixes by place: x must be images (B, ..., H, W) of one size, got "
-            f"{' and '.join(str(shape) for shape in shapes)}; for other inputs mix linearly"
+            f"{owner} mixes by place: x must be images (B, ..., H, W) of one size, or signals "
+            f"(B, C, L) of one length, got {' and '.join(str(shape) for shape in shapes)}; for "
+            "other inputs mix linearly"
         )
-    return images[0][-2], images[0][-1]
+    return ends.pop()
 
 
-class Interpolation(nn.Module):
+def image_size(owner: str, batch: Batch) -> tuple[int, int]:
+    """Return (H, W), for what mixes images alone: :func:`positions`, but no signal's.
+
+    Args:
+        owner: who asks, for the message.
+        batch: whose inputs must be images of one size.
+    """
+    size = positions(owner, batch)
+    if len(size) != 2:
+        shapes = " and ".join(str(tuple(leaf.shape)) for leaf in tensors(batch.x))
+        raise InputError(
+            f"{owner} is for images (B, ..., H, W), got {shapes}: three dimensions are a signal "
+            "(B, C, L), which CutMix, GridMix, MaskMix, SmoothMix, FMix and Linear mix; images "
+            "without channels are x[:, None]"
+        )
+    return size[0], size[1]
+
+
+class Interpolation(Part):
     """Base class of the interpolations: at the input, by a weighted mean, unless overridden.
 
     Attributes:

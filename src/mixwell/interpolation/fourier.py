@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice, check_range
-from mixwell.interpolation.base import Interpolation, image_size
+from mixwell.interpolation.base import Interpolation, positions
 from mixwell.mix import Mix
 
 __all__ = ["FMix", "lowest", "noise"]
@@ -40,8 +40,13 @@ def noise(batch: Batch, count: int, height: int, width: int, decay_power: float)
     low, high = min(most, (height - 1) // 2), min(most, width // 2)
     # Down come 0, 1, ..., then the negative ones.
     up = min(most, height // 2)
-    down = torch.cat([torch.arange(up + 1, device=device), torch.arange(-low, 0, device=device)])
-    across = torch.arange(high + 1, device=device)
+    down, across = (
+        torch.cat(parts).float()
+        for parts in (
+            [torch.arange(up + 1, device=device), torch.arange(-low, 0, device=device)],
+            [torch.arange(high + 1, device=device)],
+        )
+    )
     cycles = torch.hypot(down[:, None] * (longer / height), across * (longer / width))
     normal = torch.view_as_complex(batch.randn(count, *cycles.shape, 2))
     columns = normal * cycles.clamp_min(1).pow(-decay_power)
@@ -92,7 +97,7 @@ class FMix(Interpolation):
     """Give regions of random shape to the partner: FMix (arXiv:2002.12047).
 
     The round(λ H W) pixels where noise of low frequency is lowest are the own sample's, and λ is
-    corrected to that.
+    corrected to that. Of signals (B, C, L) it is the noise of one dimension.
 
     Args:
         decay_power: δ ≥ 0 of the noise's spectrum: the greater, the larger the regions.
@@ -105,12 +110,10 @@ class FMix(Interpolation):
         self.per = check_choice("per", per, ("sample", "batch"))
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        height, width = image_size("FMix", batch)
+        size = positions("FMix", batch)
+        height, width = size if len(size) == 2 else (1, *size)
         count = 1 if self.per == "batch" else len(batch)
         field = noise(batch, count, height, width, self.decay_power).flatten(1)
         own = (mix.lam * (height * width)).round().long()
-        mask = lowest(field, own).view(-1, 1, height, width)
-        return Mix(mix.partner, (own / (height * width)).to(mix.lam.dtype), mask=mask)
-
-    def extra_repr(self) -> str:
-        return f"decay_power={self.decay_power}, per={self.per!r}"
+        mask = lowest(field, own).view(-1, 1, *size)
+        return Mix(mix.partner, own.to(mix.lam.dtype) / (height * width), mask=mask)

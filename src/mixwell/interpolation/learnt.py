@@ -66,7 +66,7 @@ class Mixer(nn.Module):
         super().__init__()
         self._make(channels, hidden)
         # Drawn the same on each process, and without the random state of anyone else.
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator("cpu").manual_seed(0)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
@@ -138,7 +138,9 @@ class SmoothMixer(Mixer):
 
 
 def _convolution(before: int, after: int) -> nn.Module:
-    made: nn.Module = nn.utils.skip_init(nn.Conv2d, before, after, 1)
+    made: nn.Module = nn.utils.skip_init(
+        nn.Conv2d, before, after, 1, dtype=torch.float32, device="cpu"
+    )
     return made
 
 
@@ -359,12 +361,6 @@ class AutoMix(Interpolation):
             self._workshop = None
         self._restore()
 
-    def extra_repr(self) -> str:
-        return (
-            f"stage={self.stage!r}, gamma={self.gamma}, epsilon={self.epsilon}, "
-            f"momentum={self.momentum}, margin={self.margin}, mixer_lr={self.mixer_lr}"
-        )
-
 
 class SAMix(AutoMix):
     """Masks learnt against the other classes, too (SAMix, arXiv:2111.15454).
@@ -423,9 +419,6 @@ class SAMix(AutoMix):
     def _constraint(self, mask: Tensor, lam: Tensor) -> Tensor:
         spread = mask.flatten(1).var(1, correction=0)
         return super()._constraint(mask, lam) - self.variance * spread
-
-    def extra_repr(self) -> str:
-        return f"eta={self.eta}, variance={self.variance}, {super().extra_repr()}"
 
 
 # ------------------------------------------------------------------------------------ workings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -23,6 +24,8 @@ class Linear(Interpolation):
             "auto": the input and the first half of the model's stages, as Manifold Mixup does.
     """
 
+    kept_as: ClassVar = {"layer": "where"}
+
     def __init__(self, layer: str | Sequence[str] = "input") -> None:
         super().__init__()
         names = [layer] if isinstance(layer, str) else list(layer)
@@ -31,7 +34,12 @@ class Linear(Interpolation):
                 "layer must be 'input', 'head', 'auto', the name of a layer or a list of these, "
                 f"got {layer!r}"
             )
-        self.layers = names
+        self.layers: Sequence[str] = names
+
+    @property
+    def where(self) -> str | list[str]:
+        """Where to mix, as it was given: one name, or several."""
+        return self.layers[0] if len(self.layers) == 1 else list(self.layers)
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
         names = ["input", *self._stages(batch, model)] if self.layers == ["auto"] else self.layers
@@ -45,6 +53,3 @@ class Linear(Interpolation):
     @staticmethod
     def _stages(batch: Batch, model: nn.Module) -> list[str]:
         return stages(model, batch.x) if batch.view is None else batch.view.stages()
-
-    def extra_repr(self) -> str:
-        return f"layer={self.layers[0] if len(self.layers) == 1 else self.layers!r}"

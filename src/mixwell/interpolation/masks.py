@@ -13,7 +13,7 @@ from mixwell import kernels
 from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice
 from mixwell.errors import InputError
-from mixwell.interpolation.base import Interpolation, image_size
+from mixwell.interpolation.base import Interpolation, image_size, positions
 from mixwell.mix import Box, Mix, tensors
 from mixwell.saliency import spectral_residual
 
@@ -40,13 +40,13 @@ class _ByPlace(Interpolation):
     def _size(self, batch: Batch) -> tuple[int, int]:
         return image_size(type(self).__name__, batch)
 
+    def _positions(self, batch: Batch) -> tuple[int, ...]:
+        return positions(type(self).__name__, batch)
+
     def _rand(self, batch: Batch, *shape: int) -> Tensor:
         """Return uniform numbers in [0, 1), (B, *shape): the same for all samples if per batch."""
         draws = 1 if self.per == "batch" else len(batch)
         return batch.rand(draws, *shape).expand(len(batch), *shape)
-
-    def extra_repr(self) -> str:
-        return f"per={self.per!r}"
 
 
 # ------------------------------------------------------------------------------------------- boxes
@@ -76,19 +76,42 @@ def draw_box(lam: Tensor, centre: Tensor, height: int, width: int) -> tuple[Box,
     return box, box.share().to(lam.dtype)
 
 
+def draw_interval(lam: Tensor, centre: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """Return masks without an interval of 1 - λ, clipped, and the share that is truly left, (B,).
+
+    Args:
+        lam: (B,), the share of the own sample that is asked for.
+        centre: (B, 1) in [0, 1), the interval's centre.
+        length: L in samples.
+
+    Returns:
+        (B, 1, L) bool, True where the own sample is; and (B,), like ``lam``.
+    """
+    side = ((1 - lam).clamp(0, 1)[:, None] * length).round()
+    low = (centre * length).floor() - side.div(2, rounding_mode="floor")
+    place = torch.arange(length, device=lam.device)
+    own = (place < low) | (place >= low + side)
+    return own[:, None], own.sum(1, dtype=lam.dtype) / length
+
+
 class CutMix(_ByPlace):
     """Paste a box of the partner: CutMix (arXiv:1905.04899).
 
     The box has the area 1 - λ and a uniform centre, and is clipped at the image's border; λ is
     then corrected to the share of the own sample that is truly left. The last two dimensions are
-    the image's.
+    the image's; of signals (B, C, L) an interval of 1 - λ is pasted, through all channels.
 
     Args:
         per: "sample" draws one box for each sample; "batch" one for all (with one λ for all).
     """
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        box, lam = draw_box(mix.lam, self._rand(batch, 2), *self._size(batch))
+        size = self._positions(batch)
+        centre = self._rand(batch, len(size))
+        if len(size) == 1:
+            mask, lam = draw_interval(mix.lam, centre, *size)
+            return Mix(mix.partner, lam, mask=mask)
+        box, lam = draw_box(mix.lam, centre, size[0], size[1])
         return Mix(mix.partner, lam, box=box)
 
 
@@ -148,9 +171,6 @@ class SaliencyMix(_ByPlace):
         box, lam = draw_box(mix.lam, torch.stack([down, across], 1), height, width)
         return Mix(mix.partner, lam, box=box)
 
-    def extra_repr(self) -> str:
-        return f"saliency={self.saliency!r}, {super().extra_repr()}"
-
 
 # ---------------------------------------------------------------------------------- cells of a grid
 
@@ -161,7 +181,12 @@ def _whole(argument: str, value: Any) -> int:
     return value
 
 
-def _by_cells(mix: Mix, own: Tensor, row: Tensor, column: Tensor) -> Mix:
+def _plane(size: tuple[int, ...]) -> tuple[int, int]:
+    """Return the height and width of images; a signal is a line."""
+    return (1, size[0]) if len(size) == 1 else (size[0], size[1])
+
+
+def _by_cells(mix: Mix, own: Tensor, row: Tensor, column: Tensor, size: tuple[int, ...]) -> Mix:
     """Return the mix with a mask that is the same all over each cell of a grid.
 
     Args:
@@ -169,29 +194,31 @@ def _by_cells(mix: Mix, own: Tensor, row: Tensor, column: Tensor) -> Mix:
         own: (B, n, m) bool, whether a cell is the own sample's.
         row: (B, H) int64, the cell's row that each row of the image is in.
         column: (B, W) int64, likewise.
+        size: the positions, (H, W), or (L,) where there is one row.
     """
-    size, rows, columns = own.shape
+    count, rows, columns = own.shape
     lines = own.gather(2, column[:, None, :].expand(-1, rows, -1))
     # Whole lines are copied: to pick each position by itself takes about eight times as long.
-    line = row + torch.arange(0, size * rows, rows, device=row.device)[:, None]
+    line = row + torch.arange(0, count * rows, rows, device=row.device)[:, None]
     mask = lines.flatten(0, 1).index_select(0, line.flatten()).unflatten(0, row.shape)
     # The mean of the mask, in whole numbers of pixels.
     high, wide = (
-        torch.zeros(size, count, dtype=torch.int64, device=row.device).scatter_add_(
+        torch.zeros(count, cells, dtype=torch.int64, device=row.device).scatter_add_(
             1, place, torch.ones_like(place)
         )
-        for place, count in ((row, rows), (column, columns))
+        for place, cells in ((row, rows), (column, columns))
     )
     pixels = (own * high[:, :, None] * wide[:, None, :]).sum((1, 2))
-    lam = (pixels / (row.shape[1] * column.shape[1])).to(mix.lam.dtype)
-    return Mix(mix.partner, lam, mask=mask[:, None])
+    lam = pixels.to(mix.lam.dtype) / (row.shape[1] * column.shape[1])
+    return Mix(mix.partner, lam, mask=mask.reshape(count, 1, *size))
 
 
 class GridMix(_ByPlace):
     """Give each cell of a grid to one sample or the other: GridMix (Pattern Recognition 109, 2021).
 
     A cell is the own sample's with probability λ; λ is then corrected to the share of pixels that
-    are. The grid has n x n cells, n uniform in a range, of equal size to a pixel.
+    are. The grid has n x n cells, n uniform in a range, of equal size to a pixel; signals (B, C, L)
+    are divided into n intervals.
 
     Args:
         cells: n, or its range (least, greatest).
@@ -209,28 +236,28 @@ class GridMix(_ByPlace):
             raise InputError(f"cells must be (least, greatest), got {cells!r}")
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        height, width = self._size(batch)
+        size = self._positions(batch)
+        height, width = _plane(size)
         low, high = self.cells
         count = low + (self._rand(batch, 1) * (high - low + 1)).long()
         own = self._rand(batch, high, high) < mix.lam[:, None, None]
         row = torch.arange(height, device=own.device) * count // height
         column = torch.arange(width, device=own.device) * count // width
-        return _by_cells(mix, own, row, column)
-
-    def extra_repr(self) -> str:
-        return f"cells={self.cells}, {super().extra_repr()}"
+        return _by_cells(mix, own, row, column, size)
 
 
 class MaskMix(_ByPlace):
     """Shuffle patches between the two samples: MaskMix (of MixPro, arXiv:2304.12043).
 
     Of n patches a random subset, round((1 - λ) n) of them, is the partner's; λ is then corrected
-    to the share of pixels. Those at the right and at the bottom may be cut off.
+    to the share of pixels. Those at the right and at the bottom may be cut off. Of signals
+    (B, C, L) a patch is an interval.
 
     Args:
         patch: a patch's side in pixels. The default is a quarter of the image's longer side, and of
             images from 64 pixels on a multiple of 16, so that the patches of a vision transformer
-            are not divided: 64 of 224 pixels, as published.
+            are not divided: 64 of 224 pixels, as published. Of signals it is a sixteenth, so that
+            there are as many patches.
         per: "sample" draws a subset for each sample; "batch" one for all (with one λ for all).
     """
 
@@ -239,14 +266,15 @@ class MaskMix(_ByPlace):
         self.patch = None if patch is None else _whole("patch", patch)
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        height, width = self._size(batch)
+        size = self._positions(batch)
+        height, width = _plane(size)
         longer = max(height, width)
         if self.patch is not None and self.patch >= longer > 1:
             raise InputError(
-                f"patch={self.patch} makes one patch of an image of {height} x {width}, which "
-                "would be all the one sample's or all the other's; give a smaller one"
+                f"patch={self.patch} makes one patch of {' x '.join(map(str, size))} positions, "
+                "which would be all the one sample's or all the other's; give a smaller one"
             )
-        patch = self.patch or _quarter(longer)
+        patch = self.patch or (_quarter(longer) if len(size) == 2 else -(-longer // 16))
         rows, columns = -(-height // patch), -(-width // patch)
         count = rows * columns
         kept = (mix.lam * count).round()[:, None] > torch.arange(count, device=mix.lam.device)
@@ -254,10 +282,7 @@ class MaskMix(_ByPlace):
         own = torch.empty_like(kept).scatter_(1, order, kept).unflatten(1, (rows, columns))
         row = torch.arange(height, device=own.device) // patch
         column = torch.arange(width, device=own.device) // patch
-        return _by_cells(mix, own, row.expand(len(batch), -1), column.expand(len(batch), -1))
-
-    def extra_repr(self) -> str:
-        return f"patch={self.patch}, {super().extra_repr()}"
+        return _by_cells(mix, own, row.expand(len(batch), -1), column.expand(len(batch), -1), size)
 
 
 def _quarter(side: int) -> int:
@@ -302,24 +327,37 @@ class SmoothMix(_ByPlace):
     The own sample's weight is 1 - exp(-d²/2σ²), d the distance to a uniform centre, across and
     down in sides of the image. σ is the one for which the mean of that is λ where the centre is
     the image's; what the border cuts off is the own sample's, and λ is corrected to the true mean,
-    as in CutMix.
+    as in CutMix. Signals (B, C, L) have one distance, along L.
 
     Args:
         per: "sample" draws one centre for each sample; "batch" one for all.
     """
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
-        height, width = self._size(batch)
+        size = self._positions(batch)
+        if len(size) == 1:
+            return self._along(batch, mix, size[0])
+        height, width = size
         spread, centre = spread_of_lam(mix.lam)[:, None], self._rand(batch, 2)
         down, across = (
-            torch.exp(-((_middles(mix.lam, size) - centre[:, side, None]) / spread).square() / 2)
-            for side, size in enumerate((height, width))
+            torch.exp(-((_middles(mix.lam, pixels) - centre[:, side, None]) / spread).square() / 2)
+            for side, pixels in enumerate((height, width))
         )
         # At λ = 1 the centre may still be a pixel's.
         down = torch.where(mix.lam[:, None] < 1, down, 0.0)
         one = torch.ones((), dtype=down.dtype, device=down.device)
         mask = torch.addcmul(one, down[:, None, :, None], across[:, None, None, :], value=-1)
         return Mix(mix.partner, 1 - down.mean(1) * across.mean(1), mask=mask)
+
+    def _along(self, batch: Batch, mix: Mix, length: int) -> Mix:
+        """Return the mix of signals."""
+        # On a line the mean is one axis's, of which a square's is the product of two.
+        spread = spread_of_lam(1 - (1 - mix.lam).square())[:, None]
+        theirs = torch.exp(
+            -((_middles(mix.lam, length) - self._rand(batch, 1)) / spread).square() / 2
+        )
+        theirs = torch.where(mix.lam[:, None] < 1, theirs, 0.0)
+        return Mix(mix.partner, 1 - theirs.mean(1), mask=1 - theirs[:, None])
 
 
 def _middles(like: Tensor, size: int) -> Tensor:

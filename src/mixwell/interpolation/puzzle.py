@@ -327,12 +327,6 @@ class PuzzleMix(Interpolation):
         unary = z * kept[:, None] + (1 - z) * lost[:, None] - self.prior / side**2 * log_prior
         return unary, down, across
 
-    def extra_repr(self) -> str:
-        return (
-            f"blocks={self.blocks}, levels={self.levels}, beta={self.beta}, gamma={self.gamma}, "
-            f"prior={self.prior}, transport={self.transport}, pieces={self.pieces}"
-        )
-
 
 def _across_borders(images: Tensor, partner: Tensor, side: int, axis: int) -> list[Tensor]:
     """Return mean absolute differences across borders of blocks: (B, n-1, n), or (B, n, n-1).

@@ -68,9 +68,6 @@ class AttentiveMix(Interpolation):
         own = (rank >= given[:, None]).unflatten(1, seen.shape[1:])
         return masked(mix, spread(own, height, width))
 
-    def extra_repr(self) -> str:
-        return f"look={self.look!r}"
-
 
 class GuidedMix(Interpolation):
     """Weigh each pixel by how salient it is in either sample: GuidedMixup (arXiv:2306.16612).
@@ -83,8 +80,9 @@ class GuidedMix(Interpolation):
     alone. λ is then corrected to the mask's mean.
 
     Args:
-        saliency: "spectral" looks at the images alone (the paper's Guided-SR); "gradient" at the
-            loss's gradient at each pixel (Guided-AP), for which the model runs forward and
+        saliency: "spectral" looks at the images alone (the paper's Guided-SR): the modulus of the
+            spectral residual at full size, smoothed twice, as in the authors' code; "gradient" at
+            the loss's gradient at each pixel (Guided-AP), for which the model runs forward and
             backward once more.
         blur: the side in pixels of the Gaussian that the saliency is smoothed with, odd; 1 for
             none. The default is the paper's for CIFAR.
@@ -108,9 +106,6 @@ class GuidedMix(Interpolation):
         # Where neither is salient, λ.
         mask = torch.where(total > 0, own / torch.where(total > 0, total, 1.0), lam)
         return masked(mix, mask[:, None])
-
-    def extra_repr(self) -> str:
-        return f"saliency={self.saliency!r}, blur={self.blur}, sigma={self.sigma}"
 
 
 class SnapMix(Interpolation):
@@ -140,7 +135,7 @@ class SnapMix(Interpolation):
         size = len(batch)
         draws = 1 if self.per == "batch" else size
         centre = batch.rand(draws, 4).expand(size, 4)
-        shape = torch.full((draws,), self.alpha, device=batch.device)
+        shape = torch.full((draws,), self.alpha, dtype=torch.float32, device=batch.device)
         other_lam = functional.sample_beta(shape, batch.generator).expand(size)
         box, _ = draw_box(mix.lam, centre[:, :2], height, width)
         source, left = draw_box(other_lam, centre[:, 2:], height, width)
@@ -148,6 +143,3 @@ class SnapMix(Interpolation):
         edges = torch.where(empty[:, None], 0, box.edges)
         box = Box(edges, height, width, source.edges)
         return Mix(mix.partner, box.share().to(mix.lam.dtype), box=box)
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, per={self.per!r}"

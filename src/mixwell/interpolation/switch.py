@@ -53,7 +53,8 @@ class Switch(Interpolation):
     ) -> None:
         super().__init__()
         self.per = check_choice("per", per, ("sample", "batch"))
-        if isinstance(policies, str) or not isinstance(policies, Sequence) or not policies:
+        several = isinstance(policies, (Sequence, nn.ModuleList)) and len(policies) > 0
+        if isinstance(policies, str) or not several:
             raise InputError(
                 f"policies must be a list of interpolations or their names, got {policies!r}"
             )
@@ -93,10 +94,6 @@ class Switch(Interpolation):
             assert isinstance(policy, Interpolation)
             if policy.learns and (self.per == "sample" or k == self._taken):
                 policy.learn(batch, mix, target)
-
-    def extra_repr(self) -> str:
-        text = f"probabilities={self.probabilities}, per={self.per!r}"
-        return text if set(self.alphas) == {None} else f"{text}, alphas={self.alphas}"
 
 
 # --------------------------------------------------------------------------------------- arguments
@@ -205,11 +202,12 @@ def _join(taken: Tensor, mixes: list[Mix]) -> Mix:
 def _alike(mixes: list[Mix], grid: Tensor | None) -> list[Tensor]:
     """Return the mixes' masks, of one dtype; λ everywhere, in the size of a grid, where none is."""
     masks = [mix.dense_mask() for mix in mixes]
+    count = max((mask.ndim for mask in masks if mask is not None), default=4) - 2
     if all(mask is not None and mask.dtype == torch.bool for mask in masks):
         return [mask for mask in masks if mask is not None]
-    size = (1, 1) if grid is None else grid.shape[1:3]
+    size = [1] * count if grid is None else list(grid.shape[1:3])
     return [
-        mix.lam[:, None, None, None].expand(-1, 1, *size)
+        mix.lam.view(-1, 1, *[1] * count).expand(-1, 1, *size)
         if mask is None
         else mask.to(mix.lam.dtype)
         for mix, mask in zip(mixes, masks, strict=True)

@@ -88,8 +88,8 @@ class TokenMix(_ByPlace):
         row = torch.arange(height, device=batch.device) * down // height
         column = torch.arange(width, device=batch.device) * across // width
         mask = ~theirs[:, row[:, None], column[None, :]][:, None]
-        lam = mask.sum((1, 2, 3)) / (height * width)
-        return Mix(mix.partner, lam.to(mix.lam.dtype), mask)
+        lam = mask.sum((1, 2, 3)).to(mix.lam.dtype) / (height * width)
+        return Mix(mix.partner, lam, mask)
 
     def _tokens(self, batch: Batch) -> tuple[int, int]:
         if self.grid is not None:
@@ -100,9 +100,6 @@ class TokenMix(_ByPlace):
                 "preview(x, y, model=model), or give the grid, grid=14"
             )
         return batch.view.token_grid()
-
-    def extra_repr(self) -> str:
-        return f"grid={self.grid}, {super().extra_repr()}"
 
 
 def _pair(grid: Any) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mixwell.checks import check_choice
 from mixwell.errors import InputError
@@ -13,6 +13,7 @@ from mixwell.kernels import native
 from mixwell.kernels.two_class import wide
 from mixwell.losses.needs import Need, Outcome
 from mixwell.mix import MixedTarget, MultiTarget
+from mixwell.parts import Part
 
 __all__ = [
     "Loss",
@@ -182,7 +183,7 @@ def class_weight_buffer(
     return tensor
 
 
-class Loss(nn.Module):
+class Loss(Part):
     """Base class of the losses.
 
     Args:
@@ -243,6 +244,3 @@ class Loss(nn.Module):
             total = total * class_share
         # Where every sample is left out the loss is 0, not 0 / 0.
         return value.sum() / total.sum().clamp_min(torch.finfo(value.dtype).tiny)
-
-    def extra_repr(self) -> str:
-        return f"reduction={self.reduction!r}"

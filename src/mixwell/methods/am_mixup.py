@@ -7,7 +7,10 @@ broadening): less collapse within classes (coarse-to-fine transfer) and between 
 The backbone runs once. ``layer`` moves the augmentation to another layer's output. Beside another
 method, "mixup+am_mixup", the term is added to that method's loss.
 
-No public code exists; the schedule, its rate and the term's weight are free choices: arguments.
+No public code exists. The layer, the schedule, its rate and the term's weight are this library's
+reading, and arguments. Sources disagree on what is paired: samples of different classes
+(``pairs="samples"``, with the abstract), or a sample with another class's centre (``"centres"``,
+running means of features).
 
 Helps: what is within coarse classes (fine accuracy, transfer) and the balance of margins; long
 tails, if the rare classes have tens of images.
@@ -17,10 +20,10 @@ pairs to move between.
 """
 
 from mixwell.coefficient import Midpoint
-from mixwell.interpolation import Linear
+from mixwell.interpolation import Centres
 from mixwell.labels import OneSided
 from mixwell.losses import MixedCrossEntropy
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 from mixwell.pairing import InterClass
 
 AM_MIXUP = register(
@@ -30,18 +33,33 @@ AM_MIXUP = register(
         paper="Kim, Lee and Kim, 2024, arXiv:2401.14696",
         equation="""
 pairs: y_σ(i) ≠ y_i
-f̂_i = λ_t f_i + (1 - λ_t) f_σ(i),   λ_t = 1/2 + (λ_0 - 1/2) · exp(-k t),   t in [0, 1]
+f̂_i = λ_t f_i + (1 - λ_t) f_σ(i),   or toward the centre of σ(i)'s class
+λ_t = 1/2 + (λ_0 - 1/2) · exp(-k t),   t in [0, 1]
 L = CE(W f, y) + weight · CE(W f̂, y)
 """,
         doc=__doc__,
         beside={
             "pairing": Answer(InterClass),
             "coefficient": Answer(Midpoint, schedule="asymptotic", lam0=1.0, k=5.0),
-            "interpolation": Answer(Linear, layer="head"),
+            "interpolation": Answer(Centres, pairs="samples", layer="head"),
             "labels": Answer(OneSided),
             "loss": Answer(MixedCrossEntropy),
         },
         mixes=False,
         tasks=("classification",),
+        fidelity=Fidelity(
+            same="The printed equation, value and gradient: pairs of different classes, the own "
+            "label, a schedule toward the midpoint, beside the loss of clean samples.",
+            differs=(
+                "The layer (the head's input), the schedule (asymptotic from λ_0 = 1), its rate "
+                "k = 5 and the term's weight of 1 are this library's reading: the paper's are not "
+                "public.",
+                "Samples are paired with samples of other classes, with the abstract; a summary "
+                "speaks of the classes' centres (pairs='centres').",
+            ),
+            why="No code was published. What had to be chosen is an argument.",
+            checked="numerically",
+            against="its printed equation in a slow form; there is no public code.",
+        ),
     )
 )

@@ -11,7 +11,7 @@ Hurts: the start of training, when the model that is asked knows nothing yet.
 
 from mixwell.coefficient import Constant
 from mixwell.interpolation import AttentiveMix
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 
 ATTENTIVEMIX = register(
     Spec(
@@ -28,5 +28,18 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
         doc=__doc__,
         answers={"interpolation": Answer(AttentiveMix)},
         suggests={"coefficient": Answer(Constant, lam=43 / 49)},
+        fidelity=Fidelity(
+            same="The partner's 6 most attended of 7 x 7 cells are pasted to the same places, and "
+            "λ is the share of pixels that is left.",
+            differs=(
+                "The model that is trained is asked where to look; the paper asks a pretrained "
+                "ResNet-50.",
+                "The grid is that of the model's last feature maps, whatever its size; with 7 x 7 "
+                "it is the paper's.",
+            ),
+            why="A second network would have to be chosen and carried along.",
+            checked="read",
+            against="openmixup's form of it; the authors' code was not at hand.",
+        ),
     )
 )

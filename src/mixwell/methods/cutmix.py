@@ -2,7 +2,7 @@
 
 Every sample has a box of its own, and λ is corrected to the share of pixels that is truly left
 when the box is clipped at the border. The paper mixes every ImageNet batch and half of CIFAR's
-(``p=0.5``).
+(``p=0.5``); all are mixed by default.
 
 Helps: images whose object fills much of the frame, and long training.
 
@@ -11,7 +11,34 @@ where position is the class.
 """
 
 from mixwell.interpolation import CutMix
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
+
+_PUBLISHED: dict[str, Setup] = {
+    "cifar100": Setup(
+        settings={"alpha": 1.0, "p": 0.5, "per": "batch"},
+        training={
+            "network": "PyramidNet-200, widening 240", "epochs": 300, "batch_size": 64,
+            "optimizer": "sgd", "lr": 0.25, "momentum": 0.9, "nesterov": True,
+            "weight_decay": 1e-4, "schedule": "step", "milestones": (150, 225),
+            "gamma": 0.1,
+        },
+        source="the authors' README and train.py (clovaai/CutMix-PyTorch)",
+    ),
+    "cifar10": Setup(
+        settings={"alpha": 1.0, "p": 0.5, "per": "batch"},
+        source="the authors' README for CIFAR-100 (clovaai/CutMix-PyTorch); of CIFAR-10 "
+        "the training is not known",
+    ),
+    "imagenet": Setup(
+        settings={"alpha": 1.0, "p": 1.0, "per": "batch"},
+        training={
+            "network": "ResNet-50", "epochs": 300, "batch_size": 256, "optimizer": "sgd",
+            "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
+            "milestones": (75, 150, 225), "gamma": 0.1,
+        },
+        source="the authors' README and train.py (clovaai/CutMix-PyTorch)",
+    ),
+}  # fmt: skip
 
 CUTMIX = register(
     Spec(
@@ -26,5 +53,20 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
 """,
         doc=__doc__,
         answers={"interpolation": Answer(CutMix)},
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="A box of area 1 - λ with a uniform centre, clipped, and λ corrected to the share "
+            "that is left. α = 1.",
+            differs=(
+                "Each sample has its own λ and box, and p is each sample's chance to be mixed; the "
+                "authors have one of each for a batch, and mix it or not (per='batch').",
+                "The box's sides are rounded and odd sides kept; the authors truncate, and take "
+                "twice the half, so that odd sides lose a pixel.",
+                "All samples are mixed by default (p=1), which is ImageNet's; CIFAR's is p=0.5.",
+            ),
+            why="λ for each sample gives a steadier gradient; rounding keeps λ's mean.",
+            checked="read",
+            against="openmixup's cutmix.py, and the authors' train.py.",
+        ),
     )
 )

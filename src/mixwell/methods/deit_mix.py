@@ -18,7 +18,7 @@ from torch import Tensor
 from mixwell.batch import Batch
 from mixwell.coefficient import Coefficient
 from mixwell.interpolation import Switch
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
 
 __all__ = ["Redrawn"]
 
@@ -30,8 +30,22 @@ class Redrawn(Coefficient):
         super().__init__()
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
-        return torch.full((len(batch),), 0.5, device=batch.device)
+        return torch.full((len(batch),), 0.5, dtype=torch.float32, device=batch.device)
 
+
+_PUBLISHED: dict[str, Setup] = {
+    "imagenet": Setup(
+        settings={
+            "pairing": "Flip", "label_smoothing": 0.1, "per": "batch",
+            "alphas": (0.8, 1.0), "probabilities": (0.5, 0.5),
+        },
+        training={
+            "network": "DeiT-S", "epochs": 300, "batch_size": 1024, "optimizer": "adamw",
+            "lr": 1e-3, "weight_decay": 0.05, "schedule": "cosine", "warmup_epochs": 5,
+        },
+        source="the paper, table 9",
+    ),
+}  # fmt: skip
 
 DEIT_MIX = register(
     Spec(
@@ -54,5 +68,19 @@ L_i = -λ log p_i[y_i] - (1 - λ) log p_i[y_σ(i)]
             ),
             "coefficient": Answer(Redrawn),
         },
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="Mixup with α = 0.8 or CutMix with α = 1, each for half of the batches, with one "
+            "λ, box and policy for a batch.",
+            differs=(
+                "Partners are a random permutation by default; there it is the batch's reverse "
+                "(pairing='Flip', in the set-up).",
+                "Labels are not smoothed by default (label_smoothing=0.1, in the set-up).",
+            ),
+            why="The reverse pairs at random only where batches are shuffled; smoothing is a "
+            "setting of the loss.",
+            checked="read",
+            against="timm's Mixup, which DeiT trains with.",
+        ),
     )
 )

@@ -11,7 +11,7 @@ Hurts: small batches, where even the nearest is far; data without noise, which l
 """
 
 from mixwell.coefficient import Beta
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 from mixwell.pairing import NearestNeighbour
 
 KNN_MIXUP = register(
@@ -27,5 +27,15 @@ x̃_i = λ_i x_i + (1 - λ_i) x_σ(i),   ỹ_i = λ_i y_i + (1 - λ_i) y_σ(i), 
         answers={"pairing": Answer(NearestNeighbour, k=4, distance="input")},
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
         tasks=("regression", "classification", "multilabel"),
+        fidelity=Fidelity(
+            same="Partners are among the nearest neighbours, as the paper argues they should be.",
+            differs=(
+                "One k for all samples, 4 by default, among those of the batch; the paper learns "
+                "with a validation set how many each sample may meet.",
+            ),
+            why="It is the plain form of the idea, as a control; no code was found.",
+            checked="not checked",
+            against="no public code was found.",
+        ),
     )
 )

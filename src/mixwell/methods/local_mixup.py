@@ -14,7 +14,7 @@ Hurts: images as pixels: all pairs are about equally far apart, and it is mixup.
 """
 
 from mixwell.labels import Local
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 
 LOCAL_MIXUP = register(
     Spec(
@@ -29,5 +29,16 @@ L = Σ_i w_i (λ_i ℓ(f(x̃_i), y_i) + (1 - λ_i) ℓ(f(x̃_i), y_σ(i))) / Σ_
         doc=__doc__,
         answers={"labels": Answer(Local, decay=1.0, distance="input")},
         tasks=("classification", "multilabel", "regression"),
+        fidelity=Fidelity(
+            same="Each mix's loss is weighted by exp(-decay · d), or by whether d is within a "
+            "limit, as in the paper's equations.",
+            differs=(
+                "Distances are in units of the batch's mean (relative=False takes them as they "
+                "are), and the weighted mean is divided by the sum of the weights.",
+            ),
+            why="So one decay fits data of any scale, and the size of the loss doesn't follow it.",
+            checked="not checked",
+            against="no public code was found.",
+        ),
     )
 )

@@ -10,7 +10,19 @@ Hurts: uniformity of the features, by design: it flattens each class.
 
 from mixwell.coefficient import Beta
 from mixwell.interpolation import Linear
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import PER_BATCH, Answer, Fidelity, Setup, Spec, register
+
+_PUBLISHED: dict[str, Setup] = {
+    "cifar10": Setup(
+        settings={"alpha": 2.0, "per": "batch"},
+        training={
+            "network": "PreActResNet-152", "epochs": 200, "batch_size": 100,
+            "optimizer": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "step",
+            "milestones": (100, 150), "gamma": 0.1,
+        },
+        source="the authors' README (vikasverma1077/manifold_mixup, supervised)",
+    ),
+}  # fmt: skip
 
 MANIFOLD_MIXUP = register(
     Spec(
@@ -26,5 +38,18 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)],   p_i = softmax(f_k(h̃_
         doc=__doc__,
         answers={"interpolation": Answer(Linear, layer="auto")},
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="One of the input and the first two of a residual network's four stages is drawn "
+            "for a batch; α = 2.",
+            differs=(
+                PER_BATCH,
+                "Of networks other than the authors', layer='auto' takes the first half of what it "
+                "finds as stages.",
+            ),
+            why="λ for each sample gives a steadier gradient; other networks have other stages.",
+            checked="read",
+            against="the authors' code (vikasverma1077/manifold_mixup, supervised).",
+        ),
     )
 )

@@ -13,7 +13,7 @@ Hurts: large k or α: means of many samples are all alike.
 """
 
 from mixwell.coefficient import Dirichlet
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 
 MULTI_MIXUP = register(
     Spec(
@@ -28,5 +28,13 @@ L_i = -Σ_j w_ij log p_i[y_σ_j(i)]
         doc=__doc__,
         answers={"coefficient": Answer(Dirichlet, alpha=1.0, k=3)},
         tasks=("classification", "multilabel", "regression"),
+        fidelity=Fidelity(
+            same="Weights ~ Dirichlet(α, ..., α), of inputs and labels alike, as mixup's paper "
+            "remarks.",
+            differs=("Three samples and α = 1 by default: the paper gives no settings.",),
+            why="The remark is a sentence.",
+            checked="read",
+            against="the remark; no code for it was found.",
+        ),
     )
 )

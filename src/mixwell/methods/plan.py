@@ -157,7 +157,7 @@ def make_plan(terms: Sequence[Term]) -> Plan:
 
 def plan_of_unmixed(term: Term, loss: Loss) -> Plan:
     """Return the plan of a step that mixes nothing: in evaluation mode."""
-    return Plan((CleanGroup(),), (Reading(term.name, loss, term.weight, 0),))
+    return Plan((CleanGroup(),), (Reading(term.name, loss, 1.0, 0),))
 
 
 def _number(groups: list[Group], recipe: Recipe | None) -> int:

@@ -12,7 +12,7 @@ Hurts: where one of the policies does: choose the ``policies``.
 
 from mixwell.coefficient import Beta
 from mixwell.interpolation import Switch
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 
 RANDOMIX = register(
     Spec(
@@ -33,5 +33,13 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
             )
         },
         suggests={"coefficient": Answer(Beta, alpha=1.0, per="batch")},
+        fidelity=Fidelity(
+            same="Mixup, CutMix, ResizeMix or FMix, drawn for a batch with weights 3, 1, 1, 1, and "
+            "one λ ~ Beta(1, 1) for it, as the paper describes it.",
+            differs=("ResizeMix takes its scale from that λ.",),
+            why="All policies share one λ, so that others' λ compose.",
+            checked="not checked",
+            against="no authors' code was found.",
+        ),
     )
 )

@@ -17,7 +17,7 @@ from mixwell.checks import Per, check_range
 from mixwell.coefficient import Coefficient
 from mixwell.errors import InputError
 from mixwell.interpolation import ResizeMix
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
 
 __all__ = ["ResizeScale"]
 
@@ -45,6 +45,17 @@ class ResizeScale(Coefficient):
         return f"low={self.low}, high={self.high}, per={self.per!r}"
 
 
+_PUBLISHED: dict[str, Setup] = {
+    "cifar": Setup(
+        settings={"low": 0.1, "high": 0.8},
+        source="the paper, section 4.1: the scale is uniform in [0.1, 0.8]",
+    ),
+    "imagenet": Setup(
+        settings={"low": 0.1, "high": 0.8},
+        source="the paper, section 4.1: the scale is uniform in [0.1, 0.8]",
+    ),
+}  # fmt: skip
+
 RESIZEMIX = register(
     Spec(
         name="resizemix",
@@ -58,5 +69,17 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
         doc=__doc__,
         answers={"interpolation": Answer(ResizeMix)},
         suggests={"coefficient": Answer(ResizeScale, low=0.1, high=0.8)},
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="The whole partner, at a scale of U(0.1, 0.8), and λ by the area it covers.",
+            differs=(
+                "It is pasted inside the image; openmixup clips it at the border and squeezes it "
+                "into what is left.",
+                "Scale and place are each sample's own.",
+            ),
+            why="So nothing of the object is lost, which is the paper's point.",
+            checked="read",
+            against="openmixup's resizemix.py, which is not the authors'.",
+        ),
     )
 )

@@ -20,7 +20,7 @@ Hurts: time and memory, as AutoMix.
 
 from mixwell.coefficient import Beta
 from mixwell.interpolation import SAMix
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import PER_BATCH, Answer, Fidelity, Spec, register
 
 SAMIX = register(
     Spec(
@@ -39,5 +39,21 @@ L   = CE(f(x), y) + MCE(f(x̃); y_i, y_σ(i), λ_i),   λ_i ← mean(M_i)
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
         clean=True,
         tasks=("classification", "multilabel"),
+        fidelity=Fidelity(
+            same="The Mixer's network, both losses and their weights; α = 2, m = 0.999, γ = 0.1, "
+            "ε = 0.1 as configured.",
+            differs=(
+                "AutoMix's differences.",
+                "η weighs what is against the other classes; in the authors' code it weighs labels "
+                "that are 0, which changes nothing.",
+                "The batch normalisation between the two layers of values is left out.",
+                "The self-supervised form and the one that is trained beforehand are not here.",
+                PER_BATCH,
+            ),
+            why="The paper describes the loss so; without the normalisation a pair's mask depends "
+            "on that pair alone.",
+            checked="read",
+            against="the authors' code and configurations (openmixup, classifiers/automix.py).",
+        ),
     )
 )

@@ -3,7 +3,9 @@
 Blends of dissimilar samples lie off the data manifold, and their soft labels teach underconfidence.
 SK leaves the pairs to chance and warps λ by each pair's distance: better calibration at mixup's
 accuracy. By default the distance is between features of the unmixed samples, from an extra pass
-without gradient that costs about a third of a step and leaves the model as it was.
+without gradient that costs about a third of a step and leaves the model as it was. The authors take
+them in training mode, with the batch's own statistics: ``feature_mode="train"``, which the set-ups
+of their images have.
 ``distance="remembered"`` takes the features of each sample's last visit instead and needs sample
 indices, ``method(model, x, y, index=i)``; ``"input"`` or ``"label"`` avoid the pass too, as does
 mixing at the head itself (``layer="head"``).
@@ -18,7 +20,78 @@ between inputs.
 """
 
 from mixwell.coefficient import SimilarityKernel
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
+
+_PUBLISHED: dict[str, Setup] = {
+    "cifar": Setup(
+        settings={
+            "alpha": 1.0, "tau_max": 1.0, "tau_std": 0.25, "distance": "features",
+            "feature_mode": "train",
+        },
+        training={
+            "model": "resnet34", "epochs": 200, "batch_size": 128, "optimizer": "sgd",
+            "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
+            "schedule": "step", "milestones": (100, 150), "gamma": 0.1,
+        },
+        source="the authors' configurations for ResNet-34 (qbouniot/sim_kernel_mixup); "
+        "ResNet-101's have the milestones 80 and 120",
+    ),
+    "tiny-imagenet": Setup(
+        settings={
+            "alpha": 1.0, "tau_max": 1.0, "tau_std": 1.25, "distance": "features",
+            "feature_mode": "train",
+        },
+        training={
+            "model": "resnet50", "epochs": 100, "batch_size": 64, "optimizer": "sgd",
+            "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
+            "milestones": (40, 60), "gamma": 0.1,
+        },
+        source="the authors' configuration for ResNet-50 (qbouniot/sim_kernel_mixup)",
+    ),
+    "imagenet": Setup(
+        settings={
+            "alpha": 1.0, "tau_max": 0.1, "tau_std": 0.25, "distance": "features",
+            "feature_mode": "train",
+        },
+        training={
+            "network": "ResNet-50", "epochs": 100, "batch_size": 256, "optimizer": "sgd",
+            "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
+            "schedule": "cosine",
+        },
+        source="the authors' configuration for ResNet-50 (qbouniot/sim_kernel_mixup)",
+    ),
+    "airfoil": Setup(
+        settings={"alpha": 1.0, "tau_max": 1e-4, "tau_std": 0.5, "distance": "label"},
+        training={
+            "epochs": 100, "batch_size": 16, "optimizer": "adamw", "lr": 1e-2,
+            "weight_decay": 0.0,
+        },
+        source="the authors' README and src/config.py (qbouniot/sim_kernel_mixup, "
+        "regression)",
+        task="regression",
+    ),
+    "exchange-rate": Setup(
+        settings={"alpha": 1.0, "tau_max": 5.0, "tau_std": 1.0, "distance": "label"},
+        training={
+            "network": "LSTNet", "epochs": 100, "batch_size": 128, "optimizer": "adamw",
+            "lr": 1e-3, "weight_decay": 0.0,
+        },
+        source="the authors' README and src/config.py (qbouniot/sim_kernel_mixup, "
+        "regression)",
+        task="regression",
+    ),
+    "moons": Setup(
+        settings={
+            "alpha": 1.0, "tau_max": 5.0, "tau_std": 0.2, "distance": "input",
+            "squared": False,
+        },
+        training={
+            "network": "two hidden layers of 20", "epochs": 5000, "batch_size": 128,
+            "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.0,
+        },
+        source="the authors' toy_datasets/visu_moons.py (qbouniot/sim_kernel_mixup)",
+    ),
+}  # fmt: skip
 
 SK_MIXUP = register(
     Spec(
@@ -37,5 +110,21 @@ d_i = ‖f(x_i) - f(x_σ(i))‖²,   n_i = d_i / mean_j d_j
             )
         },
         in_regression={"tau_max": 1e-4, "tau_std": 0.5, "distance": "label"},
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="τ (2e-6, relative), λ (2e-7), mixed inputs, loss and gradient. In regression the "
+            "kernel on labels and λ, with one u for inputs and targets.",
+            differs=(
+                "Features are taken from the model in evaluation mode by default; the authors take "
+                "them in training mode, by the batch's own statistics, and their running "
+                "statistics follow these passes. feature_mode='train' takes the batch's "
+                "statistics, too, and leaves the running ones as they were; the set-ups have it.",
+                "In regression partners come from the batch; the authors draw them from the whole "
+                "training set, with replacement.",
+            ),
+            why="An extra look should not change the model; a step sees one batch.",
+            checked="numerically",
+            against="the authors' code and configurations (qbouniot/sim_kernel_mixup).",
+        ),
     )
 )

@@ -17,7 +17,7 @@ from mixwell.coefficient import Coefficient
 from mixwell.errors import InputError
 from mixwell.interpolation import SmoothMix
 from mixwell.interpolation.masks import lam_of_spread
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Spec, register
 
 __all__ = ["SmoothSpread"]
 
@@ -57,5 +57,16 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
         doc=__doc__,
         answers={"interpolation": Answer(SmoothMix)},
         suggests={"coefficient": Answer(SmoothSpread, low=0.25, high=0.5)},
+        fidelity=Fidelity(
+            same="A Gaussian of spread σ ~ U(1/4, 1/2) of the side at a uniform centre.",
+            differs=(
+                "λ is the mean of the own sample's mask; openmixup's labels give the own sample "
+                "the partner's share.",
+                "Mask and λ are each sample's own.",
+            ),
+            why="A label should weigh what is seen.",
+            checked="read",
+            against="openmixup's smoothmix.py, which is not the authors'.",
+        ),
     )
 )

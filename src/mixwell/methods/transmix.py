@@ -16,7 +16,22 @@ Hurts: models without such attention (Swin, convolutions): they are refused.
 
 from mixwell.interpolation import CutMix
 from mixwell.labels import MixedAttention
-from mixwell.methods.registry import Answer, Spec, register
+from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
+
+_PUBLISHED: dict[str, Setup] = {
+    "imagenet": Setup(
+        settings={
+            "interpolation": "Switch", "policies": ("Linear", "CutMix"),
+            "probabilities": (0.2, 0.8), "alphas": (0.8, 1.0), "per": "batch",
+            "ratio": 0.5,
+        },
+        training={
+            "network": "DeiT-S", "batch_size": 1024, "optimizer": "adamw", "lr": 1e-3,
+            "weight_decay": 0.03, "warmup_epochs": 20, "schedule": "cosine",
+        },
+        source="the authors' deit_s_transmix.yaml (Beckschen/TransMix)",
+    ),
+}  # fmt: skip
 
 TRANSMIX = register(
     Spec(
@@ -33,5 +48,20 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
         answers={"labels": Answer(MixedAttention)},
         suggests={"interpolation": Answer(CutMix)},
         tasks=("classification", "multilabel"),
+        published=_PUBLISHED,
+        fidelity=Fidelity(
+            same="λ is the share of the class token's attention, of the last block and the mean of "
+            "heads, that lies on the own sample; no gradient through it. With ratio=0.5 it agrees "
+            "with the authors' code to .016.",
+            differs=(
+                "The ratio is 1 by default, the paper's; the authors' code averages attention and "
+                "area (ratio=0.5).",
+                "The mask is averaged over each patch; the authors take its nearest pixel.",
+                "All batches get CutMix; the authors' configuration mixes one in five linearly.",
+            ),
+            why="The paper's equation has no average; a patch at the mask's edge belongs to both.",
+            checked="numerically",
+            against="the authors' code (Beckschen/TransMix, transmix.py).",
+        ),
     )
 )

@@ -2,6 +2,6 @@
 
 from mixwell.report.page import Paths, write
 from mixwell.report.preview import draw_preview
-from mixwell.report.tables import COLUMNS, Column, markdown_table, tables
+from mixwell.report.tables import markdown_table, tables
 
-__all__ = ["COLUMNS", "Column", "Paths", "draw_preview", "markdown_table", "tables", "write"]
+__all__ = ["Paths", "draw_preview", "markdown_table", "tables", "write"]

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
-from mixwell.report import figures  # first: it chooses matplotlib's backend
+from mixwell.report import drawing  # first: it chooses matplotlib's backend
 from mixwell.training import RunConfig
+from mixwell.training.build import load_data, make_method, make_model, resolved
 from mixwell.training.files import make_folder, write_atomically
 
 __all__ = ["draw_preview"]
@@ -35,13 +36,13 @@ def draw_preview(
         InputError: the data holds no images, or the method doesn't mix at the input.
     """
     target_path = Path(path)
-    dataset = config.load_data()
-    config = config.resolved(dataset)
-    if dataset.task != "classification" or len(dataset.input_shape) != 3:
+    dataset = load_data(config)
+    config = resolved(config, dataset)
+    if not dataset.classes or len(dataset.input_shape) != 3:
         raise InputError(f"data={config.data!r} holds no images to show")
     make_folder("out", target_path.absolute().parent)
     torch.manual_seed(config.seed)
-    model = config.build_model(dataset).eval()
+    model = make_model(config, dataset).eval()
     if weights is not None:
         try:
             model.load_state_dict(torch.load(weights, weights_only=True))
@@ -49,7 +50,7 @@ def draw_preview(
             raise InputError(
                 f"weights={str(weights)!r} don't fit the model {config.model!r}: {error}"
             ) from error
-    method = config.build_method(dataset)
+    method = make_method(config, dataset)
     batch_size = max(config.batch_size or 64, count)
     lam: list[Tensor] = []
     shown: tuple[Tensor, Tensor, MixedTarget | MultiTarget, Mix | MultiMix] | None = None
@@ -130,7 +131,7 @@ def _draw(
             blend = axes is axes_of[-1]
             axes.set_title(title, fontsize=8, fontweight="bold" if blend else "normal")
     axes = bottom.subplots()
-    axes.hist(lam.numpy(), bins=50, range=(0, 1), color=figures.PALETTE[0])
+    axes.hist(lam.numpy(), bins=50, range=(0, 1), color=drawing.PALETTE[0])
     axes.set_xlim(0, 1)
     axes.set_xlabel(f"λ, weight of the own sample (mean {float(lam.mean()):.3f})")
     axes.set_ylabel(f"samples of {len(lam):,}")

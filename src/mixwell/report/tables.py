@@ -4,117 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mixwell.metrics.measures import Measure, registered
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import average_ranks
 
 __all__ = [
-    "COLUMNS",
     "Cell",
-    "Column",
     "by_part",
     "cells",
     "columns_for",
     "latex_table",
+    "leading",
     "markdown_table",
+    "p_text",
     "protocol_of",
+    "ranks_of",
     "tables",
 ]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A measure as it is shown.
-
-    Attributes:
-        key: its name in a run's measures.
-        title: of the column.
-        about: what it is, in a sentence.
-        factor: what the value is multiplied by: 100 for percentages.
-        digits: after the point.
-        best: "high" or "low" is better; None where neither is.
-        group: the part of the table it belongs to.
-    """
-
-    key: str
-    title: str
-    about: str
-    factor: float = 1.0
-    digits: int = 3
-    best: str | None = "low"
-    group: str = "test"
-
-
-COLUMNS: tuple[Column, ...] = (
-    Column("accuracy", "accuracy %", "share of test samples classified rightly", 100, 2, "high"),
-    Column("balanced_accuracy", "balanced accuracy %", "mean of the classes' accuracies",
-           100, 2, "high"),
-    Column("accuracy_many", "many-shot %", "accuracy of classes with over 100 training samples",
-           100, 2, "high"),
-    Column("accuracy_medium", "medium-shot %", "of classes with 20 to 100", 100, 2, "high"),
-    Column("accuracy_few", "few-shot %", "accuracy of classes with under 20", 100, 2, "high"),
-    Column("fine_accuracy", "fine accuracy %",
-           "of a linear probe for the classes within the superclasses", 100, 2, "high"),
-    Column("ece", "ECE %", "expected calibration error, 15 equal-width bins", 100, 2),
-    Column("ece_scaled", "ECE % after T", "ECE after temperature scaling", 100, 2),
-    Column("balanced_ece", "balanced ECE %", "ECE in which each class weighs the same", 100, 2),
-    Column("balanced_ece_scaled", "balanced ECE % after T", "likewise, after scaling", 100, 2),
-    Column("adaptive_ece", "aECE %", "adaptive ECE, 15 bins of equal mass", 100, 2),
-    Column("adaptive_ece_scaled", "aECE % after T", "adaptive ECE, likewise", 100, 2),
-    Column("brier", "Brier", "squared error of the predicted probabilities"),
-    Column("brier_scaled", "Brier after T", "Brier score after temperature scaling"),
-    Column("rmse", "RMSE", "root mean squared error, in the target's unit"),
-    Column("mae", "MAE", "mean absolute error, in the target's unit"),
-    Column("mape", "MAPE %", "mean absolute error in per cent of the target", 100, 2),
-    Column("r2", "R²", "share of the target's variance that is explained", best="high"),
-    Column("uce", "UCE", "gap of predicted variance and squared error, MC-dropout"),
-    Column("uce_scaled", "UCE after s", "UCE after variance scaling"),
-    Column("ence", "ENCE", "relative gap of predicted deviation and RMSE, MC-dropout"),
-    Column("ence_scaled", "ENCE after s", "ENCE after variance scaling"),
-    Column("nll", "NLL", "negative log-likelihood"),
-    Column("nll_scaled", "NLL scaled", "NLL after temperature (variance) scaling"),
-    Column("pinball", "pinball", "quantile loss of the predicted Gaussians, MC-dropout"),
-    Column("pinball_scaled", "pinball after s", "pinball loss after variance scaling"),
-    Column("ood_auroc", "OOD AUROC %", "of outliers, by the highest probability", 100, 2, "high"),
-    Column("ood_fpr95", "OOD FPR95 %", "outliers that pass where 95 % of the inliers do", 100, 2),
-    Column("shift_accuracy", "accuracy % shifted", "mean over corruptions and severities",
-           100, 2, "high"),
-    Column("shift_ece", "ECE % shifted", "mean over corruptions and severities", 100, 2),
-    Column("intrusion", "intrusion %", "mixed samples that lie among samples of the other class",
-           100, 1),
-    Column("off_manifold", "off manifold %", "mixed samples that lie among no samples",
-           100, 1),
-    Column("temperature", "T", "temperature fitted on validation data: > 1 means overconfident",
-           digits=2, best=None, group="features"),
-    Column("variance_scale", "s", "factor of the deviation, fitted on validation data: > 1 means "
-           "overconfident", digits=2, best=None, group="features"),
-    Column("alignment", "alignment", "mean squared distance of same-class features on the sphere",
-           best=None, group="features"),
-    Column("uniformity", "uniformity", "log mean exp(-2 d²) of features: lower is more uniform",
-           digits=2, group="features"),
-    Column("margin", "margin", "mean distance of class centres from their pairs' boundaries",
-           digits=3, best=None, group="features"),
-    Column("margin_balance", "margin balance", "deviation over mean of the class pairs' margins",
-           digits=3, group="features"),
-    Column("fine_alignment", "fine alignment", "alignment by fine class", best=None,
-           group="features"),
-    Column("fine_uniformity", "fine uniformity", "uniformity of the probed features", digits=2,
-           group="features"),
-    Column("fine_margin", "fine margin", "mean margin of the probe's class pairs", best=None,
-           group="features"),
-    Column("fine_margin_balance", "fine margin balance", "their deviation over their mean",
-           group="features"),
-    Column("seconds_per_step", "ms / step", "training time of a step, median over epochs",
-           1000, 1, group="cost"),
-    Column("peak_memory_mb", "MiB", "peak memory: of the GPU, or of the run's process",
-           digits=0, group="cost"),
-)  # fmt: skip
-"""All measures that are shown, in their order."""
 
 
 @dataclass(frozen=True)
@@ -143,53 +55,55 @@ def p_text(p_value: float) -> str:
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
 
 
-def columns_for(summaries: Sequence[MethodSummary], protocol: str = "balanced") -> list[Column]:
-    """Return the columns that any method has a value for, those of the protocol first."""
-    first = PROTOCOLS[protocol].measures
-    there = [column for column in COLUMNS if any(column.key in s.metrics for s in summaries)]
-    leading = [column for key in first for column in there if column.key == key]
-    return [*leading, *(column for column in there if column.key not in first)]
+def columns_for(summaries: Sequence[MethodSummary], protocol: str = "balanced") -> list[Measure]:
+    """Return the measures that any method has a value for, those of the protocol first."""
+    there = [m for m in registered() if any(m.name in s.metrics for s in summaries)]
+    first = [m for name in PROTOCOLS[protocol].measures for m in there if m.name == name]
+    return [*first, *(measure for measure in there if measure not in first)]
 
 
-def cells(summaries: Sequence[MethodSummary], column: Column) -> list[Cell]:
-    """Return a column's cells, one for each method."""
-    means = [s.metrics[column.key].mean for s in summaries if column.key in s.metrics]
+def leading(columns: Sequence[Measure], protocol: str) -> list[Measure]:
+    """Return those measures that the protocol looks at first."""
+    return [column for column in columns if column.name in PROTOCOLS[protocol].measures]
+
+
+def cells(summaries: Sequence[MethodSummary], column: Measure) -> list[Cell]:
+    """Return a measure's cells, one for each method."""
+    means = [s.metrics[column.name].mean for s in summaries if column.name in s.metrics]
     finite = [mean for mean in means if math.isfinite(mean)]
-    top = {"high": max, "low": min}.get(column.best or "", lambda _: None)(finite or [math.nan])
-    largest = max((abs(mean) for mean in finite), default=0.0)
-    if column.factor == 1 and 0 < largest < 0.1:  # as many digits as larger numbers have
-        more = math.ceil(-math.log10(largest)) - 1
-        column = replace(column, digits=column.digits + more)
+    top = None
+    if column.higher_is_better is not None:
+        top = (max if column.higher_is_better else min)(finite or [math.nan])
+    column = column.fitting(max((abs(mean) for mean in finite), default=0.0))
     return [_cell(summary, column, top, len(summaries) > 1) for summary in summaries]
 
 
-def _cell(summary: MethodSummary, column: Column, top: float | None, compared: bool) -> Cell:
-    if column.key not in summary.metrics:
+def _cell(summary: MethodSummary, column: Measure, top: float | None, compared: bool) -> Cell:
+    if column.name not in summary.metrics:
         return Cell(math.nan, "–", "", False, "", "")
-    found = summary.metrics[column.key]
-    text = f"{found.mean * column.factor:.{column.digits}f}"
-    spread = ""
-    if found.half_width is not None:
-        spread = f"±{found.half_width * column.factor:.{column.digits}f}"
+    found = summary.metrics[column.name]
+    spread = "" if found.half_width is None else f"±{column.text(found.half_width)}"
     best = compared and top is not None and found.mean == top
     mark = note = ""
-    test = summary.tests.get(column.key)
+    test = summary.tests.get(column.name)
     if test is not None:
-        low, high = (column.factor * (test.difference + sign * test.half_width) for sign in (-1, 1))
-        note = (
-            f"difference {column.factor * test.difference:+.{column.digits}f} "
-            f"[{low:+.{column.digits}f}, {high:+.{column.digits}f}], {p_text(test.p_value)}, "
-            f"{p_text(test.adjusted)} after Holm, {test.pairs} paired seeds"
+        low, high = (
+            column.text(test.difference + sign * test.half_width, signed=True) for sign in (-1, 1)
         )
-        if test.significant and column.best is not None:
-            mark = "better" if (test.difference > 0) == (column.best == "high") else "worse"
-    return Cell(found.mean * column.factor, text, spread, best, mark, note)
+        note = (
+            f"difference {column.text(test.difference, signed=True)} [{low}, {high}], "
+            f"{p_text(test.p_value)}, {p_text(test.adjusted)} after Holm, {test.pairs} paired seeds"
+        )
+        if test.significant and column.higher_is_better is not None:
+            mark = "better" if (test.difference > 0) == column.higher_is_better else "worse"
+    return Cell(found.mean * column.factor, column.text(found.mean), spread, best, mark, note)
 
 
 def protocol_of(records: Sequence[RunRecord], protocol: str) -> str:
-    """Return the protocol whose measures come first: a plain comparison may be a regression."""
-    regression = protocol == "balanced" and all(record.task == "regression" for record in records)
-    return "regression" if regression else protocol
+    """Return the protocol whose measures come first: in a plain comparison its task's own."""
+    tasks = {record.task for record in records}
+    own = tasks.pop() if protocol == "balanced" and len(tasks) == 1 else protocol
+    return own if own in PROTOCOLS else protocol
 
 
 def by_part(summaries: Sequence[MethodSummary]) -> dict[str, list[MethodSummary]]:
@@ -217,12 +131,12 @@ def tables(
     parts = by_part(summaries)
     columns = columns_for(summaries, protocol)
     if len(parts) > 1:
-        leading = [c for c in columns if c.key in PROTOCOLS[protocol].measures]
+        first = leading(columns, protocol)
         shown = []
         for name, rows in parts.items():
-            shown.append(_table(rows, leading))
+            shown.append(_table(rows, first))
             shown[-1].title = f"{_title(records)}: {name}"
-        shown.append(_ranks(summaries, leading))
+        shown.append(_ranks(summaries, first))
     else:
         groups = _fitting(columns, width)
         shown = [_table(summaries, group) for group in groups if group]
@@ -231,12 +145,12 @@ def tables(
     return shown
 
 
-def _fitting(columns: list[Column], width: int) -> list[list[Column]]:
+def _fitting(columns: list[Measure], width: int) -> list[list[Measure]]:
     """Return the columns in groups that a terminal has room for."""
-    groups: list[list[Column]] = [[]]
+    groups: list[list[Measure]] = [[]]
     room = 0
     for column in columns:
-        wide = max(*(len(word) for word in column.title.split()), 12) + 3
+        wide = max(*(len(word) for word in column.heading.split()), 12) + 3
         if groups[-1] and (room + wide > width or len(groups[-1]) > 9):
             groups.append([])
             room = 0
@@ -247,9 +161,17 @@ def _fitting(columns: list[Column], width: int) -> list[list[Column]]:
     return groups
 
 
-def _ranks(summaries: Sequence[MethodSummary], columns: Sequence[Column]) -> Table:
-    ranks = {c.title: average_ranks(summaries, c.key) for c in columns if c.best}
-    ranks = {title: found for title, found in ranks.items() if found}
+def ranks_of(
+    summaries: Sequence[MethodSummary], columns: Sequence[Measure]
+) -> dict[str, dict[str, float]]:
+    """Return the methods' average ranks over the parts, for each measure that has a direction."""
+    ranked = [column for column in columns if column.higher_is_better is not None]
+    found = {column.heading: average_ranks(summaries, column.name) for column in ranked}
+    return {heading: ranks for heading, ranks in found.items() if ranks}
+
+
+def _ranks(summaries: Sequence[MethodSummary], columns: Sequence[Measure]) -> Table:
+    ranks = ranks_of(summaries, columns)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
     table.title = "average rank over the parts (1 is best)"
     table.add_column("method", no_wrap=True)
@@ -287,12 +209,12 @@ def _caption(summaries: Sequence[MethodSummary]) -> str:
     )
 
 
-def _table(summaries: Sequence[MethodSummary], columns: Sequence[Column]) -> Table:
+def _table(summaries: Sequence[MethodSummary], columns: Sequence[Measure]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
     table.add_column("method", no_wrap=True)
     table.add_column("n", justify="right")
     for column in columns:
-        table.add_column(column.title, justify="right")
+        table.add_column(column.heading, justify="right")
     by_column = [cells(summaries, column) for column in columns]
     for row, summary in enumerate(summaries):
         count = f"{summary.n}" + (f" ({summary.failed} failed)" if summary.failed else "")
@@ -326,7 +248,7 @@ def markdown_table(
     several = len(parts) > 1
     lines = [
         "| " + ("part | " if several else "") + "method | "
-        + " | ".join(column.title for column in columns) + " |",
+        + " | ".join(column.heading for column in columns) + " |",
         "|" + "---|" * (1 + several) + "---:|" * len(columns),
     ]  # fmt: skip
     for name, summaries in parts.items():
@@ -354,7 +276,7 @@ def latex_table(
         "% bold: best mean, arrows: p < 0.05 against the baseline (paired t-test, Holm)",
         "\\begin{tabular}{l" + "r" * len(columns) + "}",
         "\\toprule",
-        " & ".join(["method", *(_escaped(column.title) for column in columns)]) + " \\\\",
+        " & ".join(["method", *(_escaped(column.heading) for column in columns)]) + " \\\\",
     ]
     for name, summaries in parts.items():
         lines.append("\\midrule")
@@ -384,10 +306,10 @@ def _for_text(
     baseline: str | None,
     protocol: str,
     measures: Sequence[str] | None,
-) -> tuple[dict[str, list[MethodSummary]], list[Column]]:
+) -> tuple[dict[str, list[MethodSummary]], list[Measure]]:
     protocol = protocol_of(records, protocol)
     summaries = summarise(records, baseline)
     columns = [c for c in columns_for(summaries, protocol) if c.group != "cost"]
     if measures is not None:
-        columns = [c for key in measures for c in columns if c.key == key]
+        columns = [c for key in measures for c in columns if c.name == key]
     return by_part(summaries), columns

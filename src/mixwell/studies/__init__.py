@@ -2,10 +2,10 @@
 
 from mixwell.studies.engines import Engine, LocalEngine, RayEngine
 from mixwell.studies.protocols import PROTOCOLS, Protocol
-from mixwell.studies.records import RunRecord, load_records
+from mixwell.studies.records import RunRecord
 from mixwell.studies.run import run_cells, run_study
 from mixwell.studies.statistics import Interval, MethodSummary, Test, summarise
-from mixwell.studies.store import Cell, Store
+from mixwell.studies.store import Cell, Store, load_records
 from mixwell.studies.study import Study, read_study
 
 __all__ = [

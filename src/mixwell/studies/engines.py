@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import queue
 import signal
 import socket
@@ -14,7 +15,7 @@ import threading
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,6 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from mixwell.errors import InputError
+from mixwell.metrics.declared import adopt, outside
+from mixwell.metrics.measures import Measure
 from mixwell.studies.store import Cell
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder, write_atomically
@@ -100,7 +103,7 @@ class LocalEngine(Engine):
         config = cell.config
         if config.threads is None:
             config = replace(config, threads=fair_threads(self.slots))
-        arguments = (theirs, their_life, config, cell.folder, command)
+        arguments = (theirs, their_life, config, cell.folder, command, _portable(outside()))
         process: BaseProcess = self._context.Process(target=_run, args=arguments)
         process.start()
         theirs.close()
@@ -143,9 +146,23 @@ class LocalEngine(Engine):
         self._running.clear()
 
 
+def _portable(measures: list[Measure]) -> list[Measure]:
+    """Return measures that another process can be handed, or raise and name the one that can't."""
+    for measure in measures:
+        try:
+            pickle.dumps(measure)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise InputError(
+                f"measure {measure.name!r} can't be handed to the runs' processes: {error}; let "
+                "compute be a function at the top of a module"
+            ) from error
+    return measures
+
+
 def _run(
-    pipe: Connection, parent: Connection, config: RunConfig, folder: Path, command: str
-) -> None:
+    pipe: Connection, parent: Connection, config: RunConfig, folder: Path, command: str,
+    measures: list[Measure],
+) -> None:  # fmt: skip
     """Train one cell, telling the parent; end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -165,6 +182,7 @@ def _run(
     try:
         make_folder("out", folder)
         _log_to(folder / "log.txt")
+        adopt(measures)
         result = train(config, folder, report=report, command=command, wait=30.0)
         report({"kind": "result", "result": result})
     except InputError as error:
@@ -251,8 +269,9 @@ class RayEngine(Engine):
     def start(self, cell: Cell, command: str) -> None:
         config = replace(cell.config, threads=cell.config.threads or self._threads)
         task = self._task.remote(
-            config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name
-        )
+            config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name,
+            outside(),
+        )  # fmt: skip
         self._running[task] = cell
 
     def events(self, timeout: float) -> Iterator[Event]:
@@ -308,8 +327,9 @@ _FILES = ("predictions.npz", "model.pt", "config.json", "log.txt", "result.json"
 
 
 def _run_remotely(
-    config: dict[str, Any], folder: str, command: str, mailbox: Any, name: str
-) -> dict[str, Any]:
+    config: dict[str, Any], folder: str, command: str, mailbox: Any, name: str,
+    measures: Sequence[Measure] = (),
+) -> dict[str, Any]:  # fmt: skip
     """Train one cell on a node; return its result and files, or its error."""
     last = 0.0
 
@@ -327,6 +347,7 @@ def _run_remotely(
         own = shared if is_shared else Path(stack.enter_context(tempfile.TemporaryDirectory()))
         try:
             own.mkdir(parents=True, exist_ok=True)
+            adopt(measures)
             result = train(
                 RunConfig.from_dict(config), own, report=report, command=command, wait=60.0
             )

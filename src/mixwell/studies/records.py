@@ -1,4 +1,4 @@
-"""What finished and failed runs left."""
+"""What a finished or failed run left."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 
 from mixwell.errors import InputError
 from mixwell.training.config import RunConfig
-from mixwell.training.run import is_finished, read_result
 
-__all__ = ["RunRecord", "load_records"]
+__all__ = ["RunRecord"]
 
 
 @dataclass(frozen=True)
@@ -106,26 +105,3 @@ class RunRecord:
                 return {name: arrays[name] for name in arrays.files}
         except (OSError, ValueError) as error:
             raise InputError(f"{path} can't be read: {error}") from error
-
-
-def load_records(folder: str | Path) -> list[RunRecord]:
-    """Return the records of a study's folder, or of one run's.
-
-    Raises:
-        InputError: there are none.
-    """
-    from mixwell.studies.store import Store
-
-    root = Path(folder)
-    if not root.is_dir():
-        raise InputError(f"{str(root)!r} is no folder")
-    if (root / Store.FILE).is_file():
-        found = Store(root).records()
-    elif is_finished(root):
-        result = read_result(root)
-        found = [RunRecord.of(root, result, result["config"])]
-    else:
-        found = []
-    if not found:
-        raise InputError(f"{str(root)!r} holds no finished run")
-    return found

@@ -17,7 +17,7 @@ from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
 from mixwell.training.files import read_json
-from mixwell.training.run import is_finished, read_result
+from mixwell.training.result import is_finished, read_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
 
@@ -105,17 +105,10 @@ def run_cells(
                     running.add(name)
                     chosen.start(cell, command)
                 for cell, event in chosen.events(timeout=1.0):
-                    if event["kind"] == "result":
-                        store.finish(cell.name, event["result"])
-                        event = {"kind": "done"}
-                    elif event["kind"] == "failed":
-                        store.fail(cell.name, event["error"])
-                    elif event["kind"] == "done":
-                        continue  # said once its result is kept
-                    elif event["kind"] == "ended":
+                    if event["kind"] == "ended":
                         running.discard(cell.name)
-                        continue
-                    report(cell, event)
+                    elif event["kind"] != "done":  # that is said once its result is kept
+                        report(cell, _kept(store, cell, event))
                 if time.monotonic() - heard > _BEAT:
                     store.still_here(sorted(running))
                     heard = time.monotonic()
@@ -125,6 +118,16 @@ def run_cells(
             with contextlib.suppress(Exception):
                 store.give_back(sorted(running))
     return store.records([cell.name for cell in cells])
+
+
+def _kept(store: Store, cell: Cell, event: dict[str, Any]) -> dict[str, Any]:
+    """Keep what a cell's event tells of its end; return what is to be told of it."""
+    if event["kind"] == "failed":
+        store.fail(cell.name, event["error"])
+    if event["kind"] != "result":
+        return event
+    store.finish(cell.name, event["result"])
+    return {"kind": "done"}
 
 
 def _is_finished(cell: Cell) -> bool:

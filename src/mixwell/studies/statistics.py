@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mixwell.metrics.measures import get, registered
 from mixwell.studies.records import RunRecord
 
 __all__ = [
@@ -25,12 +26,14 @@ __all__ = [
     "summarise",
 ]
 
-_HIGHER = ("accuracy", "r2", "ood_auroc", "margin", "fine_margin")
-
 
 def higher_is_better(measure: str) -> bool:
-    """Whether more of a measure is better; of all others, but temperature, less is."""
-    return measure in _HIGHER or "accuracy" in measure
+    """Whether more of a measure is better, as it declares itself.
+
+    Raises:
+        InputError: there is no such measure.
+    """
+    return bool(get(measure).higher_is_better)
 
 
 @dataclass(frozen=True)
@@ -221,11 +224,8 @@ def detectable_difference(
 
 def measures(record: RunRecord) -> dict[str, float]:
     """Return a run's measures with its costs among them."""
-    return {
-        **record.metrics,
-        "seconds_per_step": record.seconds_per_step,
-        "peak_memory_mb": record.peak_memory_mb,
-    }
+    costs = [measure.name for measure in registered() if measure.compute is None]
+    return {**record.metrics, **{n: getattr(record, n) for n in costs if hasattr(record, n)}}
 
 
 def summarise(records: Iterable[RunRecord], baseline: str | None = None) -> list[MethodSummary]:

@@ -23,8 +23,9 @@ import sqlalchemy as sql
 from mixwell.errors import InputError
 from mixwell.studies.records import RunRecord
 from mixwell.training.config import RunConfig
+from mixwell.training.result import is_finished, read_result
 
-__all__ = ["Cell", "Store"]
+__all__ = ["Cell", "Store", "load_records"]
 
 FORMAT = "1"
 _SILENCE = 120.0  # seconds after which another machine's claim counts as given up
@@ -278,3 +279,24 @@ def _lives(owner: str | None, heard: float | None) -> bool:
         return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
     except psutil.Error:
         return False
+
+
+def load_records(folder: str | Path) -> list[RunRecord]:
+    """Return the records of a study's folder, or of one run's.
+
+    Raises:
+        InputError: there are none.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise InputError(f"{str(root)!r} is no folder")
+    if (root / Store.FILE).is_file():
+        found = Store(root).records()
+    elif is_finished(root):
+        result = read_result(root)
+        found = [RunRecord.of(root, result, result["config"])]
+    else:
+        found = []
+    if not found:
+        raise InputError(f"{str(root)!r} holds no finished run")
+    return found

@@ -14,6 +14,7 @@ from mixwell.errors import InputError, suggest
 from mixwell.methods import accepts
 from mixwell.studies.protocols import Protocol
 from mixwell.studies.store import Cell
+from mixwell.training.build import check, load_data, make_model, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder
 
@@ -66,11 +67,11 @@ class Study:
             vary = dict(zip(self.vary, values, strict=True))
             config = replace(self.base, **vary)
             # Everything is tried once in every part, before anything is trained.
-            dataset = replace(config, seed=self.seeds[0]).load_data()
-            config = config.resolved(dataset)
-            config.build_model(dataset)
+            dataset = load_data(replace(config, seed=self.seeds[0]))
+            config = resolved(config, dataset)
+            make_model(config, dataset)
             for _, method, options in chosen:
-                replace(config, method=method, method_options=options).check(dataset)
+                check(replace(config, method=method, method_options=options), dataset)
             parts.append((vary, config))
         cells = []
         for seed, (vary, config), (label, method, options) in itertools.product(

@@ -7,20 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mixwell.checks import Range, check_whole
 from mixwell.errors import InputError, suggest
 from mixwell.methods import ranges
+from mixwell.metrics.measures import VALIDATION, Measure, of
 from mixwell.studies.run import run_cells
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import slug
+from mixwell.training.build import check, load_data, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder, write_atomically
 
-__all__ = ["Tuned", "tune"]
+__all__ = ["Tuned", "tunable", "tune"]
 
-_MEASURES = {
-    "classification": ("nll", "accuracy", "ece"),
-    "regression": ("rmse",),
-}
 _SEED = 0  # of the search itself
 
 
@@ -79,7 +78,7 @@ def tune(
         config: the run that is tuned; settings that it gives the method stay fixed.
         out: the folder.
         trials: how many in all, finished ones included.
-        measure: of the validation split: "nll", "accuracy" or "ece"; "rmse" in regression.
+        measure: of the validation split: one of :func:`tunable`; the first of them without.
         search: the settings to search; all that have a declared range, without.
         seeds: runs of each trial, whose measures are averaged.
         workers: runs at a time.
@@ -89,73 +88,112 @@ def tune(
     Raises:
         InputError: the method has nothing to search, or an argument can't work.
     """
+    _optuna()
+    trials = check_whole("trials", trials, 1)
+    dataset = load_data(replace(config, seed=seeds[0]))
+    config = resolved(config, dataset)
+    space = _space(config, search, dataset.task)
+    check(config, dataset)
+    chosen = _measure(measure, dataset.task)
+    folder = Path(out)
+    make_folder("out", folder)
+    identity = f"{config.fingerprint}-{chosen.name}-{'-'.join(space)}-{list(seeds)}"
+    found = _search(folder, identity, chosen, space, trials, workers > 1)
+
+    def tried(settings: Sequence[dict[str, Any]]) -> list[float | None]:
+        return _measured(config, settings, folder, chosen, seeds, workers, report, command)
+
+    at_a_time = max(1, workers // len(seeds))
+    while missing := max(0, trials - _ended(found)):
+        _try_some(found, min(at_a_time, missing), space, tried)
+        _write(found, config, space, chosen, folder)
+    return _write(found, config, space, chosen, folder)
+
+
+def tunable(task: str) -> tuple[Measure, ...]:
+    """Return the measures that settings can be tuned by, that of choice first."""
+    known = [measure for measure in of(task) if task in measure.validated]
+    return tuple(sorted(known, key=lambda measure: not measure.tuned_by))
+
+
+def _measure(name: str | None, task: str) -> Measure:
+    """Return the measure that is asked for, or the one of choice."""
+    known = {measure.name: measure for measure in tunable(task)}
+    if name is not None and name not in known:
+        raise InputError(
+            f"measure={name!r} is unknown{suggest(name, known)}; of validation data there "
+            f"are {', '.join(known)}"
+        )
+    return known[name] if name is not None else next(iter(known.values()))
+
+
+def _optuna() -> Any:
     try:
         import optuna
     except ImportError as error:
         raise InputError("tune needs Optuna: pip install 'mixwell[tune]'") from error
-    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
-        raise InputError(f"trials must be a whole number from 1 on, got {trials!r}")
-    dataset = replace(config, seed=seeds[0]).load_data()
-    config = config.resolved(dataset)
-    space = _space(config, search, dataset.task)
-    config.check(dataset)
-    known = _MEASURES[dataset.task]
-    measure = measure or known[0]
-    if measure not in known:
-        raise InputError(
-            f"measure={measure!r} is unknown{suggest(measure, known)}; of validation data there "
-            f"are {', '.join(known)}"
-        )
-    folder = Path(out)
-    make_folder("out", folder)
+    return optuna
+
+
+def _search(
+    folder: Path, identity: str, measure: Measure, space: Mapping[str, Range], trials: int,
+    parallel: bool,
+) -> Any:  # fmt: skip
+    """Return Optuna's study of a search, begun or to be gone on with."""
+    optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    identity = f"{config.fingerprint}-{measure}-{'-'.join(space)}-{list(seeds)}"
-    search_ = optuna.create_study(
+    search = optuna.create_study(
         storage=f"sqlite:///{folder / 'tune.db'}",
         study_name=identity,
-        direction="maximize" if measure == "accuracy" else "minimize",
+        direction="maximize" if measure.higher_is_better else "minimize",
         load_if_exists=True,
     )
-    state = optuna.trial.TrialState
-    search_.sampler = optuna.samplers.TPESampler(
+    search.sampler = optuna.samplers.TPESampler(
         # Where it goes on it must not draw again what it drew at first.
-        seed=_SEED + len(search_.get_trials(deepcopy=False)),
-        constant_liar=workers > 1,
+        seed=_SEED + len(search.get_trials(deepcopy=False)),
+        constant_liar=parallel,
         n_startup_trials=max(5, min(10, trials // 2)),
     )
     usual = {name: bounds.default for name, bounds in space.items()}
-    if not search_.get_trials(deepcopy=False):
-        search_.enqueue_trial({k: v for k, v in usual.items() if v is not None})
-    for left in search_.get_trials(deepcopy=False, states=[state.RUNNING]):
+    if not search.get_trials(deepcopy=False):
+        search.enqueue_trial({k: v for k, v in usual.items() if v is not None})
+    state = optuna.trial.TrialState
+    for left in search.get_trials(deepcopy=False, states=[state.RUNNING]):
         # A process that is gone had asked for it: its settings are tried again.
-        search_.enqueue_trial(left.params)
-        search_.tell(left.number, state=state.FAIL)
-
-    at_a_time = max(1, workers // len(seeds))
-    while True:
-        ended = search_.get_trials(deepcopy=False, states=[state.COMPLETE, state.PRUNED])
-        missing = trials - len(ended)
-        if missing <= 0:
-            break
-        asked = [search_.ask() for _ in range(min(at_a_time, missing))]
-        chosen = [
-            {
-                name: trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log)
-                for name, bounds in space.items()
-            }
-            for trial in asked
-        ]
-        values = _measured(config, chosen, folder, measure, seeds, workers, report, command)
-        for trial, value in zip(asked, values, strict=True):
-            if value is None:
-                search_.tell(trial, state=state.PRUNED)  # it failed: not to be tried again
-            else:
-                search_.tell(trial, value)
-        _write(search_, config, space, measure, folder, state)
-    return _write(search_, config, space, measure, folder, state)
+        search.enqueue_trial(left.params)
+        search.tell(left.number, state=state.FAIL)
+    return search
 
 
-def _space(config: RunConfig, search: Sequence[str] | None, task: str) -> Mapping[str, Any]:
+def _ended(search: Any, failed: bool | None = None) -> int:
+    """Return how many trials have ended, well or not: as ``failed`` says, or either."""
+    states = [trial.state.name for trial in search.get_trials(deepcopy=False)]
+    wanted = {None: ("COMPLETE", "PRUNED"), False: ("COMPLETE",), True: ("PRUNED",)}[failed]
+    return sum(state in wanted for state in states)
+
+
+def _try_some(
+    search: Any, count: int, space: Mapping[str, Range],
+    tried: Callable[[Sequence[dict[str, Any]]], list[float | None]],
+) -> None:  # fmt: skip
+    """Ask for so many settings, try them and tell how good they are."""
+    pruned = _optuna().trial.TrialState.PRUNED
+    asked = [search.ask() for _ in range(count)]
+    settings = [
+        {
+            name: trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log)
+            for name, bounds in space.items()
+        }
+        for trial in asked
+    ]
+    for trial, value in zip(asked, tried(settings), strict=True):
+        if value is None:
+            search.tell(trial, state=pruned)  # it failed: not to be tried again
+        else:
+            search.tell(trial, value)
+
+
+def _space(config: RunConfig, search: Sequence[str] | None, task: str) -> Mapping[str, Range]:
     """Return the ranges to search: those asked for, without the settings that are given."""
     known = ranges(config.method, task)
     for name in search or ():
@@ -181,7 +219,7 @@ def _measured(
     config: RunConfig,
     chosen: Sequence[dict[str, Any]],
     folder: Path,
-    measure: str,
+    measure: Measure,
     seeds: Sequence[int],
     workers: int,
     report: Callable[[str, dict[str, Any]], None],
@@ -205,34 +243,35 @@ def _measured(
     values: list[float | None] = []
     for cells in by_choice:
         records = [found.get(cell.name) for cell in cells]
-        done = [r.metrics[f"val_{measure}"] for r in records if r and r.status == "done"]
+        key = VALIDATION + measure.name
+        done = [r.metrics[key] for r in records if r and key in r.metrics]
         values.append(sum(done) / len(done) if len(done) == len(cells) else None)
     return values
 
 
 def _write(
-    search: Any, config: RunConfig, space: Mapping[str, Any], measure: str, folder: Path, state: Any
+    search: Any, config: RunConfig, space: Mapping[str, Range], measure: Measure, folder: Path
 ) -> Tuned:
     """Write and return the best of what has been tried so far."""
     import yaml
 
-    done = search.get_trials(deepcopy=False, states=[state.COMPLETE])
-    failed = len(search.get_trials(deepcopy=False, states=[state.PRUNED]))
+    done = [t for t in search.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    failed = _ended(search, failed=True)
     if not done:
         raise InputError(f"every trial failed; see the logs in {folder}")
-    sign = -1 if measure == "accuracy" else 1
+    sign = -1 if measure.higher_is_better else 1
     best = min(done, key=lambda trial: sign * trial.value)
     first = min(done, key=lambda trial: trial.number)
     settings = {**config.method_options, **best.params}
     found = Tuned(
-        config.method, settings, best.value, measure, first.value, len(done) + failed, failed
+        config.method, settings, best.value, measure.name, first.value, len(done) + failed, failed
     )
     header = "".join(f"# {line}\n" for line in str(found).splitlines())
     body = yaml.safe_dump(
         {
             "settings": {config.method: settings},
             "tuned": {
-                "data": config.data, "measure": f"validation {measure}", "value": best.value,
+                "data": config.data, "measure": f"validation {measure.name}", "value": best.value,
                 "usual settings": first.value, "trials": len(done) + failed,
                 "ranges": {name: str(bounds) for name, bounds in space.items()},
             },

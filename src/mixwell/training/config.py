@@ -4,21 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
-import mixwell
-from mixwell import models
-from mixwell.checks import check_choice, check_range
+from mixwell.checks import check_choice, check_range, plain
 from mixwell.errors import InputError, suggest
-from mixwell.methods import Method, accepts
-
-if TYPE_CHECKING:
-    from torch import nn
-
-    from mixwell.data import Dataset
-    from mixwell.training.semi_supervised import SemiSupervised
 
 __all__ = ["RunConfig"]
 
@@ -29,48 +21,30 @@ def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) 
     return field(default=default, metadata=metadata)
 
 
-# Where a field is None, what the data set is usually trained with. Fashion-MNIST's were chosen
-# for the small network on 6,000 images; CIFAR's and Airfoil's are the papers'.
-_USUAL: dict[str, dict[str, Any]] = {
-    "digits": {
-        "epochs": 15, "batch_size": 50, "lr": 0.05, "optimizer": "sgd", "weight_decay": 3e-3,
-    },
-    "fashion-mnist": {
-        "epochs": 15, "batch_size": 100, "lr": 0.1, "optimizer": "sgd", "weight_decay": 3e-3,
-    },
-    "shapes": {
-        "epochs": 20, "batch_size": 100, "lr": 0.1, "optimizer": "sgd", "weight_decay": 3e-3,
-    },
-    "cifar": {
-        "epochs": 200, "batch_size": 128, "lr": 0.1, "optimizer": "sgd", "weight_decay": 5e-4,
-        "model": "resnet18", "augment": True,
-    },
-    "folder": {
-        "epochs": 100, "batch_size": 128, "lr": 0.1, "optimizer": "sgd", "weight_decay": 1e-4,
-        "augment": True, "warmup_epochs": 5.0,
-    },
-    "airfoil": {"epochs": 100, "batch_size": 16, "lr": 1e-2, "weight_decay": 0.0},
-    "diabetes": {"epochs": 50, "batch_size": 16, "lr": 1e-3},
-    "csv": {"epochs": 50, "batch_size": 32, "lr": 1e-3},
-    "exchange-rate": {"epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0},
-    "series": {"epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0},
-    "moons": {"epochs": 100, "batch_size": 64, "lr": 3e-3, "weight_decay": 1e-4},
-    "circles": {"epochs": 100, "batch_size": 64, "lr": 3e-3, "weight_decay": 1e-4},
-}  # fmt: skip
-_OTHERWISE = {
-    "epochs": 15, "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2,
-    "augment": False, "warmup_epochs": 0.0,
-}  # fmt: skip
-
 _OPTIONAL = (
     "train_size", "epochs", "batch_size", "threads", "largest_class", "shots", "labels",
 )  # fmt: skip
+_WHOLE = {  # fields to their least values
+    "train_size": 1, "epochs": 0, "batch_size": 1, "accumulate": 1, "devices": 1, "threads": 1,
+    "image_size": 8, "loader_workers": 0, "seed": 0, "largest_class": 1, "shots": 1, "labels": 1,
+    "window": 1, "horizon": 1, "unlabelled_ratio": 1, "mc_samples": 2,
+}  # fmt: skip
+_REAL = {  # fields to their greatest values, and whether they must be over 0
+    "lr": (math.inf, True), "weight_decay": (math.inf, False), "warmup_epochs": (math.inf, False),
+    "grad_clip": (math.inf, True), "momentum": (1.0, False), "threshold": (1.0, False),
+    "imbalance": (math.inf, True), "unlabelled_weight": (math.inf, False),
+    "checkpoint_minutes": (math.inf, False),
+}  # fmt: skip
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run's configuration. Where a field is None, :meth:`resolved` fills in the usual value."""
+    """A run's configuration: a value, which :mod:`mixwell.training.build` makes things of.
+
+    Where a field is None, :func:`resolved <mixwell.training.build.resolved>` fills in what the
+    data set is usually trained with.
+    """
 
     data: str = _option("digits", "data", "the data set, by name; folder:PATH for image files")
     data_dir: str | None = _option(
@@ -164,23 +138,17 @@ class RunConfig:
         for name in ("data", "method"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
-        for name, least in (
-            ("train_size", 1), ("epochs", 0), ("batch_size", 1), ("accumulate", 1), ("devices", 1),
-            ("threads", 1), ("image_size", 8), ("loader_workers", 0), ("seed", 0),
-            ("largest_class", 1), ("shots", 1), ("labels", 1), ("window", 1), ("horizon", 1),
-            ("unlabelled_ratio", 1), ("mc_samples", 2),
-        ):  # fmt: skip
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if plain(value) is not value:  # NumPy's numbers, say, which JSON doesn't know
+                object.__setattr__(self, spec.name, plain(value))
+        for name, least in _WHOLE.items():
             value = getattr(self, name)
             optional = value is None and name in _OPTIONAL
             whole = isinstance(value, int) and not isinstance(value, bool)
             if not optional and not (whole and value >= least):
                 raise InputError(f"{name} must be a whole number from {least} on, got {value!r}")
-        for name, high, is_open in (
-            ("lr", float("inf"), True), ("weight_decay", float("inf"), False),
-            ("warmup_epochs", float("inf"), False), ("grad_clip", float("inf"), True),
-            ("momentum", 1.0, False), ("threshold", 1.0, False), ("imbalance", float("inf"), True),
-            ("unlabelled_weight", float("inf"), False), ("checkpoint_minutes", float("inf"), False),
-        ):  # fmt: skip
+        for name, (high, is_open) in _REAL.items():
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 0, high, open=is_open)
         if not 0 < check_range("val_fraction", self.val_fraction, 0, 1) < 1:
@@ -191,74 +159,6 @@ class RunConfig:
             value = getattr(self, spec.name)
             if spec.metadata["choices"] and value is not None:
                 check_choice(spec.name, value, spec.metadata["choices"])
-
-    def resolved(self, dataset: Dataset) -> RunConfig:
-        """Return the configuration with every open field filled in for this data set."""
-        kind = dataset.name.partition(":")[0]
-        usual = {
-            "model": models.default_for(dataset.task, dataset.input_shape),
-            **_OTHERWISE,
-            **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
-        }
-        if self.labels is not None:
-            usual["ema"] = 0.99  # the teacher
-        chosen = {name: value for name, value in usual.items() if getattr(self, name) is None}
-        return replace(self, **chosen)
-
-    # ------------------------------------------------------------------------------ what it names
-
-    def load_data(self) -> Dataset:
-        """Return the data set, split by the seed."""
-        from mixwell import data
-
-        options: dict[str, Any] = {
-            "data_dir": self.data_dir, "train_size": self.train_size, "download": self.download,
-            "val_fraction": self.val_fraction, "seed": self.seed, "imbalance": self.imbalance,
-            "largest_class": self.largest_class, "shots": self.shots, "labels": self.labels,
-            "coarse": self.coarse, "target": self.target, "window": self.window,
-            "horizon": self.horizon,
-        }  # fmt: skip
-        if self.data.startswith("folder:"):
-            options.update(image_size=self.image_size, workers=self.loader_workers)
-        return data.load(self.data, **options)
-
-    def build_model(self, dataset: Dataset) -> nn.Module:
-        """Return the untrained network; the configuration must be resolved."""
-        assert self.model is not None
-        return models.build(
-            self.model,
-            input_shape=dataset.input_shape,
-            num_outputs=dataset.num_outputs,
-            **self.model_options,
-        )
-
-    def build_method(self, dataset: Dataset) -> Method:
-        """Return the method, told what it needs to know of the data set."""
-        options = dict(self.method_options)
-        if dataset.task == "classification" and accepts(self.method, "class_counts"):
-            options.setdefault("class_counts", dataset.class_counts)
-        if accepts(self.method, "capacity"):
-            options.setdefault("capacity", len(dataset.train))
-        return mixwell.create(
-            self.method, num_classes=dataset.num_classes, task=dataset.task, **options
-        )
-
-    def build_step(self, dataset: Dataset) -> Method | SemiSupervised:
-        """Return what computes a step's loss: the method, or pseudo-labels around it."""
-        from mixwell.training.semi_supervised import SemiSupervised
-
-        method = self.build_method(dataset)
-        return method if self.labels is None else SemiSupervised(method, dataset, self)
-
-    def check(self, dataset: Dataset) -> None:
-        """Raise an InputError if what is measured at the end could not be; nothing is trained."""
-        from mixwell.training import probes
-
-        self.build_step(dataset)
-        if self.ood is not None:
-            probes.load_outliers(dataset, self)
-        if self.shift and len(dataset.input_shape) != 3:
-            raise InputError(f"shift needs images, but data={self.data!r} has none")
 
     # --------------------------------------------------------------------------------- as a value
 

@@ -29,8 +29,8 @@ from mixwell.losses import DecoupledCrossEntropy
 from mixwell.methods import Method, Recipe, Step
 from mixwell.mix import Mix, MixedTarget
 from mixwell.pairing import Pairing
-from mixwell.training import probes
 from mixwell.training.config import RunConfig
+from mixwell.training.probes import moments
 from mixwell.view import inference, logits_of
 
 __all__ = ["SemiSupervised", "strong_view", "weak_view"]
@@ -73,7 +73,7 @@ class SemiSupervised(nn.Module):
                 or self.recipe.interpolation.needs_model
                 or self.recipe.labels.needs_attention
             )
-            many = self.recipe.coefficient.samples > 2 or getattr(self.loss, "reads", "") != ""
+            many = self.recipe.coefficient.samples > 2 or bool(getattr(self.loss, "needs", ()))
             if inside or looks or many or len(mixing) > 1:
                 raise InputError(
                     f"method={method.name!r} mixes inside the model or looks at it, or mixes more "
@@ -86,7 +86,7 @@ class SemiSupervised(nn.Module):
         self.size = max(1, (config.batch_size or 1) // config.unlabelled_ratio)
         self.threshold = config.threshold
         self.weight = config.unlabelled_weight
-        self.mean, self.std = probes.moments(dataset.test)
+        self.mean, self.std = moments(dataset.test)
         self.flip = getattr(dataset.train, "flip", True)
         self._teacher: list[nn.Module] = []  # in a list: it's no part of this module's state
 

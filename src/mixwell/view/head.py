@@ -40,10 +40,9 @@ _PASSES = {
     *("adaptive_max_pool2d", "mkldnn_adaptive_avg_pool2d", "upsample_nearest2d"),
     *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d"),
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
-    # one by one, or over the classes
-    *("relu", "relu_", "clamp", "clamp_", "clamp_min", "clamp_min_", "clamp_max", "hardtanh"),
-    *("hardtanh_", "tanh", "tanh_", "sigmoid", "sigmoid_", "softplus", "gelu", "exp", "log"),
-    *("_softmax", "_log_softmax", "softmax", "log_softmax", "logit"),
+    # cut off or capped one by one (SqueezeNet, soft caps), or made probabilities
+    *("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_"),
+    *("_softmax", "_log_softmax", "softmax", "log_softmax"),
 }
 """Operations that what they return can be looked through for the logits that it was made of."""
 

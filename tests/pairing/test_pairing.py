@@ -95,10 +95,25 @@ def test_quantile_sides():
     x = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
     batch = Batch(x, torch.zeros(4).long())
     for _ in range(20):
-        assert pairing.Quantile(0.3, "below", "input")(batch).tolist() == [1, 0, 3, 2]
-        far = pairing.Quantile(0.5, "above", "input")(batch)
+        near = pairing.Quantile(0.3, "below", "input", self_pairs=False)
+        assert near(batch).tolist() == [1, 0, 3, 2]
+        far = pairing.Quantile(0.5, "above", "input", self_pairs=False)(batch)
         assert set(far[:2].tolist()) <= {2, 3}
         assert set(far[2:].tolist()) <= {0, 1}
+
+
+def test_quantiles_count_a_sample_as_its_own_pair():
+    """As the authors' code has it: of 16 distances 4 are of a sample to itself."""
+    x = torch.tensor([[0.0], [1.0], [10.0], [11.0]])
+    batch = Batch(x, torch.zeros(4).long(), generator=torch.Generator().manual_seed(0))
+    # Up to the quarter of all pairs there are none but these.
+    assert pairing.Quantile(0.2, "below", "input")(batch).tolist() == [0, 1, 2, 3]
+    drawn = torch.stack([pairing.Quantile(0.4, "below", "input")(batch) for _ in range(100)])
+    alone = (drawn == torch.arange(4)).double().mean()
+    assert 0.4 < alone < 0.6
+    assert set(drawn[:, 0].tolist()) == {0, 1}
+    other = pairing.Quantile(0.4, "below", "input", self_pairs=False)(batch)
+    assert (other != torch.arange(4)).all()
 
 
 def test_label_kernel_prefers_close_targets_by_the_density():

@@ -1,0 +1,98 @@
+"""How far runs are: bars on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Progress"]
+
+_ENDS = {
+    "done": "done",
+    "kept": "was done before",
+    "elsewhere": "was done by another process",
+    "failed": "failed",
+}
+
+
+class Progress:
+    """Bars with the time left on a terminal; a line for each epoch or run elsewhere."""
+
+    def __init__(self, runs: int | None = None) -> None:
+        self.runs, self.ended = runs, 0
+        self.bars: Any = None
+        self.tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Callable[[str, dict[str, Any]], None]:
+        if not sys.stdout.isatty():
+            return self._line
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+
+        self.bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        self.bars.start()
+        if self.runs is not None:
+            self.tasks[""] = self.bars.add_task("all runs", total=self.runs, note="")
+        return self._bar
+
+    def __exit__(self, *_: object) -> None:
+        if self.bars is not None:
+            self.bars.stop()
+
+    def _bar(self, name: str, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "start":
+            self.tasks[name] = self.bars.add_task(
+                name, total=event["steps"], completed=event["done"], note=""
+            )
+        elif kind == "step":
+            self.bars.update(self.tasks[name], completed=event["done"])
+        elif kind == "epoch":
+            self.bars.update(self.tasks[name], note=_row(event))
+        elif kind in _ENDS:
+            if name in self.tasks and self.runs is not None:
+                self.bars.remove_task(self.tasks.pop(name))
+            if self.runs is not None:
+                self.bars.advance(self.tasks[""])
+            if kind == "failed":
+                self.bars.console.print(f"{name} failed: {event['error'].splitlines()[-1]}")
+
+    def _line(self, name: str, event: dict[str, Any]) -> None:
+        kind = event["kind"]
+        if kind == "start" and event["done"]:
+            print(f"{name}: goes on at epoch {event['epoch'] + 1}", flush=True)
+        elif kind == "epoch" and self.runs is None:
+            print(f"{name}: {_row(event)}", flush=True)
+        elif kind in _ENDS and self.runs is not None:
+            self.ended += 1
+            word = _ENDS[kind]
+            cause = f": {event['error'].splitlines()[-1]}" if kind == "failed" else ""
+            print(f"[{self.ended}/{self.runs}] {name} {word}{cause}", flush=True)
+
+
+def _row(event: dict[str, Any]) -> str:
+    from mixwell.metrics.measures import VALIDATION, registered
+
+    parts = [f"epoch {event['epoch']}", f"loss {event['loss']:.4f}"]
+    # The first of those that are taken each epoch: there is no room for all.
+    for measure in registered():
+        value = event.get(VALIDATION + measure.name)
+        if measure.each_epoch and value is not None:
+            parts.append(f"validation {measure.title} {measure.text(value)}{measure.unit}")
+            break
+    return ", ".join(parts)

@@ -1,0 +1,114 @@
+"""What commands that run studies share: options, running, showing what came out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mixwell.cli.command import command_line
+from mixwell.cli.progress import Progress
+from mixwell.errors import InputError
+
+if TYPE_CHECKING:
+    from mixwell.studies import Cell, Engine, Study
+
+__all__ = [
+    "add_engine_options",
+    "check_baseline",
+    "data_name",
+    "present",
+    "run_and_present",
+    "workers_of",
+]
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of how a study's runs are made and compared."""
+    parser.add_argument(
+        "--baseline", metavar="M", help="what the others are tested against (default: erm)"
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N",
+        help="runs at a time, each with its share of the processor (default: one a core, or "
+        "one in all where there is a GPU)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=("local", "ray"), default="local",
+        help="where they run: this machine, or a Ray cluster (default: local)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--ray-address", metavar="HOST:PORT", help="of a running cluster (default: RAY_ADDRESS)"
+    )
+    parser.add_argument(
+        "--gpus-per-run", type=float, default=0.0, metavar="X",
+        help="with ray: GPUs, or the share of one, that each run takes (default: 0)",
+    )  # fmt: skip
+
+
+def data_name(study: Study) -> str:
+    """Return what a study's data are called, in a folder's name."""
+    names = study.vary.get("data", [study.base.data])
+    return "+".join(str(name).split("/")[-1] for name in names)
+
+
+def workers_of(options: argparse.Namespace) -> int:
+    """Return how many runs at a time are asked for, or suit the machine."""
+    from mixwell.studies.run import default_workers
+
+    if options.workers is not None and options.workers < 1:
+        raise InputError(f"workers must be 1 at least, got {options.workers}")
+    return options.workers or default_workers()
+
+
+def check_baseline(baseline: str | None, labels: list[str]) -> None:
+    """Raise an InputError if a baseline is named that is none of the methods."""
+    if baseline is not None and baseline not in labels:
+        raise InputError(f"baseline={baseline!r} is not among the methods {', '.join(labels)}")
+
+
+def run_and_present(study: Study, options: argparse.Namespace, out: str | Path) -> int:
+    """Run what a study lacks, show what came out, and return the exit status."""
+    import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
+    from mixwell.studies import RayEngine, run_cells
+
+    out = Path(out)
+    workers = workers_of(options)
+    check_baseline(options.baseline, study.labels())
+    cells = study.plan(out)
+    engine: Engine | None = None
+    if options.engine == "ray":
+        engine = RayEngine(options.ray_address, study.base.threads or 1, options.gpus_per_run)
+    with Progress(len(cells)) as show:
+
+        def report(cell: Cell, event: dict[str, Any]) -> None:
+            show(cell.name, event)
+
+        records = run_cells(
+            cells, out, study=study, workers=workers, engine=engine, report=report,
+            command=command_line(),
+        )  # fmt: skip
+    return present(records, out, options.baseline, command_line(), study.protocol)
+
+
+def present(
+    records: list[Any], out: Path, baseline: str | None, command: str, protocol: str
+) -> int:
+    """Show the table, write the report, and name what failed."""
+    from rich.console import Console
+
+    from mixwell import report
+
+    console = Console()
+    width = console.width if console.is_terminal else 120
+    console = Console(width=width)
+    for table in report.tables(records, baseline=baseline, width=width, protocol=protocol):
+        console.print(table)
+    paths = report.write(records, out, command=command, baseline=baseline, protocol=protocol)
+    failed = [record for record in records if record.status == "failed"]
+    for record in failed:
+        last = (record.error or "").strip().splitlines()[-1:]
+        print(f"failed: {record.path.name}: {''.join(last)}", file=sys.stderr)
+    print(f"Report: {paths.html}")
+    return 1 if failed else 0

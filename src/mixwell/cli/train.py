@@ -1,0 +1,57 @@
+"""``mixwell train``: one run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mixwell.cli.command import Command, command_line, settings, slug
+from mixwell.cli.options import add_run_options, config_of
+from mixwell.cli.progress import Progress
+
+__all__ = ["COMMAND"]
+
+_ABOUT = """\
+Train one model and measure it. The run's folder holds its measures (result.json), its predictions
+(predictions.npz) and its weights (model.pt). Killed at any moment, the same command goes on where
+it was; finished, it shows its result again.
+
+What an option leaves open is filled in by what the data set is usually trained with."""
+_EXAMPLES = """\
+examples:
+  mixwell train --data digits --method mixup
+  mixwell train --data fashion-mnist --data-dir DIR --method sk_mixup --set tau_std=0.5
+  mixwell train --data cifar10 --data-dir DIR --download --method cutmix+decoupled --ema 0.999
+  mixwell train --data folder:DIR --model timm:vit_small_patch16_224 --precision bf16-mixed
+"""
+
+
+def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
+    parser.add_argument(
+        "--out", metavar="DIR", help="the run's folder (default: runs/DATA-METHOD-seedS)"
+    )
+    if asked:
+        add_run_options(parser)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from mixwell.training import is_finished, train
+
+    config = config_of(options, method_options=settings("--set", options.set))
+    default = f"{config.data.split('/')[-1]}-{config.method}-seed{config.seed}"
+    out = Path(options.out or Path("runs") / slug(default))
+    finished = is_finished(out)
+    with Progress() as show:
+        result = train(
+            config, out, report=lambda event: show(config.label, event), command=command_line()
+        )
+    if finished:
+        print(f"{out} was finished before:")
+    width = max(map(len, result["metrics"]))
+    for name, value in result["metrics"].items():
+        print(f"  {name:<{width}}  {value:.4f}")
+    print(f"Written to {out}")
+    return 0
+
+
+COMMAND = Command("train", "train one model", _ABOUT, _add, _train, _EXAMPLES)

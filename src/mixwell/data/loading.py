@@ -1,0 +1,215 @@
+"""Loading a data set by name: read, split by the seed, made scarce, normalised."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mixwell.checks import check_whole
+from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request
+from mixwell.data.dataset import Dataset
+from mixwell.data.division import choose, divide, long_tail_counts
+from mixwell.data.splits import FolderSplit, TensorSplit, seeded
+from mixwell.errors import InputError, suggest
+
+__all__ = ["load"]
+
+
+def _coarsened(dataset: Dataset) -> Dataset:
+    """Return the data set with its superclasses for classes."""
+    if dataset.superclasses is None:
+        raise InputError(f"coarse: data={dataset.name!r} has no superclasses")
+    parent = torch.empty(len(dataset.classes), dtype=torch.int64)
+    for number, members in enumerate(dataset.superclasses.values()):
+        parent[list(members)] = number
+
+    def lift(split: Any) -> Any:
+        return replace(split, y=parent[split.y])
+
+    return replace(
+        dataset,
+        train=lift(dataset.train),
+        val=lift(dataset.val),
+        test=lift(dataset.test),
+        unlabelled=dataset.unlabelled and lift(dataset.unlabelled),
+        classes=tuple(dataset.superclasses),
+        superclasses=None,
+        fine=dataset,
+    )
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | Path | None = None,
+    train_size: int | None = None,
+    val_fraction: float = 0.1,
+    seed: int = 0,
+    imbalance: float | None = None,
+    largest_class: int | None = None,
+    shots: int | None = None,
+    labels: int | None = None,
+    coarse: bool = False,
+    target: str | None = None,
+    window: int = 24,
+    horizon: int = 12,
+    download: bool = False,
+    image_size: int = 224,
+    workers: int = 2,
+) -> Dataset:
+    """Return a data set by name, split into train, validation and test.
+
+    The test split is the official one where there is one, else a fixed fifth; it doesn't depend
+    on the seed. Validation is drawn from the training data by the seed, stratified by class, and
+    before anything is made scarce: it stays as balanced as the data are. Series are split by time,
+    60 : 20 : 20.
+
+    Args:
+        name: one of :func:`available`; ``folder:PATH`` for a folder of images, ``csv:PATH`` for a
+            table, ``series:PATH`` for a multivariate time series.
+        data_dir: the folder with the set's files; the environment variable MIXWELL_DATA without.
+        train_size: how many training samples to keep, stratified; all without.
+        val_fraction: the share of the training data that is held out, in (0, 1).
+        seed: of the split.
+        imbalance: long-tailed: class c keeps ``n · imbalance^(-c / (C - 1))`` training samples.
+        largest_class: n, the samples of the largest class; by default as many as all classes have.
+        shots: training samples of each class.
+        labels: training samples that keep their label, of each class as many; the rest is
+            ``unlabelled``.
+        coarse: superclasses are the classes, and ``fine`` holds the others.
+        target: the column that is predicted: of ``csv:PATH`` the last by default, of a series all.
+        window: of a series, the steps that are seen.
+        horizon: of a series, how many steps after them the predicted one comes.
+        download: fetch the files into ``data_dir`` by torchvision, where it can.
+        image_size: of ``folder:PATH``.
+        workers: processes that decode the images of ``folder:PATH``.
+
+    Raises:
+        InputError: the name is unknown, files are missing, corrupt or truncated, or a size is
+            out of range.
+    """
+    kind, _, rest = name.partition(":")
+    _check_name(name)
+    if not 0 < val_fraction < 1:
+        raise InputError(f"val_fraction must be in (0, 1), got {val_fraction!r}")
+    for argument, value in (
+        ("train_size", train_size), ("largest_class", largest_class), ("shots", shots),
+        ("labels", labels), ("window", window), ("horizon", horizon),
+    ):  # fmt: skip
+        if value is not None:
+            check_whole(argument, value, 1)
+    if target is not None and kind not in ("csv", "series", "exchange-rate"):
+        raise InputError(f"target={target!r}: data={name!r} has no columns to choose from")
+    given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")
+    request = Request(
+        Path(given) if given else None, download, image_size, workers, rest, target, window, horizon
+    )
+    raw = SOURCES[kind][1](request)
+    _check_scarcity(
+        name, raw, train_size=train_size, imbalance=imbalance, largest_class=largest_class,
+        shots=shots, labels=labels, coarse=coarse or None,
+    )  # fmt: skip
+    train, val, test = divide(
+        raw.train, raw.val, raw.test, raw.classes,
+        val_fraction=val_fraction, train_size=train_size, seed=seed,
+    )  # fmt: skip
+    num_classes, unlabelled = len(raw.classes), None
+    if imbalance is not None:
+        there = int(torch.bincount(train.y, minlength=num_classes).min())
+        kept = long_tail_counts(num_classes, largest_class or there, imbalance)
+        why = f"imbalance={imbalance}"
+        train = train.subset(choose(train.y, kept, seeded(seed, 13), why))
+    if shots is not None:
+        kept = [shots] * num_classes
+        train = train.subset(choose(train.y, kept, seeded(seed, 14), f"shots={shots}"))
+    if labels is not None:
+        train, unlabelled = _labelled(train, labels, num_classes, seed)
+    dataset = _prepared(name, raw, [train, val, test, unlabelled], image_size)
+    return _coarsened(dataset) if coarse else dataset
+
+
+def _check_name(name: str) -> None:
+    kind, _, rest = name.partition(":")
+    if kind not in SOURCES or bool(rest) != (kind in WITH_PATH):
+        shown = (name if name not in WITH_PATH else f"{name}:PATH" for name in SOURCES)
+        raise InputError(
+            f"data={name!r} is unknown{suggest(kind, SOURCES)}; known: {', '.join(shown)}"
+        )
+
+
+def _check_scarcity(
+    name: str, raw: Raw, *, train_size: int | None, imbalance: float | None,
+    largest_class: int | None, **asked: Any,
+) -> None:  # fmt: skip
+    """Raise an InputError where what makes the data scarce doesn't fit them, or itself."""
+    asked = {"imbalance": imbalance, **asked}
+    first = next((argument for argument, value in asked.items() if value is not None), None)
+    if first and not raw.classes:
+        raise InputError(f"{first}: data={name!r} is a regression: it has no classes")
+    sizes = (imbalance, asked["shots"], train_size)
+    if sum(value is not None for value in sizes) > 1:
+        raise InputError("give one of train_size, imbalance and shots: each says what is kept")
+    if imbalance is not None and not imbalance >= 1:
+        raise InputError(f"imbalance must be 1 at least, got {imbalance!r}")
+    if largest_class is not None and imbalance is None:
+        raise InputError("largest_class says nothing without imbalance")
+
+
+def _labelled(train: Any, labels: int, num_classes: int, seed: int) -> tuple[Any, Any]:
+    """Return the samples that keep their labels, of each class as many, and the others."""
+    if labels % num_classes or not num_classes <= labels < len(train):
+        raise InputError(
+            f"labels={labels} must be a multiple of the {num_classes} classes and fewer than "
+            f"the {len(train)} training samples"
+        )
+    kept = [labels // num_classes] * num_classes
+    chosen = choose(train.y, kept, seeded(seed, 15), f"labels={labels}")
+    others = torch.ones(len(train), dtype=torch.bool)
+    others[chosen] = False
+    return train.subset(chosen), train.subset(others.nonzero()[:, 0])
+
+
+def _prepared(name: str, raw: Raw, splits: list[Any], image_size: int) -> Dataset:
+    """Return the data set with its inputs and real targets normalised."""
+    task = "classification" if raw.classes else "regression"
+    train = splits[0]
+    if isinstance(train, FolderSplit):
+        train, val, test, unlabelled = splits
+        shape: tuple[int, ...] = (3, image_size, image_size)
+        return Dataset(name, task, train, val, test, shape, raw.classes, unlabelled=unlabelled)
+    shape = tuple(train.x.shape[1:])
+    mean, std = _moments(train.x)
+    if raw.classes:
+        train, val, test, unlabelled = (
+            split and replace(split, mean=mean, std=std) for split in splits
+        )
+        return Dataset(
+            name, task, train, val, test, shape, raw.classes, raw.superclasses,
+            unlabelled=unlabelled,
+        )  # fmt: skip
+    y = train.y.double().reshape(len(train), -1)
+    centre, scale = y.mean(0), y.std(0, correction=0).clamp_min(1e-12)
+
+    def standardised(split: TensorSplit) -> TensorSplit:
+        values = (split.y.double().reshape(len(split), -1) - centre) / scale
+        return TensorSplit(split.x, values.reshape(split.y.shape).float(), mean, std)
+
+    train, val, test = (standardised(split) for split in splits[:3])
+    return Dataset(name, task, train, val, test, shape, target_mean=centre, target_std=scale)
+
+
+def _moments(x: Tensor) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation over all but dimension 1; images in [0, 1]."""
+    dims = [dim for dim in range(x.ndim) if dim != 1]
+    count, size = x.numel() // x.shape[1], 255 if x.dtype == torch.uint8 else 1
+    # In parts: a whole data set in float64 wouldn't fit where its bytes do.
+    mean = sum(part.double().sum(dims) for part in x.split(4096)) / count
+    shape = (-1, *[1] * (x.ndim - 2))
+    squares = sum((part - mean.view(shape)).square().sum(dims) for part in x.split(4096))
+    std = (squares / count).sqrt().clamp_min(1e-12)
+    return (mean / size).tolist(), (std / size).tolist()

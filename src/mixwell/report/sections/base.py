@@ -1,0 +1,168 @@
+"""What a section of the report is: when it applies, and what it draws of one part of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from mixwell.metrics.measures import Measure, get, registered
+from mixwell.report.tables import leading
+from mixwell.studies import MethodSummary, RunRecord
+
+__all__ = ["Block", "Part", "Picture", "Section", "Table", "plain"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure.
+
+    Attributes:
+        svg: what :func:`mixwell.report.drawing.svg_of` returns.
+        title: above it.
+        caption: below it.
+    """
+
+    svg: str
+    title: str = ""
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of texts.
+
+    Attributes:
+        headings: of the columns.
+        rows: as long as the headings, the first cell heading the row.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Block:
+    """What a section shows: all that there is of it, in this order.
+
+    Attributes:
+        title: of the section.
+        note: what is to be seen, in a few sentences.
+        sentences: a list.
+        table: below it.
+        legend: whether the methods' colours are explained.
+        classes: names and colours that are explained, too.
+        pictures: the figures.
+        small: whether they are small, one of each method, say.
+        style: "section"; "folded", opened by a click; or "plain", a part of the results themselves.
+    """
+
+    title: str
+    note: str = ""
+    sentences: Sequence[str] = ()
+    table: Table | None = None
+    legend: bool = False
+    classes: Sequence[tuple[str, str]] = ()
+    pictures: Sequence[Picture] = ()
+    small: bool = False
+    style: str = "section"
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to be shown."""
+        return not (self.sentences or self.table or self.pictures)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One part of a study, as a section sees it.
+
+    Attributes:
+        records: its runs that are done.
+        summaries: its methods.
+        colours: of the methods.
+        base: the method that the others are tested against.
+        protocol: the name of the study's.
+    """
+
+    records: Sequence[RunRecord]
+    summaries: Sequence[MethodSummary]
+    colours: Mapping[str, str]
+    base: str
+    protocol: str
+
+    @cached_property
+    def by_method(self) -> dict[str, list[RunRecord]]:
+        """The runs of each method."""
+        found: dict[str, list[RunRecord]] = {summary.method: [] for summary in self.summaries}
+        for record in self.records:
+            found[record.label].append(record)
+        return found
+
+    @property
+    def first(self) -> RunRecord:
+        """The first run: what all of them have in common is looked up here."""
+        return self.records[0]
+
+    @property
+    def seed(self) -> str:
+        """In words, the seed whose run a figure of one run shows."""
+        return f"Seed {self.first.seed}."
+
+    @cached_property
+    def leading(self) -> list[Measure]:
+        """The measures that the protocol looks at first."""
+        return leading(registered(), self.protocol)
+
+    @cached_property
+    def tested(self) -> list[Measure]:
+        """Those of them that there are tests of."""
+        return [m for m in self.leading if any(s.tests.get(m.name) for s in self.summaries)]
+
+    def measured(self, name: str) -> bool:
+        """Whether any method has a measure."""
+        return any(name in summary.metrics for summary in self.summaries)
+
+    def each(
+        self,
+        draw: Callable[[RunRecord, str], str | None],
+        caption: Callable[[Mapping[str, float]], str] = lambda metrics: "",
+    ) -> list[Picture]:
+        """Return a picture of each method's first run, where there is something to draw.
+
+        Args:
+            draw: takes the run and its method's colour.
+            caption: takes the run's measures.
+        """
+        shown = []
+        for method, runs in self.by_method.items():
+            svg = draw(runs[0], self.colours[method]) if runs else None
+            if svg:
+                shown.append(Picture(svg, method, caption(runs[0].metrics)))
+        return shown
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section of the report.
+
+    Attributes:
+        name: of it, for :func:`mixwell.report.sections.register`.
+        draw: returns what it shows of a part.
+        applies: whether a part has anything of it.
+    """
+
+    name: str
+    draw: Callable[[Part], Block]
+    applies: Callable[[Part], bool] = lambda part: True
+
+
+def plain(*drawn: str | None) -> list[Picture]:
+    """Return pictures without titles, of those that there are."""
+    return [Picture(svg) for svg in drawn if svg]
+
+
+def told(metrics: Mapping[str, float], name: str, digits: int) -> str:
+    """Return a measure in words: "ECE 3.1 %"."""
+    measure = get(name)
+    return f"{measure.title} {measure.shown(metrics[name], digits)}"

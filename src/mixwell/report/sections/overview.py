@@ -1,0 +1,88 @@
+"""What a study of several parts shows in all: measures over what varies, and ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mixwell.metrics.measures import Measure
+from mixwell.report.drawing import canvas, svg_of
+from mixwell.studies import MethodSummary
+
+__all__ = ["overview"]
+
+
+def overview(
+    summaries: Sequence[MethodSummary], colours: Mapping[str, str], leading: Sequence[Measure]
+) -> list[str]:
+    """Return figures of the leading measures over what varies; none where nothing does.
+
+    Args:
+        summaries: of all parts.
+        colours: of the methods.
+        leading: the measures.
+    """
+    varied = list(summaries[0].vary)
+    if len({summary.group for summary in summaries}) < 2:
+        return []
+    axis = ", ".join(name.replace("_", " ") for name in varied)
+    by_value: dict[Any, Any] = {}
+    for summary in summaries:
+        value = next(iter(summary.vary.values())) if len(varied) == 1 else summary.group
+        by_value.setdefault(value, []).append(summary)
+    drawn = [over_values(by_value, colours, measure, axis) for measure in leading]
+    return [svg for svg in drawn if svg]
+
+
+def over_values(
+    by_value: Mapping[Any, Sequence[MethodSummary]], colours: Mapping[str, str],
+    measure: Measure, axis: str,
+) -> str | None:  # fmt: skip
+    """Return a measure over what varies: a line for each method, its bars 95 % intervals.
+
+    Args:
+        by_value: the summaries of each value, in order.
+        colours: of the methods.
+        measure: that is shown.
+        axis: what varies.
+    """
+    values = list(by_value)
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    if numeric:
+        values = sorted(values)
+    place = np.array(values if numeric else range(len(values)), dtype=float)
+    with canvas(5.2, 3.1) as (figure, axes):
+        count = len(colours)
+        drawn = False
+        for number, (method, colour) in enumerate(colours.items()):
+            found = [
+                next((s.metrics.get(measure.name) for s in by_value[v] if s.method == method), None)
+                for v in values
+            ]
+            there = [i for i, interval in enumerate(found) if interval is not None]
+            if not there:
+                continue
+            drawn = True
+            means = [measure.factor * found[i].mean for i in there]  # type: ignore[union-attr]
+            reach = [measure.factor * (found[i].half_width or 0) for i in there]  # type: ignore[union-attr]
+            # Side by side, so that bars of one value don't hide each other.
+            aside = (number - (count - 1) / 2) * (0.012 if numeric else 0.07)
+            x = place[there] * (10**aside) if numeric else place[there] + aside
+            axes.errorbar(
+                x, means, yerr=reach, color=colour, marker="o", markersize=4, capsize=2,
+                linewidth=1.5 if numeric else 0, elinewidth=1.0,
+            )  # fmt: skip
+        if not drawn:
+            return None
+        if measure.unit == "%":  # a share: an interval may leave 0 to 100, the picture need not
+            low, high = axes.get_ylim()
+            axes.set_ylim(max(low, 0), min(high, 100.5))
+        if numeric:
+            axes.set_xscale("log")
+        axes.set_xticks(place, [f"{v:g}" if numeric else str(v) for v in values])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(axis)
+        axes.set_ylabel(measure.heading)
+        return svg_of(figure, f"{measure.heading} over {axis}, one line a method")

@@ -1,0 +1,86 @@
+"""Shift: accuracy and calibration on corrupted images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mixwell.metrics.measures import Measure, get
+from mixwell.report.drawing import canvas, svg_of
+from mixwell.report.sections.base import Block, Part, Picture, Section, plain
+from mixwell.studies import RunRecord
+
+__all__ = ["BY_CORRUPTION", "MEANS"]
+
+
+def _means(part: Part) -> Block:
+    return Block(
+        "Shift",
+        "Accuracy and ECE on corrupted test images, mean over all corruptions; the band is "
+        "one standard deviation over seeds.",
+        legend=True,
+        pictures=plain(
+            *(shifted(part.by_method, part.colours, get(name)) for name in ("accuracy", "ece"))
+        ),
+    )
+
+
+def _by_corruption(part: Part) -> Block:
+    drawn = {
+        name: shifted(part.by_method, part.colours, get("accuracy"), name)
+        for name in part.first.details["shift"]
+    }
+    return Block(
+        "Shift by corruption",
+        "Accuracy over severity.",
+        legend=True,
+        pictures=[Picture(svg, name) for name, svg in drawn.items() if svg],
+        small=True,
+    )
+
+
+def _applies(part: Part) -> bool:
+    return bool(part.first.details.get("shift"))
+
+
+MEANS = Section("shift", _means, _applies)
+BY_CORRUPTION = Section("shift_by_corruption", _by_corruption, _applies)
+
+
+def shifted(
+    by_method: Mapping[str, Sequence[RunRecord]], colours: Mapping[str, str], measure: Measure,
+    corruption: str | None = None,
+) -> str | None:  # fmt: skip
+    """Return a measure over the severity of corruptions, their mean or one of them."""
+    with canvas(5.2 if corruption is None else 2.7, 3.1 if corruption is None else 2.2) as (
+        figure, axes,
+    ):  # fmt: skip
+        drawn = False
+        for method, runs in by_method.items():
+            rows = []
+            for run in runs:
+                table = run.details.get("shift")
+                if not table:
+                    continue
+                chosen = [corruption] if corruption else list(table)
+                clean = run.metrics[measure.name]
+                values = np.mean([[row[measure.name] for row in table[c]] for c in chosen], 0)
+                rows.append([clean, *values])
+            if rows:
+                drawn = True
+                mean, spread = (
+                    measure.factor * value for value in (np.mean(rows, 0), np.std(rows, 0))
+                )
+                place = np.arange(len(mean))
+                axes.plot(place, mean, color=colours[method], marker="o", markersize=3, lw=1.4)
+                axes.fill_between(
+                    place, mean - spread, mean + spread, color=colours[method], alpha=0.15, lw=0
+                )
+        if not drawn:
+            return None
+        axes.set_xlabel("severity (0: as it is)")
+        title = f"{measure.title}, {measure.unit}"
+        axes.set_ylabel(title)
+        name = corruption or "all corruptions"
+        return svg_of(figure, f"{title} over severity, {name}")

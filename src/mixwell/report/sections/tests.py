@@ -1,0 +1,137 @@
+"""What the tests say, what they could have said, and the differences themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mixwell.metrics.measures import Measure
+from mixwell.report.drawing import INK, canvas, svg_of
+from mixwell.report.sections.base import Block, Part, Section, Table, plain
+from mixwell.report.tables import p_text
+from mixwell.studies import PROTOCOLS, MethodSummary
+from mixwell.studies.statistics import detectable_difference, seeds_needed
+
+__all__ = ["DIFFERENCES", "FINDINGS", "POWER"]
+
+_SHOWN = 4  # measures whose differences are drawn
+
+
+def _findings(part: Part) -> Block:
+    found = [_sentence(part, m) for m in _ranked(part) if m.higher_is_better is not None]
+    return Block("What the tests say", sentences=[text for text in found if text], style="plain")
+
+
+def _ranked(part: Part) -> list[Measure]:
+    """Return the leading measures that there are tests of, in the protocol's order."""
+    order = PROTOCOLS[part.protocol].measures
+    return sorted(part.tested, key=lambda measure: order.index(measure.name))
+
+
+def _sentence(part: Part, measure: Measure) -> str:
+    """Return what the tests allow to say of a measure."""
+    better, worse, open_ = [], [], []
+    for summary in part.summaries:
+        test = summary.tests.get(measure.name)
+        if test is None:
+            continue
+        gap = measure.text(test.difference, signed=True)
+        text = f"{summary.method} ({gap}, {p_text(test.adjusted)})"
+        if not test.significant:
+            open_.append(summary.method)
+        elif (test.difference > 0) == measure.higher_is_better:
+            better.append(text)
+        else:
+            worse.append(text)
+    said = [
+        f"{start}: {', '.join(methods)}"
+        for start, methods in (
+            (f"better than {part.base}", better), ("worse", worse),
+            ("no significant difference", open_),
+        )
+        if methods
+    ]  # fmt: skip
+    return f"{measure.heading}: {'; '.join(said)}." if said else ""
+
+
+FINDINGS = Section("findings", _findings)
+
+
+def _power(part: Part) -> Block:
+    """Return what differences of the first leading measure these seeds could have shown."""
+    measure = _ranked(part)[0]
+    rows = []
+    pairs = 0
+    for summary in part.summaries:
+        test = summary.tests.get(measure.name)
+        if test is None:
+            continue
+        pairs = max(pairs, test.pairs)
+        if test.deviation <= 0:
+            continue
+        least = detectable_difference(test.deviation, test.pairs)
+        needed = seeds_needed(test.deviation, test.difference) if test.difference else None
+        rows.append(
+            (
+                summary.method, measure.text(test.difference, signed=True),
+                measure.text(test.deviation), measure.text(least),
+                "over 10,000" if needed is None else str(needed),
+            )
+        )  # fmt: skip
+    headings = (
+        "method", "difference seen", "its deviation over seeds",
+        f"least difference that {pairs} seeds show", "seeds for a true difference as seen",
+    )  # fmt: skip
+    return Block(
+        f"What {pairs} seeds can and can’t show",
+        f"No significant difference is not proof of equality. Of {measure.heading}, with the "
+        "spread that was seen, a paired t-test at 5 % shows these differences with a chance of "
+        "80 %, before any correction for many tests.",
+        table=Table(headings, rows) if rows else None,
+        style="folded",
+    )
+
+
+POWER = Section("power", _power, lambda part: bool(part.tested))
+
+
+def _differences(part: Part) -> Block:
+    drawn = []
+    for measure in part.tested[:_SHOWN]:
+        unit = {"": "", "%": ", percentage points"}.get(measure.unit, f", {measure.unit}")
+        title = measure.title + unit
+        drawn.append(
+            differences(
+                part.summaries, part.colours, measure.name, title, measure.factor, part.base
+            )
+        )
+    return Block(
+        f"Difference to {part.base}",
+        "Mean of the paired differences and its 95 % interval, uncorrected; an interval that "
+        "crosses zero shows no difference.",
+        pictures=plain(*drawn),
+    )
+
+
+DIFFERENCES = Section("differences", _differences, lambda part: bool(part.tested))
+
+
+def differences(
+    summaries: Sequence[MethodSummary], colours: Mapping[str, str], key: str, title: str,
+    factor: float, baseline: str,
+) -> str:  # fmt: skip
+    """Return each method's difference to the baseline with its 95 % interval."""
+    shown = [s for s in summaries if s.tests.get(key)][::-1]
+    with canvas(5.2, 0.75 + 0.34 * max(len(shown), 1)) as (figure, axes):
+        for row, summary in enumerate(shown):
+            test = summary.tests[key]
+            assert test is not None
+            axes.errorbar(
+                factor * test.difference, row, xerr=factor * test.half_width, fmt="o",
+                color=colours[summary.method], capsize=3, markersize=5, linewidth=1.6,
+            )  # fmt: skip
+        axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [summary.method for summary in shown])
+        axes.set_ylim(-0.6, len(shown) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(title)
+        return svg_of(figure, f"{title}, difference to {baseline} with 95 % intervals")

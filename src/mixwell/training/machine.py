@@ -1,0 +1,110 @@
+"""The machine that a run is trained on: devices, memory, randomness, the lock of a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import random
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mixwell.errors import InputError
+from mixwell.training.config import RunConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "device_name",
+    "locked",
+    "make_fabric",
+    "peak_memory",
+    "random_state",
+    "set_random_state",
+]
+
+
+def make_fabric(config: RunConfig) -> Any:
+    """Return what knows the device, the precision and the other processes."""
+    from lightning.fabric import Fabric
+
+    accelerator = "cuda" if config.accelerator == "gpu" else config.accelerator
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=config.devices,
+            precision=config.precision,  # type: ignore[arg-type]
+            strategy="ddp_spawn" if config.devices > 1 else "auto",
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"accelerator={config.accelerator!r} with devices={config.devices} and "
+            f"precision={config.precision!r} can't be had here: {error}"
+        ) from error
+    if fabric._precision.precision != config.precision:  # Lightning falls back, with a warning
+        raise InputError(
+            f"precision={config.precision!r} is not to be had on {fabric.device.type}; "
+            f"{fabric._precision.precision!r} is"
+        )
+    return fabric
+
+
+@contextlib.contextmanager
+def locked(folder: Path, wait: float) -> Iterator[None]:
+    """Keep a second process out of a run folder; the system drops the lock if this one dies."""
+    until = time.monotonic() + wait
+    with (folder / ".lock").open("w") as file:
+        while fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                if time.monotonic() >= until:
+                    raise InputError(
+                        f"out={str(folder)!r}: another process is training in this folder"
+                    ) from error
+            time.sleep(0.1)
+        yield
+
+
+def random_state() -> dict[str, Any]:
+    """Return the state of all random number generators."""
+    return {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),  # noqa: NPY002
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Put all random number generators in a state of :func:`random_state`."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and state["cuda"]:
+        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that training took, in MiB: the GPU's, else the whole process's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a device is called, in results."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()}, {torch.get_num_threads()} threads"

@@ -1,0 +1,27 @@
+"""What is measured beside the test split's labels, each where it applies, in a file of its own.
+
+A probe takes the subject, and returns what it adds to the evidence that measures are computed
+from, by field; figures' arrays and details it leaves in the findings.
+"""
+
+from mixwell.training.probes.fine import fine_classes
+from mixwell.training.probes.outliers import load_outliers, outliers
+from mixwell.training.probes.shift import shift
+from mixwell.training.probes.subject import Findings, Subject, moments
+from mixwell.training.probes.surface import surface
+from mixwell.training.probes.uncertainty import uncertainty
+
+__all__ = [
+    "PROBES",
+    "Findings",
+    "Subject",
+    "fine_classes",
+    "load_outliers",
+    "moments",
+    "outliers",
+    "shift",
+    "surface",
+    "uncertainty",
+]
+
+PROBES = (fine_classes, outliers, shift, uncertainty, surface)

@@ -1,0 +1,67 @@
+import pytest
+
+from mixwell import InputError
+from mixwell.report import sections, write
+from mixwell.report.sections import Block, Picture, Section, Table
+
+SVG = '<svg role="img" aria-label="a made-up picture"></svg>'
+
+
+def everything(part):
+    return Block(
+        "Hardest <classes>",
+        f"Of {part.first.config['data']}.",
+        sentences=["a & b"],
+        table=Table(("class", "share"), [("a", "1.0"), ("b", "<2>")]),
+        pictures=part.each(lambda run, colour: SVG, lambda m: f"{m['accuracy']:.1f}"),
+    )
+
+
+@pytest.fixture
+def hardest():
+    section = Section("hardest", everything, lambda part: part.measured("accuracy"))
+    yield sections.register(section, before="curves")
+    sections.remove("hardest")
+
+
+def page_of(records, folder, **options):
+    return write(records, folder, command="", **options).html.read_text(encoding="utf-8")
+
+
+def test_one_from_outside_is_on_the_page_where_it_is_put(hardest, make_records, tmp_path):
+    page = page_of(make_records(), tmp_path)
+    assert page.index("What a step costs") < page.index("Hardest &lt;classes&gt;")
+    assert page.index("Hardest &lt;classes&gt;") < page.index("Learning curves")
+    for text in ("Of digits.", "<li>a &amp; b</li>", "<td>&lt;2&gt;</td>", '<th scope="row">b'):
+        assert text in page
+    assert page.count("a made-up picture") == 2  # one of each method
+
+
+def test_one_from_outside_is_left_out_where_it_does_not_apply(hardest, make_records, tmp_path):
+    assert "Hardest" not in page_of(make_records(task="regression"), tmp_path)
+
+
+def test_what_shows_nothing_is_left_out(make_records, tmp_path):
+    sections.register(Section("nothing", lambda part: Block("Nothing", "at all")))
+    try:
+        assert "Nothing" not in page_of(make_records(), tmp_path)
+    finally:
+        sections.remove("nothing")
+
+
+def test_names_are_looked_up(hardest):
+    with pytest.raises(InputError, match="there is a section of this name already"):
+        sections.register(hardest)
+    with pytest.raises(InputError, match="section 'curve' is unknown; known: findings"):
+        sections.register(Section("other", everything), before="curve")
+    assert "hardest" in [section.name for section in sections.registered()]
+
+
+def test_each_draws_the_first_run_of_each_method_that_has_one(make_records):
+    records = make_records(failed={("mixup", 0)})
+    done = [record for record in records if record.status == "done"]
+    from mixwell.studies import summarise
+
+    part = sections.Part(done, summarise(records), {"erm": "red", "mixup": "blue"}, "erm", "toy")
+    drawn = part.each(lambda run, colour: f"{run.label}-{run.seed}-{colour}")
+    assert drawn == [Picture("erm-0-red", "erm"), Picture("mixup-1-blue", "mixup")]
