@@ -38,6 +38,8 @@ def make(part):
     known = arguments(part)
     if part is interpolation.AlignMix:
         return part(layer="3", epsilon=0.1)
+    if part is losses.DecoupledCrossEntropy:
+        return part(eta=0.3, side="lighter", power=0.5, reduction="sum")
     return part(**{name: value for name, value in OTHERS.items() if name in known})
 
 

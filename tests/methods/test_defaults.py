@@ -7,6 +7,7 @@ import torch
 from test_seeded import CLASSES, VARIANTS, cases, network, targets
 
 import mixwell
+from mixwell.kernels import native
 from mixwell.methods.registry import accepts
 from mixwell.mix import tensors
 
@@ -34,6 +35,16 @@ def make(case, dtype):
     y = targets(task, 8)
     y = y.to(dtype) if y.is_floating_point() else y
     return method, model, torch.rand(8, 3, 16, 16).to(dtype), y
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_compiled_kernels_are_judged_alike(dtype):
+    """They are compared with torch when they are first used, whatever the default is then."""
+    loaded = native.library()
+    if loaded is None:
+        pytest.skip("there are none here")
+    with default_dtype(dtype):
+        assert native._is_right(loaded)
 
 
 DEFAULTS = {

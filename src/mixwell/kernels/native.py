@@ -172,7 +172,7 @@ def _is_right(loaded: ctypes.CDLL) -> bool:
 
 def _losses_are_right(loaded: ctypes.CDLL, z: Tensor, a: Tensor, b: Tensor, lam: Tensor) -> bool:
     """Compare the losses of a few classes and of mixed classifiers, of (4, 70) logits."""
-    work, r, weight = torch.empty(4), torch.empty(4, 70), torch.stack([lam, 1 - lam], 1)
+    work, r, weight = z.new_empty(4), torch.empty_like(z), torch.stack([lam, 1 - lam], 1)
     index = torch.stack([a, b], 1)
     loaded.multi_hot(z.data_ptr(), 70, index.data_ptr(), weight.data_ptr(), 2, 70, 1.0,
                      r.data_ptr(), work.data_ptr(), 0, 4)  # fmt: skip
@@ -193,7 +193,7 @@ def _losses_are_right(loaded: ctypes.CDLL, z: Tensor, a: Tensor, b: Tensor, lam:
     mixed = torch.zeros_like(z).scatter_add_(1, index, weight)
     s = z @ mixed.T
     loss = -s.log_softmax(0).diagonal() - s.log_softmax(1).diagonal()
-    gradient = (s.softmax(0) + s.softmax(1) - 2 * torch.eye(4)) @ mixed
+    gradient = (s.softmax(0) + s.softmax(1) - 2 * torch.eye(4, dtype=z.dtype)) @ mixed
     right = torch.allclose(work, loss, rtol=1e-4, atol=1e-5)
     return right and torch.allclose(r, gradient, atol=1e-5)
 
