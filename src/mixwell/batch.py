@@ -30,6 +30,7 @@ class Batch:
         x: a tensor (B, ...) or a pytree of batch-first tensors.
         y: class indices (B,), soft labels (B, C) or real targets (B,) or (B, K).
         index: (B,) positions in the training set, or None.
+        data: the training set's own (x, y), in memory, for partners from all of it; or None.
         generator: the source of randomness, or None for the default ones.
         progress: 0-d tensor, training progress in [0, 1].
         features: computes the features (B, d) of the unmixed samples in the model's place.
@@ -48,6 +49,7 @@ class Batch:
         y: Tensor,
         *,
         index: Tensor | None = None,
+        data: tuple[Any, Tensor] | None = None,
         generator: torch.Generator | None = None,
         progress: Tensor | None = None,
         features: Callable[[], Tensor] | None = None,
@@ -56,6 +58,7 @@ class Batch:
         task: str | Task = "classification",
     ) -> None:
         self.x, self.y, self.index, self.generator = x, y, index, generator
+        self.data = data
         self.task = tasks.get(task)
         self.view = ModelView(model, x, y, self.task) if isinstance(model, nn.Module) else model
         self.progress = torch.zeros((), dtype=torch.float32) if progress is None else progress
@@ -63,6 +66,27 @@ class Batch:
         self._seen: dict[Hashable, Any] = {}
         leaves = tensors(x)
         self._first = leaves[0] if leaves else y
+
+    def beside(self, places: Tensor) -> Batch:
+        """Return the batch with so many samples of the training data behind its own: 2 B rows.
+
+        Args:
+            places: (B,) int64, their positions in ``data``.
+        """
+        assert self.data is not None
+        x, y = self.data
+
+        def joined(own: Tensor, all_of_them: Tensor) -> Tensor:
+            rows = all_of_them.index_select(0, places.to(all_of_them.device))
+            return torch.cat([own, rows.to(own)])
+
+        return Batch(
+            pytree.tree_map(joined, self.x, x),
+            joined(self.y, y),
+            generator=self.generator,
+            progress=self.progress,
+            task=self.task,
+        )
 
     @property
     def model(self) -> nn.Module | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
 import mixwell
 from mixwell import InputError, Method, Recipe, Term
@@ -590,7 +590,7 @@ def test_a_head_that_runs_on_every_token_is_refused(tmp_path):
         GPT2Config(vocab_size=30, n_positions=12, n_embd=16, n_layer=1, n_head=2, num_labels=3,
                    pad_token_id=0)
     )  # fmt: skip
-    with pytest.raises(InputError, match=r"'score' runs on each token, shape \(8, 12, 16\)"):
+    with pytest.raises(InputError, match=r"'score' .*or mix at another layer, mixup_arguments="):
         train(tmp_path, model=model, data=make_texts(), mixup="mixup")
     settings = {"layer": "transformer.wte"}
     assert train(tmp_path, model=model, data=make_texts(), mixup="mixup", settings=settings)
@@ -852,6 +852,37 @@ def test_the_advice_on_a_loss_of_ones_own_works(tmp_path):
     args, loss = make_args(tmp_path), MixedCrossEntropy(label_smoothing=0.3)
     trainer = MixupTrainer(make_vit(), args, mixup="mixup", mixup_arguments={"loss": loss})
     assert trainer.method.terms[0].loss is loss
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda b: {"labels": b["labels"]}, "x must be a tensor or hold tensors"),
+        (lambda b: {**b, "labels": b["labels"].tolist()}, "labels must be a tensor, got list"),
+        (lambda b: {**b, "labels": b["labels"][:3]}, "batch-first and equally long"),
+        (lambda b: {**b, "labels": b["labels"] - 100}, "y must hold class indices"),
+        (
+            lambda b: {**b, "pixel_values": b["pixel_values"].long()},
+            r"'pixel_values' holds whole numbers \(torch.int64\)",
+        ),
+        (lambda b: {"pixel_values": b["pixel_values"], "label": b["labels"]}, "has no 'labels'"),
+    ],
+)
+def test_a_bad_batch_is_named(change, words, tmp_path):
+    trainer = MixupTrainer(make_vit(), make_args(tmp_path), mixup="mixup")
+    with pytest.raises(InputError, match=words):
+        trainer.compute_loss(trainer.model.train(), change(stack(make_images(6))))
+
+
+def test_a_loader_of_ones_own_has_no_positions(tmp_path):
+    class Mine(MixupTrainer):
+        def get_train_dataloader(self):
+            return DataLoader(self.train_dataset, 8, collate_fn=stack)
+
+    settings = {"distance": "remembered", "capacity": 32}
+    with pytest.raises(InputError, match=r"remembers samples.* must call super\(\)"):
+        train(tmp_path, trainer=Mine, mixup="sk_mixup", settings=settings)
+    assert train(tmp_path, trainer=Mine, mixup="mixup").state.global_step == 3
 
 
 def test_batches_and_arguments_that_do_not_fit(tmp_path):

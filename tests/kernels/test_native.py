@@ -293,3 +293,16 @@ def test_a_library_without_some_of_its_functions_is_not_used(monkeypatch, tmp_pa
         assert native.library() is None
     assert "paste" in caplog.text
     assert_mixes()
+
+
+@needs_compiler
+def test_boxes_are_drawn_in_memory_of_their_own_kind(other_defaults):
+    lam, centre = torch.rand(5), torch.rand(5, 2)
+    expected = native.draw_boxes(lam, centre, 9, 7)
+    with other_defaults():
+        got = native.draw_boxes(lam, centre, 9, 7)
+        distance = functional.pair_distance(centre, lam.argsort())
+    assert torch.equal(distance, functional.pair_distance(centre, lam.argsort()))
+    for one, right in zip(got, expected, strict=True):
+        assert (one.dtype, one.device) == (right.dtype, right.device)
+        assert torch.equal(one, right)

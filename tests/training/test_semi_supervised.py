@@ -151,7 +151,9 @@ def test_erm_mixes_nothing():
     assert torch.equal(step.target.a, student.labels())
 
 
-@pytest.mark.parametrize("name", ["manifold_mixup", "am_mixup", "sk_mixup", "mixup+am_mixup", "rankmixup"])
+@pytest.mark.parametrize(
+    "name", ["manifold_mixup", "am_mixup", "sk_mixup", "mixup+am_mixup", "rankmixup"]
+)
 def test_methods_that_look_inside_the_model_are_refused(name):
     with pytest.raises(InputError, match=re.escape(f"method={name!r} mixes inside the model")):
         step_of(name)

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mixwell.compat.arguments import check_tensor
 from mixwell.compat.keywords import Keywords, MaskedKeywords, mixable
 from mixwell.compat.making import (
     check_smoothing,
@@ -147,7 +148,14 @@ class MixupTrainer(Trainer):
                 f"the training batch has no 'labels'; it has {', '.join(inputs)}; rename the "
                 "column of the targets, whatever label_names says"
             )
+        check_tensor("labels", labels)
         self._check_labels(labels)
+        if _INDEX not in inputs and self._remembers():
+            raise InputError(
+                f"{self.method.name} remembers samples, and the batch does not tell which they "
+                "are: a get_train_dataloader or a collator of one's own must call super()'s, or "
+                f"give their positions in the training set as {_INDEX!r}"
+            )
         x = {name: value for name, value in inputs.items() if name not in ("labels", _INDEX)}
         keywords = Keywords(model)
         if not self._is_checked:
@@ -256,7 +264,12 @@ class MixupTrainer(Trainer):
             )
         if "head" not in layers:
             return
-        name, head = find_head(model, x, self.method.head)
+        try:
+            name, head = find_head(model, x, self.method.head)
+        except InputError as error:
+            raise InputError(
+                f"{error}; or mix at another layer, mixup_arguments={{'layer': ...}}"
+            ) from error
         seen: list[Tensor] = []
         handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:
@@ -273,9 +286,12 @@ class MixupTrainer(Trainer):
 
     # --------------------------------------------------------------------------------------- data
 
+    def _remembers(self) -> bool:
+        return any(recipe.coefficient.remembers for recipe in recipes_of(self.method))
+
     def get_train_dataloader(self) -> Any:
         """Return the Trainer's loader; with positions where the method remembers samples."""
-        if not any(recipe.coefficient.remembers for recipe in recipes_of(self.method)):
+        if not self._remembers():
             return super().get_train_dataloader()
         dataset, collator = self.train_dataset, self.data_collator
         indexed = IndexedDataset(dataset, key=_INDEX)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Subset
 
-from mixwell.checks import check_range, check_whole
+from mixwell.checks import check_range
 from mixwell.data.division import choose, long_tail_counts
 from mixwell.data.indexed import IndexedDataset, check_map_style
-from mixwell.data.splits import seeded
+from mixwell.data.splits import check_at_least, seeded
 from mixwell.errors import InputError
 
 __all__ = ["ScarceSubset", "class_indices", "few_shot", "long_tailed"]
@@ -98,7 +98,7 @@ def _classes(y: Tensor, num_classes: int | None) -> int:
     there = int(y.max()) + 1
     if num_classes is None:
         return there
-    check_whole("num_classes", num_classes, there)
+    check_at_least("num_classes", num_classes, there)
     return num_classes
 
 
@@ -137,7 +137,7 @@ def long_tailed(
     if largest_class is None:
         largest_class = int(torch.bincount(y, minlength=classes).min())
     else:
-        check_whole("largest_class", largest_class, 1)
+        check_at_least("largest_class", largest_class, 1)
     counts = long_tail_counts(classes, largest_class, imbalance)
     chosen = choose(y, counts, seeded(seed, 13), f"imbalance={imbalance}")
     return ScarceSubset(dataset, chosen, y, classes)
@@ -163,7 +163,7 @@ def few_shot(
     Raises:
         InputError: an argument is out of range, or a class has fewer samples.
     """
-    check_whole("per_class", per_class, 1)
+    check_at_least("per_class", per_class, 1)
     y = class_indices(dataset, targets)
     classes = _classes(y, num_classes)
     chosen = choose(y, [per_class] * classes, seeded(seed, 14), f"per_class={per_class}")

@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.checks import check_whole
 from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import choose, divide, long_tail_counts
-from mixwell.data.splits import FolderSplit, TensorSplit, seeded
+from mixwell.data.splits import FolderSplit, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
 __all__ = ["load"]
@@ -102,7 +101,7 @@ def load(
         ("labels", labels), ("window", window), ("horizon", horizon),
     ):  # fmt: skip
         if value is not None:
-            check_whole(argument, value, 1)
+            check_at_least(argument, value, 1)
     if target is not None and kind not in ("csv", "series", "exchange-rate"):
         raise InputError(f"target={target!r}: data={name!r} has no columns to choose from")
     given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import Sampler
 
-from mixwell.checks import check_whole
 from mixwell.data.labelled import class_indices
-from mixwell.data.splits import seeded
+from mixwell.data.splits import check_at_least, seeded
 from mixwell.errors import InputError
 
 __all__ = ["ClassBalancedSampler", "InverseFrequencySampler"]
@@ -34,14 +33,14 @@ class _ClassSampler(Sampler[int]):
         self.targets = class_indices(dataset, targets)
         self.class_counts = torch.bincount(self.targets)
         self.num_samples = len(self.targets) if num_samples is None else num_samples
-        check_whole("num_samples", self.num_samples, 1)
+        check_at_least("num_samples", self.num_samples, 1)
         if (rank is None) != (world_size is None):
             raise InputError(f"give rank and world_size, or neither: got {rank=}, {world_size=}")
         if rank is None or world_size is None:
             spread = distributed.is_available() and distributed.is_initialized()
             rank = distributed.get_rank() if spread else 0
             world_size = distributed.get_world_size() if spread else 1
-        check_whole("world_size", world_size, 1)
+        check_at_least("world_size", world_size, 1)
         if not 0 <= rank < world_size:
             raise InputError(f"rank={rank} must be from 0 to world_size - 1 = {world_size - 1}")
         self.seed, self.rank, self.world_size = seed, rank, world_size
@@ -49,7 +48,7 @@ class _ClassSampler(Sampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws, from 0."""
-        check_whole("epoch", epoch, 0)
+        check_at_least("epoch", epoch, 0)
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from mixwell.checks import check_whole
+from mixwell.checks import plain
 from mixwell.errors import InputError
 
-__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "seeded"]
+__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "check_at_least", "seeded"]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """A batch: normalised inputs (B, ...), targets (B,) or (B, K), positions in the split (B,)."""
@@ -66,8 +67,8 @@ class Split(ABC):
         Raises:
             InputError: ``drop_last`` would drop everything.
         """
-        check_whole("batch_size", batch_size, 1)
-        check_whole("world_size", world_size, 1)
+        check_at_least("batch_size", batch_size, 1)
+        check_at_least("world_size", world_size, 1)
         share = -(-len(self) // world_size)
         if drop_last and batch_size > share:
             raise InputError(
@@ -260,8 +261,8 @@ class FolderSplit(Split):
     workers: int = 2
 
     def __post_init__(self) -> None:
-        check_whole("image_size", self.image_size, 1)
-        check_whole("workers", self.workers, 0)
+        check_at_least("image_size", self.image_size, 1)
+        check_at_least("workers", self.workers, 0)
 
     def subset(self, indices: Tensor) -> FolderSplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
@@ -328,3 +329,10 @@ def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:
     """Collate; an error travels as a value, which keeps a worker's traceback out of its text."""
     broken = next((image for image in images if isinstance(image, InputError)), None)
     return broken or torch.stack([image for image in images if isinstance(image, Tensor)])
+
+
+def check_at_least(name: str, value: int, least: int) -> None:
+    """Raise an InputError that names the argument unless it is a whole number from ``least``."""
+    number = plain(value)
+    if isinstance(number, bool) or not isinstance(number, Integral) or number < least:
+        raise InputError(f"{name}={value!r} must be a whole number from {least}")

@@ -146,7 +146,8 @@ class DecoupledBCE(Loss):
     and 1. Of samples mixed of more than two, ŷ sums over all.
 
     The authors sum over classes: a mean has 1/C of their loss and gradient, with which their
-    learning rates train too little.
+    learning rates train too little. None of their released configurations has this form: its t
+    and k could not be compared with their code's.
 
     Args:
         t: the share from which on a class counts as wholly there; in (0, 1].

@@ -125,12 +125,26 @@ class Method(nn.Module):
         self.progress.fill_(check_range("progress", progress, 0, 1))
 
     def forward(
-        self, model: nn.Module, x: Any, y: Tensor, *, index: Tensor | None = None
+        self,
+        model: nn.Module,
+        x: Any,
+        y: Tensor,
+        *,
+        index: Tensor | None = None,
+        data: tuple[Any, Tensor] | None = None,
     ) -> Tensor:
         """Return the loss, a scalar. See :meth:`step` for the arguments."""
-        return self.step(model, x, y, index=index).loss
+        return self.step(model, x, y, index=index, data=data).loss
 
-    def step(self, model: nn.Module, x: Any, y: Tensor, *, index: Tensor | None = None) -> Step:
+    def step(
+        self,
+        model: nn.Module,
+        x: Any,
+        y: Tensor,
+        *,
+        index: Tensor | None = None,
+        data: tuple[Any, Tensor] | None = None,
+    ) -> Step:
         """Run the model on the mixed batch; return the loss and all that it was made of.
 
         Args:
@@ -140,6 +154,8 @@ class Method(nn.Module):
                 between; in segmentation class indices (B, H, W), for logits (B, C, H, W); in
                 regression real targets (B,) or (B, K).
             index: (B,) positions in the training set, for what remembers samples.
+            data: (X, Y), the training set in memory, like x and y: where a pairing takes its
+                partners from there (``partners="data"``) and mixing is at the input.
 
         Raises:
             InputError: x, y or the model's output don't fit each other or the method; x or y is not
@@ -148,7 +164,7 @@ class Method(nn.Module):
         """
         x = _plain(x)
         looks = self._check(x, y, index)
-        batch = self._batch(model, x, y, index)
+        batch = self._batch(model, x, y, index, _checked_data(x, y, data))
         plan = self.plan()
         view = batch.view
         assert view is not None
@@ -220,7 +236,14 @@ class Method(nn.Module):
         """Return the loss of unmixed samples that stands for a mixing term in evaluation mode."""
         return self.task.clean_loss([term.loss for term in self._terms()])
 
-    def _batch(self, model: nn.Module | None, x: Any, y: Tensor, index: Tensor | None) -> Batch:
+    def _batch(
+        self,
+        model: nn.Module | None,
+        x: Any,
+        y: Tensor,
+        index: Tensor | None,
+        data: tuple[Any, Tensor] | None = None,
+    ) -> Batch:
         y = self.task.prepare(y)
         view = None
         if model is not None:
@@ -229,6 +252,7 @@ class Method(nn.Module):
             x,
             y,
             index=index,
+            data=data,
             generator=self.generator,
             progress=self.progress,
             model=view,
@@ -332,6 +356,24 @@ def _check_shapes(x: Any, y: Any, index: Any) -> torch.device:
         got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
         raise InputError(f"index must have shape ({size},), one position a sample, got {got}")
     return leaves[0].device
+
+
+def _checked_data(x: Any, y: Tensor, data: Any) -> tuple[Any, Tensor] | None:
+    """Return the training data that partners may come from, if they are like the batch."""
+    if data is None:
+        return None
+    if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], Tensor):
+        raise InputError(f"data must be the training set's (x, y), got {type(data).__name__}")
+    own, theirs = (
+        [tuple(leaf.shape[1:]) for leaf in [*tensors(inputs), targets]]
+        for inputs, targets in ((x, y), data)
+    )
+    if own != theirs or any(len(leaf) != len(data[1]) for leaf in tensors(data[0])):
+        raise InputError(
+            f"data must hold samples like the batch's, of shapes {own}, got {theirs}, with "
+            f"{len(data[1])} targets"
+        )
+    return data[0], data[1]
 
 
 def _check_dense(argument: str, value: Tensor) -> None:

@@ -76,12 +76,37 @@ class MixedRows:
         """Their targets; after the pass, as what the model attended to has refined them."""
         return self.drawn()[1] if self._refined is None else self._refined
 
+    def mixed(self, x: Any) -> Any:
+        """Return ``x``, the unmixed samples or what a layer made of them, mixed."""
+        return self.recipe.interpolation(x, self.mix)
+
     def refine(self, attention: Tensor) -> None:
         """Let the targets follow the attention (B, h, w) that the model paid to these rows."""
         mix, target = self.drawn()
         assert isinstance(mix, Mix)  # what is labelled by attention is mixed by place, in pairs
         assert isinstance(target, MixedTarget)
         self._refined = self.recipe.labels.refine(mix, target, attention)
+
+
+class RowsWithData(MixedRows):
+    """Rows mixed at the input with partners from the training data.
+
+    Args:
+        group: what the plan says of them.
+        batch: the unmixed batch, which knows the data.
+    """
+
+    def __init__(self, group: MixedGroup, batch: Batch) -> None:
+        super().__init__(group, None, self._draw_with)
+        self._batch, self._inputs = batch, None
+
+    def _draw_with(self) -> Drawn:
+        self._inputs, mix, target = self.recipe.mix_with_data(self._batch)
+        return mix, target
+
+    def mixed(self, x: Any) -> Any:
+        self.drawn()
+        return self._inputs
 
 
 class Pass:
@@ -133,6 +158,8 @@ class Pass:
             layer = group.recipe.interpolation.layer(self.batch, self.view.model)
         if isinstance(group, TwinGroup):
             rows = MixedRows(group, layer, lambda: self._twin(group, sibling))
+        elif group.recipe.draws_from(self.batch):
+            rows = RowsWithData(group, self.batch)
         else:
             rows = MixedRows(group, layer, lambda: group.draw(self.batch))
         if not rows.is_late:
@@ -171,7 +198,7 @@ class Pass:
         for rows in self.at_input:
             first = len(inputs) * self.size
             rows.rows = slice(first, first + self.size)
-            inputs.append(rows.recipe.interpolation(self.batch.x, rows.mix))
+            inputs.append(rows.mixed(self.batch.x))
         self.count = len(inputs) * self.size
         return inputs[0] if len(inputs) == 1 else _concatenate(inputs)
 
@@ -264,7 +291,7 @@ class Pass:
                 self.view.give_features(clean.detach().flatten(1))
         parts = [value]
         for rows in mixed:
-            part = rows.recipe.interpolation(clean, rows.mix)
+            part = rows.mixed(clean)
             if self.in_place:
                 return _replace_first_rows(value, part, self.size)
             rows.rows = slice(self.count, self.count + self.size)

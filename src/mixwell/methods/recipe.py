@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice, check_range
@@ -62,6 +63,11 @@ class Recipe(nn.Module):
                 "one, which is defined for linear interpolation and soft labels, not for "
                 f"{type(self.interpolation).__name__} and {type(self.labels).__name__}"
             )
+        if self.coefficient.samples > 2 and self.pairing.partners == "data":
+            raise InputError(
+                f"partners='data' is for pairs, and {type(self.coefficient).__name__} mixes "
+                f"{self.coefficient.samples} samples into one; leave it at 'batch'"
+            )
 
     @property
     def needs_features(self) -> bool:
@@ -74,6 +80,40 @@ class Recipe(nn.Module):
             return self._draw_many(batch)
         partner = self.pairing(batch)
         return self._shape(batch, partner, *self.coefficient.pair(batch, partner))
+
+    def draws_from(self, batch: Batch) -> bool:
+        """Whether partners come from the training data, and not from the batch.
+
+        They do where the pairing says so, a step was given the data, and mixing is at the input.
+        """
+        at_input = list(self.interpolation.layers) == ["input"]
+        return self.pairing.partners == "data" and batch.data is not None and at_input
+
+    def mix_with_data(self, batch: Batch) -> tuple[Any, Mix | MultiMix, MixedTarget | MultiTarget]:
+        """Return the batch mixed with partners from the training data, the mix and the targets.
+
+        The mix is of the batch with its partners behind: their indices are from B on.
+        """
+        assert batch.data is not None
+        size, y = len(batch), self._comparable(batch)
+        places = self.pairing.draw_from(batch.y, y, own=batch.index, generator=batch.generator)
+        wide = batch.beside(places)
+        # Both of a pair are each other's partners, so that means over pairs are as they would be.
+        own = torch.arange(size, device=batch.device)
+        partner = torch.cat([own + size, own])
+        mix, target = self._shape(wide, partner, *self.coefficient.pair(wide, partner))
+        mixed = self.interpolation(wide.x, mix)
+        x, mix, target = (
+            pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+            for value in (mixed, mix, target)
+        )
+        return x, mix, target
+
+    @staticmethod
+    def _comparable(batch: Batch) -> Tensor:
+        """Return the training data's targets where the batch's are."""
+        assert batch.data is not None
+        return batch.task.prepare(batch.data[1]).to(batch.y.device)
 
     def draw_twin(
         self, batch: Batch, mix: Mix, redraw: Callable[[Batch, Tensor], Tensor]

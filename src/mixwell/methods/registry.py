@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import torch
 
+from mixwell.checks import plain
 from mixwell.methods.composition import Composition
 from mixwell.methods.description import Description, describe, ranges, setup_of, setups
 from mixwell.methods.method import Method
@@ -70,7 +71,7 @@ def create(
     >>> create("sk_mixup", published="imagenet").recipe.coefficient.tau_max
     0.1
     """
-    given = {argument: _plain(value) for argument, value in arguments.items()}
+    given = {argument: plain(value) for argument, value in arguments.items()}
     chosen = {question: given.pop(question) for question in QUESTIONS if question in given}
     composition = Composition(name, task, chosen, published)
     composition.give(given)
@@ -83,12 +84,6 @@ def create(
         generator=generator,
         name=composition.name,
     )
-
-
-def _plain(value: Any) -> Any:
-    """Return NumPy's numbers as Python's; all else as it is."""
-    is_number = type(value).__module__ == "numpy" and getattr(value, "shape", None) == ()
-    return value.item() if is_number and hasattr(value, "item") else value
 
 
 def accepts(name: str, argument: str) -> bool:

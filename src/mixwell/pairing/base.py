@@ -18,6 +18,9 @@ class Pairing(Part):
     needs_features = False
     """Whether :meth:`forward` reads ``batch.features``."""
 
+    partners: str = "batch"
+    """Where partners come from: the "batch", or the training "data" where a step is given them."""
+
     def forward(self, batch: Batch) -> Tensor:
         """Return (B,) int64, the index of each sample's partner."""
         raise NotImplementedError

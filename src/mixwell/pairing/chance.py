@@ -6,13 +6,23 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Batch
+from mixwell.checks import check_choice
 from mixwell.pairing.base import Pairing, uniform
 
 __all__ = ["Flip", "PerfectMatching", "Shuffle"]
 
 
 class Shuffle(Pairing):
-    """A random permutation of the batch; a sample may stay alone (one in B does, on average)."""
+    """A random permutation of the batch; a sample may stay alone (one in B does, on average).
+
+    Args:
+        partners: "batch"; or "data", any other training sample, with replacement, where a step is
+            given them (``method(model, x, y, data=(X, Y))``), else the batch's.
+    """
+
+    def __init__(self, partners: str = "batch") -> None:
+        super().__init__()
+        self.partners = check_choice("partners", partners, ("batch", "data"))
 
     def forward(self, batch: Batch) -> Tensor:
         return batch.randperm()

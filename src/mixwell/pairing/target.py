@@ -37,6 +37,8 @@ class LabelKernel(Pairing):
             ``target_std`` are one unit of y.
         target_std: what targets were divided by, a number or (K,); needed for "raw". The trainer
             tells it of its data; where y is not standardised it is 1.
+        partners: "batch"; or "data", all other training samples, as the authors have it, where a
+            step is given them (``method(model, x, y, data=(X, Y))``), else the batch's.
     """
 
     ranges: ClassVar = {"bandwidth": Range(0.05, 10, log=True)}
@@ -49,8 +51,10 @@ class LabelKernel(Pairing):
         bandwidth: float = 0.25,
         units: str = "standardised",
         target_std: float | Sequence[float] | Tensor | None = None,
+        partners: str = "batch",
     ) -> None:
         super().__init__()
+        self.partners = check_choice("partners", partners, ("batch", "data"))
         self.bandwidth = check_range("bandwidth", bandwidth, open=True)
         self.units = check_choice("units", units, ("standardised", "raw"))
         if units == "raw" and target_std is None:

@@ -68,7 +68,9 @@ class Study:
             config = replace(self.base, **vary)
             # Everything is tried once in every part, before anything is trained.
             dataset = load_data(replace(config, seed=self.seeds[0]))
-            config = resolved(config, dataset)
+            # All methods are trained alike: of a published set-up a study takes the settings.
+            usual = resolved(replace(config, published=None), dataset)
+            config = replace(usual, published=config.published)
             make_model(config, dataset)
             for _, method, options in chosen:
                 check(replace(config, method=method, method_options=options), dataset)

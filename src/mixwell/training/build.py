@@ -13,7 +13,7 @@ import mixwell
 from mixwell import data, models
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.methods import Method, accepts
+from mixwell.methods import Method, accepts, has_setup, setup_of
 from mixwell.training.config import RunConfig
 from mixwell.training.probes import load_outliers
 from mixwell.training.semi_supervised import SemiSupervised
@@ -63,6 +63,23 @@ _OTHERWISE = {
 }  # fmt: skip
 
 
+_OPEN = ("model", "epochs", "batch_size", "lr", "optimizer", "weight_decay", "warmup_epochs")
+"""What a published set-up settles of training: what a configuration leaves open."""
+
+
+def published_of(config: RunConfig, dataset: Dataset) -> str | None:
+    """Return the name of the published set-up that a run takes, or None.
+
+    "data" is the set-up of the data set's name, its long-tailed one first where the data are, and
+    none where the method has neither.
+    """
+    if config.published != "data":
+        return config.published
+    kind = dataset.name.partition(":")[0]
+    names = [kind] if config.imbalance is None else [f"{kind}-lt", kind]
+    return next((name for name in names if has_setup(config.method, name)), None)
+
+
 def load_data(config: RunConfig) -> Dataset:
     """Return the data set that a configuration names, split by its seed."""
     options: dict[str, Any] = {
@@ -78,12 +95,19 @@ def load_data(config: RunConfig) -> Dataset:
 
 
 def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """Return the configuration with every open field filled in for this data set."""
+    """Return the configuration with every open field filled in.
+
+    A published set-up says how its authors trained, where that is known; the data set what is
+    usual.
+    """
+    published = published_of(config, dataset)
+    trained = {} if published is None else setup_of(config.method, published).training
     kind = dataset.name.partition(":")[0]
     usual = {
         "model": models.default_for(dataset.task, dataset.input_shape),
         **_OTHERWISE,
         **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
+        **{name: value for name, value in trained.items() if name in _OPEN},
     }
     if config.labels is not None:
         usual["ema"] = 0.99  # the teacher
@@ -105,12 +129,20 @@ def make_model(config: RunConfig, dataset: Dataset) -> nn.Module:
 def make_method(config: RunConfig, dataset: Dataset) -> Method:
     """Return the method, told what it needs to know of the data set."""
     options = dict(config.method_options)
-    if dataset.classes and accepts(config.method, "class_counts"):
-        options.setdefault("class_counts", dataset.class_counts)
-    if accepts(config.method, "capacity"):
-        options.setdefault("capacity", len(dataset.train))
+    known = {
+        "class_counts": dataset.class_counts if dataset.classes else None,
+        "capacity": len(dataset.train),
+        "target_std": dataset.target_std,
+    }
+    for argument, value in known.items():
+        if value is not None and accepts(config.method, argument):
+            options.setdefault(argument, value)
     return mixwell.create(
-        config.method, num_classes=dataset.num_classes, task=dataset.task, **options
+        config.method,
+        num_classes=dataset.num_classes,
+        published=published_of(config, dataset),
+        task=dataset.task,
+        **options,
     )
 
 

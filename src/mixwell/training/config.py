@@ -78,6 +78,12 @@ class RunConfig:
     method_options: dict[str, Any] = field(  # of the method
         default_factory=dict, metadata={"group": "method", "help": "", "choices": ()}
     )
+    published: str | None = _option(
+        None,
+        "method",
+        "a published set-up of the method, by name; data: that of the data set's "
+        "name, where there is one",
+    )
     model: str | None = _option(
         None, "network", "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K or timm:NAME"
     )

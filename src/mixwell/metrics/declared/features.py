@@ -47,7 +47,8 @@ MEASURES = (
             lambda evidence: evidence.temperature, higher_is_better=None, digits=2,
             group="features"),
     Measure("variance_scale", "s", "factor of the deviation, fitted on validation data: > 1 means "
-            "overconfident", _variance_scale, REAL, higher_is_better=None, digits=2, group="features"),
+            "overconfident", _variance_scale, REAL, higher_is_better=None, digits=2,
+            group="features"),
     Measure("alignment", "alignment", "mean squared distance of same-class features on the sphere",
             _alignment, higher_is_better=None, group="features"),
     Measure("uniformity", "uniformity", "log mean exp(-2 d²) of features: lower is more uniform",
