@@ -55,6 +55,10 @@ class Split(ABC):
     def subset(self: AnySplit, indices: Tensor) -> AnySplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
 
+    def whole(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        """Return all of it as batches hold it, (N, ...) and its targets; None where it can't be."""
+        return None
+
     @abstractmethod
     def _read(
         self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
@@ -170,24 +174,39 @@ class TensorSplit(Split):
         """Return the split of the samples at ``indices`` (M,), in this order."""
         return replace(self, x=self.x[indices], y=self.y[indices])
 
+    def whole(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
+        if self.crop or self.flip or 4 * self.x.numel() > READY:
+            return None
+        x, y = self._on(device)
+        return self._kept(x, device), y
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return x and y on a device, where they are kept."""
+        if device not in self._placed:
+            self._placed[device] = (self.x.to(device), self.y.to(device))
+        return self._placed[device]
+
+    def _kept(self, x: Tensor, device: torch.device) -> Tensor:
+        """Return x normalised, kept on the device."""
+        if device not in self._ready:
+            self._ready[device] = self._normalise(x)
+        return self._ready[device]
+
     def _read(
         self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
     ) -> Iterator[Batch]:
-        if device not in self._placed:
-            self._placed[device] = (self.x.to(device), self.y.to(device))
-        x, y = self._placed[device]
+        x, y = self._on(device)
         draws = None
         if key is not None and (self.crop or self.flip):
             # Drawn on the CPU: the same on every device, and copied once an epoch.
             draws = self._draw(sum(map(len, parts)), seeded("augment", *key)).to(device)
         ready = draws is None and 4 * x.numel() <= READY
-        if ready and device not in self._ready:
-            self._ready[device] = self._normalise(x)
         done = 0
         for part in parts:
             index = part.to(device)
             if ready:
-                yield self._ready[device].index_select(0, index), y.index_select(0, index), index
+                kept = self._kept(x, device)
+                yield kept.index_select(0, index), y.index_select(0, index), index
                 continue
             batch = x.index_select(0, index)
             if draws is not None:

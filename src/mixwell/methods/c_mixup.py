@@ -1,10 +1,12 @@
 """C-Mixup: for regression, mix samples whose targets are close.
 
 Blends of samples with far targets get wrong labels; the partner is drawn with a Gaussian kernel
-density on the target, from the batch. The bandwidth is in standard deviations, where targets are
-standardised, or in the data's own units (``units="raw"``, with ``target_std``): the paper's 1.75
-for Airfoil is in decibels, and 0.248 of a standard deviation. On most data the authors mix hidden
-features (``layer="auto"``).
+density on the target: from the whole training set where a step is given it
+(``method(model, x, y, index=i, data=(X, Y))``, as ``mixwell train`` does with tables in memory) and
+mixing is at the input, from the batch otherwise. The bandwidth is in standard deviations, where
+targets are standardised, or in the data's own units (``units="raw"``, with ``target_std``): the
+paper's 1.75 for Airfoil is in decibels, and 0.248 of a standard deviation. On most data the authors
+mix hidden features (``layer="auto"``).
 
 Helps: tables and series whose targets vary smoothly with inputs, according to its paper.
 
@@ -47,7 +49,10 @@ x̃_i = λ_i x_i + (1 - λ_i) x_σ(i),   ỹ_i = λ_i y_i + (1 - λ_i) y_σ(i), 
 L_i = (f(x̃_i) - ỹ_i)²
 """,
         doc=__doc__,
-        answers={"pairing": Answer(LabelKernel, bandwidth=0.25), "loss": Answer(MixedMSE)},
+        answers={
+            "pairing": Answer(LabelKernel, bandwidth=0.25, partners="data"),
+            "loss": Answer(MixedMSE),
+        },
         suggests={"coefficient": Answer(Beta, alpha=2.0)},
         tasks=("regression",),
         published=_PUBLISHED,
@@ -55,8 +60,9 @@ L_i = (f(x̃_i) - ỹ_i)²
             same="The kernel, P(σ(i) = j) ∝ exp(-(y_i - y_j)² / 2h²), to 9e-19 of scikit-learn's "
             "density, and mixing of inputs and targets by one λ.",
             differs=(
-                "Partners come from the batch; the authors draw them from the whole training set, "
-                "and a sample may be its own (0.8 % are).",
+                "Partners come from the whole training set, as the authors', where a step is given "
+                "it and mixing is at the input; otherwise from the batch. A sample is never its "
+                "own partner (0.8 % of the authors' are).",
                 "The bandwidth is in standard deviations by default, 0.25; the authors' is in the "
                 "data's own units, and targets that are not scaled: 1.75 decibels for Airfoil, "
                 "which is 0.248 of 7.05 (units='raw' takes theirs).",
@@ -64,7 +70,7 @@ L_i = (f(x̃_i) - ỹ_i)²
                 "The authors mix hidden features on most data (use_manifold 1): layer='auto', as "
                 "in the set-ups.",
             ),
-            why="A step sees one batch; the unit is that of the targets that it sees.",
+            why="A step sees one batch, if it is given no more, and targets in their own unit.",
             checked="numerically",
             against="the authors' code (huaxiuyao/C-Mixup, src/algorithm.py, src/data/airfoil.py).",
         ),

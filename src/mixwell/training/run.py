@@ -158,6 +158,7 @@ def _train_epoch(
         **state.loading,
     )
     on_cpu = fabric.device.type == "cpu"
+    given = state.given
     for x, y, index in itertools.islice(batches, state.batch, None):
         group = min(
             config.accumulate, state.batches - state.batch // config.accumulate * config.accumulate
@@ -165,7 +166,7 @@ def _train_epoch(
         last = (state.batch + 1) % config.accumulate == 0 or state.batch + 1 == state.batches
         state.method.set_progress(state.step / max(state.total_steps, 1))
         with state.collecting(last):
-            step = state.method.step(state.model, x, y, index=index)
+            step = state.method.step(state.model, x, y, index=index, **given)
             state.backward(step.loss if group == 1 else step.loss / group)
         values = {"loss": step.loss.detach(), **(step.terms if len(step.terms) > 1 else {})}
         for name, value in values.items():

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.methods import Method
+from mixwell.methods import Method, Term
 from mixwell.training.build import make_optimizer, make_scheduler
 from mixwell.training.config import RunConfig
 from mixwell.training.files import write_atomically
@@ -83,6 +83,16 @@ class State:
         self.history: list[dict[str, float]] = []
         self.seconds = 0.0
         self.saved = time.monotonic()
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What a step is given beside its batch: the training data, where partners come of it."""
+        if not isinstance(self.method, Method):
+            return {}
+        recipes = [term.recipe for term in self.method.terms if isinstance(term, Term)]
+        if not any(recipe and recipe.pairing.partners == "data" for recipe in recipes):
+            return {}
+        return {"data": self.split.whole(self.fabric.device)}
 
     @property
     def evaluated(self) -> nn.Module:
