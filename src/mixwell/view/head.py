@@ -177,8 +177,11 @@ class _Search:
         """Return the modules whose output becomes the node: one, or of a sum those of its parts."""
         chain = self._chain(node)
         for place in reversed(chain):
-            for number, run in enumerate(self.seen.runs):
-                if place in run.left and self._qualifies(number, run):
+            makers = [run for run in self.seen.runs if place in run.left]  # the innermost first
+            if makers and place == chain[-1] and not self._has_weights(makers[0]):
+                return []  # an activation of features, whatever it stands in
+            for run in makers:
+                if self._qualifies(run):
                     return [run.name]
         last = chain[-1]
         parts = [parent for parent in self.seen.parents[last] if self.seen.floating[parent]]
@@ -203,7 +206,10 @@ class _Search:
                 return chain
             chain.append(parents[0])
 
-    def _qualifies(self, number: int, run: Run) -> bool:
+    def _has_weights(self, run: Run) -> bool:
+        return _has_weights(self.model.get_submodule(run.name))
+
+    def _qualifies(self, run: Run) -> bool:
         """Whether a run is of a module that makes logits of features, and not of the network."""
         module = self.model.get_submodule(run.name)
         whole = next(module.children(), None) is not None and self._takes_the_input(run)
