@@ -382,3 +382,10 @@ def test_a_seeded_generator_repeats_the_weights():
 def test_bad_weights_are_named(call, words):
     with pytest.raises(InputError, match=words):
         call()
+
+
+def test_different_classes_are_equally_far_apart_whatever_their_number():
+    y = torch.tensor([0, 0, 0, 7, 7, 9])
+    batch = Batch(torch.zeros(6, 1), y)
+    expected = 2.0 * (y[:, None] != y[None, :])
+    torch.testing.assert_close(batch.measure_all("label"), expected)

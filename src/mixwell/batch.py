@@ -176,9 +176,12 @@ class Batch:
         if distance == "features":
             return self.features
         if distance == "label":
-            # Different classes are all equally far apart, whatever their numbers.
-            y = self.y
-            return y if y.is_floating_point() else (y[:, None] == y[None, :]).float()
+            if self.y.is_floating_point():
+                return self.y
+            # Different classes are all equally far apart, whatever their numbers, and however many
+            # samples they have here: at right angles, on the sphere.
+            same = (self.y[:, None] == self.y[None, :]).float()
+            return same / same.sum(1, keepdim=True).sqrt()
         if len(pytree.tree_leaves(self.x)) != 1:
             raise InputError(
                 "distance='input' needs x to be one tensor, got several; "

@@ -583,6 +583,19 @@ def test_layers_that_are_drawn_later_are_tapped_before_a_compiled_model_runs(nam
         torch.testing.assert_close(*losses)
 
 
+@pytest.mark.parametrize("name", ["am_mixup", "sk_mixup", "manifold_mixup", "regmixup+am_mixup"])
+def test_a_compiled_step_that_mixes_inside_is_run_by_itself(name, make_net, images):
+    torch.compiler.reset()
+    net = make_net().eval()
+    method = make(name)
+    step = torch.compile(lambda x, y: method(net, x, y), backend="eager")
+    losses = []
+    for run in (step, lambda x, y: method(net, x, y)):
+        torch.manual_seed(3)
+        losses.append(run(*images))
+    torch.testing.assert_close(*losses)
+
+
 def test_a_compiled_model_that_ran_before_is_an_error_and_then_mended(make_net, images):
     torch.compiler.reset()
     compiled = torch.compile(make_net().train(), backend="aot_eager")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakSet
 
 import torch
@@ -162,6 +162,19 @@ class Method(nn.Module):
                 finite (looked at on every step on the CPU, on the first elsewhere); a layer that
                 the method works at did not run, or mixing there would be wrong.
         """
+        if torch.compiler.is_compiling() and self._looks_inside():
+            # Hooks and looks are no part of a graph: the step runs by itself, the model as it is.
+            return cast(Step, torch.compiler.disable(self._step)(model, x, y, index, data))
+        return self._step(model, x, y, index, data)
+
+    def _step(
+        self,
+        model: nn.Module,
+        x: Any,
+        y: Tensor,
+        index: Tensor | None,
+        data: tuple[Any, Tensor] | None,
+    ) -> Step:
         x = _plain(x)
         looks = self._check(x, y, index)
         batch = self._batch(model, x, y, index, _checked_data(x, y, data))
@@ -231,6 +244,11 @@ class Method(nn.Module):
 
     def _terms(self) -> list[Term]:
         return [term for term in self.terms if isinstance(term, Term)]
+
+    def _looks_inside(self) -> bool:
+        """Whether a step mixes inside the model, or looks at it beside the pass that is trained."""
+        recipes = [term.recipe for term in self._terms() if term.recipe is not None]
+        return self.training and any(recipe.looks_inside for recipe in recipes)
 
     def _clean_loss(self) -> Loss:
         """Return the loss of unmixed samples that stands for a mixing term in evaluation mode."""

@@ -74,6 +74,17 @@ class Recipe(nn.Module):
         """Whether drawing a mix reads the features of the unmixed samples."""
         return self.pairing.needs_features or self.coefficient.needs_features
 
+    @property
+    def looks_inside(self) -> bool:
+        """Whether it mixes inside the model, or looks at it beside the pass that is trained."""
+        return (
+            list(self.interpolation.layers) != ["input"]
+            or self.interpolation.needs_model
+            or self.needs_features
+            or self.coefficient.remembers
+            or self.labels.needs_attention
+        )
+
     def draw(self, batch: Batch) -> tuple[Mix | MultiMix, MixedTarget | MultiTarget]:
         """Return how the batch mixes, and its mixed targets."""
         if self.coefficient.samples > 2:
