@@ -62,6 +62,13 @@ def test_class_weights_are_kept_where_labels_are_mixed_among_themselves():
     assert FORMS["authors"].across(loss, {}).class_weight.tolist() == [1.0, 3.0]
 
 
+def test_labelled_samples_among_themselves_are_rescaled_on_both_sides_whatever_the_method_says():
+    loss = DecoupledBCE(t=0.7, asymmetric=True)
+    assert FORMS["authors"].among(loss, {"asymmetric": True}).settings() == {
+        **loss.settings(), "asymmetric": False,
+    }  # fmt: skip
+
+
 def test_only_beside_decoupled_losses_is_one_lam_drawn_for_a_batch():
     class Drawn:
         coefficient = Beta(alpha=0.4)
