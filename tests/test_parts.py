@@ -96,5 +96,5 @@ def test_a_part_from_outside_needs_no_repr_of_its_own():
     assert repr(Every(3)) == "Every(step=3)"
     with pytest.raises(InputError, match="does not keep its argument 'lost'"):
         Every().settings()
-    assert repr(pairing.Shuffle()) == "Shuffle()"
-    assert pairing.Shuffle().settings() == {}
+    assert repr(pairing.Flip()) == "Flip()"
+    assert pairing.Flip().settings() == {}

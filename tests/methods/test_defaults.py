@@ -4,7 +4,7 @@ import contextlib
 
 import pytest
 import torch
-from test_seeded import CLASSES, VARIANTS, cases, network, targets
+from methods.test_seeded import CLASSES, VARIANTS, cases, network, targets
 
 import mixwell
 from mixwell.kernels import native

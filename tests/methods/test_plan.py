@@ -30,7 +30,7 @@ def test_a_plan_can_be_read():
     text = str(mixwell.create("regmixup+am_mixup", num_classes=3).plan())
     assert "3 group(s) of B rows" in text
     assert "unmixed; read by clean" in text
-    assert "InterClass, Midpoint, Linear, OneSided at head; read by am_mixup" in text
+    assert "InterClass, Midpoint, Centres, OneSided at head; read by am_mixup" in text
 
 
 def test_nothing_is_mixed_in_evaluation():

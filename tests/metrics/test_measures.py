@@ -6,7 +6,8 @@ import torch
 from rich.console import Console
 
 from mixwell import InputError, metrics
-from mixwell.metrics import Evidence, Measure, measures
+from mixwell.metrics import measures
+from mixwell.metrics.measures import Evidence, Measure
 from mixwell.report import markdown_table, tables, write
 from mixwell.studies import Store, Study, run_study, summarise, tune
 from mixwell.studies.statistics import average_ranks, higher_is_better

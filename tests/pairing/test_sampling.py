@@ -194,6 +194,25 @@ def test_a_shuffle_draws_from_a_pool_with_replacement():
         pairing.NearestNeighbour().draw_from(y, pool)
 
 
+def test_a_pool_that_was_written_to_is_sorted_anew():
+    part, pool = pairing.LabelKernel(1e-6), torch.tensor([1.0, 2.0, 3.0, 4.0])
+    y = torch.tensor([1.0, 4.0])
+    assert part.draw_from(y, pool).tolist() == [0, 3]
+    assert part.draw_from(y, pool).tolist() == [0, 3]
+    pool.copy_(pool.flip(0))
+    assert part.draw_from(y, pool).tolist() == [3, 0]
+    del pool
+    assert not sampling._LAST
+    other = torch.tensor([4.0, 1.0, 2.0, 3.0])
+    assert part.draw_from(y, other).tolist() == [1, 0]
+    assert pairing.LabelKernel(100.0).draw_from(y.repeat(200), other).unique().tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
+
+
 @pytest.mark.parametrize("shape", [(300,), (300, 1), (300, 3)])
 def test_the_own_place_in_a_pool_is_left_out(shape):
     pool = torch.randn(shape)

@@ -85,7 +85,13 @@ def test_what_users_write_is_escaped(make_records, tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"seeds": 1}, {"methods": ("erm",)}, {"task": "regression"}, {"failed": {("mixup", 0)}}],
+    [
+        {"seeds": 1},
+        {"methods": ("erm",)},
+        {"task": "regression"},
+        {"failed": {("mixup", 0)}},
+        {"failed": {("erm", 0), ("mixup", 0)}, "seeds": 1},
+    ],
 )
 def test_unusual_comparisons(options, make_records, tmp_path):
     page = read(write(make_records(**options), tmp_path, command="").html)

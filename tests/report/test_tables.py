@@ -51,6 +51,12 @@ def test_regression_and_failures(make_records):
     assert "1 failed" in text
 
 
+def test_where_every_run_failed_the_table_says_so(make_records):
+    text = rendered(make_records(failed={("erm", 0), ("mixup", 0)}, seeds=1), 120)
+    assert "erm" in text
+    assert text.count("(1 failed)") == 2
+
+
 def test_markdown(make_records):
     text = markdown_table(make_records())
     lines = text.strip().splitlines()

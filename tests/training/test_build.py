@@ -40,7 +40,7 @@ def test_class_counts_reach_the_method_that_wants_them():
     dataset = data.load("digits", train_size=100)
     method = make_method(RunConfig(method="remix+infinite_class"), dataset)
     remix = next(module for module in method.modules() if isinstance(module, Remix))
-    assert torch.equal(remix.counts, torch.bincount(dataset.train.y).float())
+    assert torch.equal(remix.class_counts, torch.bincount(dataset.train.y).float())
 
 
 def test_few_labels_put_pseudo_labels_around_the_method():

@@ -8,6 +8,7 @@ from mixwell import InputError, data, metrics, models
 from mixwell.coefficient import Constant
 from mixwell.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD
+from mixwell.metrics import measures
 from mixwell.training import RunConfig, probes
 from mixwell.training.evaluate import Findings, predict
 from mixwell.training.predict import evidence_of
@@ -30,7 +31,7 @@ def look_at(model, dataset, config=None, method=None):
 def taken(dataset, subject, more):
     """Return the measures that a probe's evidence allows, beside those of the predictions."""
     found = evidence_of(dataset, subject.outputs, dataset.test.y.cpu(), **more)
-    return metrics.measures.take(found, metrics.measures.of(dataset.task))
+    return measures.take(found, measures.of(dataset.task))
 
 
 def state_of(model):

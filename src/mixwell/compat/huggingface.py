@@ -264,12 +264,7 @@ class MixupTrainer(Trainer):
             )
         if "head" not in layers:
             return
-        try:
-            name, head = find_head(model, x, self.method.head)
-        except InputError as error:
-            raise InputError(
-                f"{error}; or mix at another layer, mixup_arguments={{'layer': ...}}"
-            ) from error
+        name, head = find_head(model, x, self.method.head)
         seen: list[Tensor] = []
         handle = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
         try:

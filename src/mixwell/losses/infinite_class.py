@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, TypeGuard
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.checks import check_choice
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 from mixwell.kernels import contrast
 from mixwell.losses.base import Loss, check_features, check_logits, fits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
@@ -172,11 +171,10 @@ class InfiniteClassLoss(Loss):
         """Return the loss of a batch of one."""
         if not self._warned and not torch.compiler.is_compiling():
             self._warned = True
-            warnings.warn(
+            say(
                 "InfiniteClassLoss got a batch of one sample, which has nothing to contrast with: "
                 "its mixed cross-entropy is taken instead. drop_last=True of a DataLoader leaves "
-                "such a last batch out",
-                stacklevel=2,
+                "such a last batch out"
             )
         return MixedCrossEntropy(reduction=self.reduction)
 

@@ -5,8 +5,8 @@ density on the target: from the whole training set where a step is given it
 (``method(model, x, y, index=i, data=(X, Y))``, as ``mixwell train`` does with tables in memory) and
 mixing is at the input, from the batch otherwise. The bandwidth is in standard deviations, where
 targets are standardised, or in the data's own units (``units="raw"``, with ``target_std``): the
-paper's 1.75 for Airfoil is in decibels, and 0.248 of a standard deviation. On most data the authors mix hidden
-features (``layer="auto"``).
+paper's 1.75 for Airfoil is in decibels, and 0.248 of a standard deviation. On most data the authors
+mix hidden features (``layer="auto"``).
 
 Helps: tables and series whose targets vary smoothly with inputs, according to its paper.
 

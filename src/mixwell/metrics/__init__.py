@@ -4,7 +4,6 @@ They need torch alone, take tensors on any device, and return scalars. What each
 which direction is better is declared in :mod:`mixwell.metrics.measures`.
 """
 
-from mixwell.metrics import declared  # noqa: F401  (registers them)
 from mixwell.metrics.calibration import (
     ReliabilityDiagram,
     accuracy,
@@ -16,14 +15,12 @@ from mixwell.metrics.calibration import (
     reliability_diagram,
 )
 from mixwell.metrics.collapse import ClassMargins, alignment, class_margins, uniformity
-from mixwell.metrics.evidence import Evidence
 from mixwell.metrics.long_tail import (
     balanced_accuracy,
     balanced_calibration_error,
     class_accuracies,
     shot_accuracies,
 )
-from mixwell.metrics.measures import Measure
 from mixwell.metrics.outliers import auroc, false_positive_rate
 from mixwell.metrics.regression import (
     mean_absolute_error,
@@ -44,8 +41,6 @@ from mixwell.metrics.uncertainty import (
 __all__ = [
     "CalibrationCurve",
     "ClassMargins",
-    "Evidence",
-    "Measure",
     "ReliabilityDiagram",
     "accuracy",
     "adaptive_calibration_error",

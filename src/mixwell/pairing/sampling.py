@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable
 
 import torch
@@ -82,8 +83,9 @@ def draw_near(
     1e-11. It is the same on any device, in a fixed number of operations: no device waits.
 
     Args:
-        y: (N,) targets.
-        pool: (M,) those of the samples to draw from.
+        y: (N,) targets, or (N, 1).
+        pool: (M,) or (M, 1), those of the samples to draw from. Sorting the same tensor once more
+            is saved.
         bandwidth: h > 0, in their units.
         u: (N,) uniform numbers in [0, 1).
         own: optional (N,), the place of each sample in the pool, which is not drawn unless it is
@@ -93,39 +95,58 @@ def draw_near(
         (N,) int64 places in the pool.
     """
     device = y.device
-    if device.type == "mps":  # which has no float64
-        y, pool, u, own = (None if v is None else v.cpu() for v in (y, pool, u, own))  # type: ignore[assignment]
-    ordered, order = torch.sort(pool.detach().double())
-    y = y.detach().double()
     if own is not None and len(pool) == 1:
         return torch.zeros(len(y), dtype=torch.int64, device=device)
-    low = torch.minimum(ordered[0], y.min())
-    span = torch.maximum(ordered[-1], y.max()) - low
-    # A bandwidth of less than a 2^40th of the range is taken for that: places are of 53 bits.
-    unit = (span * 2.0**-40).clamp_min(max(bandwidth, torch.finfo(torch.float64).tiny))
-    line = _Line((ordered - low) / unit)
-    y = (y - low) / unit
-    rank = None
-    if own is not None:
-        rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order), device=order.device)
-        rank = rank[own]
+    line = _line_of(pool, bandwidth)
+    y, u = (value.detach().flatten().to(line.places.device) for value in (y, u))
+    y = (y.double() - line.low) / line.unit
+    rank = None if own is None else line.rank[own.to(line.rank.device)]
     drawn = [
         line.draw(y[rows], u[rows], None if rank is None else rank[rows])
         for rows in (slice(start, start + ROWS) for start in range(0, len(y), ROWS))
     ]
-    return order[torch.cat(drawn)].to(device)
+    return line.order[torch.cat(drawn)].to(device)
+
+
+_LAST: list[tuple[weakref.ref[Tensor], int, float, _Line]] = []
+"""The pool that was last drawn from: a training set is drawn from in each step."""
+
+
+def _line_of(pool: Tensor, bandwidth: float) -> _Line:
+    """Return a pool's line: the last one, if it is the same tensor, not written to since."""
+    if torch.compiler.is_compiling():
+        return _Line(pool, bandwidth)
+    for known, version, width, line in _LAST:
+        if known() is pool and version == pool._version and width == bandwidth:
+            return line
+    line = _Line(pool, bandwidth)
+    # It goes with its pool.
+    _LAST[:] = [(weakref.ref(pool, _forget), pool._version, bandwidth, line)]
+    return line
+
+
+def _forget(pool: weakref.ref[Tensor]) -> None:
+    _LAST[:] = [last for last in _LAST if last[0] is not pool]
 
 
 class _Line:
     """A sorted pool in units of the bandwidth, and the running sums of its cells' series.
 
     Args:
-        places: (M,) float64, sorted.
+        pool: (M,).
+        bandwidth: h > 0.
     """
 
-    def __init__(self, places: Tensor) -> None:
-        self.places = places
+    def __init__(self, pool: Tensor, bandwidth: float) -> None:
+        pool = pool.detach().flatten()
+        pool = pool.cpu() if pool.device.type == "mps" else pool
+        ordered, self.order = torch.sort(pool.double())  # which Apple's devices don't have
+        self.rank = torch.empty_like(self.order)
+        self.rank[self.order] = torch.arange(len(pool), device=pool.device)
+        self.low, span = ordered[0], ordered[-1] - ordered[0]
+        # A bandwidth of less than a 2^40th of the range is taken for that: places are of 53 bits.
+        self.unit = (span * 2.0**-40).clamp_min(max(bandwidth, torch.finfo(torch.float64).tiny))
+        self.places = places = (ordered - self.low) / self.unit
         self.cells = (places / CELL).floor()
         offset = places - (self.cells + 0.5) * CELL  # from the centre, at most half a cell
         power = torch.arange(TERMS, device=places.device)

@@ -62,13 +62,16 @@ class LabelKernel(Pairing):
                 "units='raw' needs to know what one unit of y is: give target_std, what targets "
                 "were divided by (1 where they are not standardised)"
             )
-        self.register_buffer("target_std", _deviations(target_std), persistent=False)
+        value = _deviations(target_std)
+        self.register_buffer("target_std", value, persistent=False)
+        self._deviation = float(value) if value is not None and value.numel() == 1 else None
 
     def forward(self, batch: Batch) -> Tensor:
-        size, y = len(batch), self._in_units(batch.y)
+        size, y = len(batch), batch.y
         if size <= DENSE or not y.is_floating_point():
-            squared = batch.measure_all("label") if y is batch.y else pairwise_distance(y)
-            return draw_partner(batch, -squared / (2 * self.bandwidth**2))
+            scaled = self._scaled(y)
+            squared = batch.measure_all("label") if scaled is y else pairwise_distance(scaled)
+            return draw_partner(batch, -squared / (2 * self._width(y) ** 2))
         own = torch.arange(size, device=batch.device)
         return self._draw(y, y, batch.rand(size), own)
 
@@ -80,34 +83,40 @@ class LabelKernel(Pairing):
         own: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        return self._draw(self._in_units(y), self._in_units(pool), uniform(y, generator), own)
+        return self._draw(y, pool, uniform(y, generator), own)
 
-    def _in_units(self, y: Tensor) -> Tensor:
-        """Return y in the units of the bandwidth; as it is where they are y's own."""
-        if self.units == "standardised" or self.target_std is None or not y.is_floating_point():
+    def _width(self, y: Tensor) -> float:
+        """Return the bandwidth in units of y; of several deviations :meth:`_scaled` sees to it."""
+        if self.units == "raw" and self._deviation is not None and y.is_floating_point():
+            return self.bandwidth / self._deviation
+        return self.bandwidth
+
+    def _scaled(self, y: Tensor) -> Tensor:
+        """Return y in the data's units where each target has a deviation of its own."""
+        several = self.target_std is not None and self.target_std.numel() > 1
+        if self.units == "standardised" or not several or not y.is_floating_point():
             return y
+        assert self.target_std is not None
         deviation = self.target_std.to(y)
-        if deviation.ndim and y.ndim == 1 and len(deviation) == 1:
-            deviation = deviation[0]
-        elif deviation.ndim and tuple(deviation.shape) != tuple(y.shape[1:2]):
+        if tuple(deviation.shape) != tuple(y.shape[1:2]):
             raise InputError(
                 f"target_std has {len(deviation)} entries, but y has shape {tuple(y.shape)}: it "
                 "must hold one for each target of a sample"
             )
-        return y * deviation.view(-1, *[1] * (y.ndim - 2)) if deviation.ndim else y * deviation
+        return y * deviation.view(-1, *[1] * (y.ndim - 2))
 
     def _draw(self, y: Tensor, pool: Tensor, u: Tensor, own: Tensor | None) -> Tensor:
         """Draw places in a pool (M, ...) for targets (N, ...)."""
-        y, pool = (value.detach().reshape(len(value), -1) for value in (y, pool))
-        if pool.shape[1] == 1:
-            return draw_near(y[:, 0], pool[:, 0], self.bandwidth, u, own)
-        y, pool = y.float(), pool.float()
+        width = self._width(pool)
+        if pool[0].numel() == 1:
+            return draw_near(y, pool, width, u, own)
+        y, pool = (self._scaled(value.detach()).flatten(1).float() for value in (y, pool))
 
         def log_weight(rows: slice) -> Tensor:
             squared = torch.cdist(y[rows], pool, compute_mode=_EXACT).square()
             if own is not None and len(pool) > 1:
                 squared.scatter_(1, own[rows, None], torch.inf)
-            return -squared / (2 * self.bandwidth**2)
+            return -squared / (2 * width**2)
 
         return draw_by_weight(log_weight, u, len(pool))
 

@@ -139,7 +139,7 @@ def tables(
         shown.append(_ranks(summaries, first))
     else:
         groups = _fitting(columns, width)
-        shown = [_table(summaries, group) for group in groups if group]
+        shown = [_table(summaries, group) for group in groups]
         shown[0].title = _title(records)
     shown[-1].caption = _caption(summaries)
     return shown

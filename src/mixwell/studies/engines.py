@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mixwell.errors import InputError
-from mixwell.metrics.declared import adopt, outside
-from mixwell.metrics.measures import Measure
+from mixwell.metrics.measures import Measure, adopt, outside
 from mixwell.studies.store import Cell
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder, write_atomically

@@ -9,8 +9,8 @@ from torch import nn
 from mixwell import metrics
 from mixwell.data import Dataset, Split
 from mixwell.methods import Method
-from mixwell.metrics import Evidence, measures
-from mixwell.metrics.measures import VALIDATION
+from mixwell.metrics import measures
+from mixwell.metrics.measures import VALIDATION, Evidence
 from mixwell.training.config import RunConfig
 from mixwell.training.predict import evidence_of, linear_head, predict
 from mixwell.training.probes import PROBES, Findings, Subject

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.data import Dataset, Split
-from mixwell.metrics import Evidence
+from mixwell.metrics.evidence import Evidence
 from mixwell.view import find_head, inference, logits_of, tapped
 
 __all__ = ["evidence_of", "linear_head", "predict"]

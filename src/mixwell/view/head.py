@@ -22,6 +22,13 @@ from mixwell.view.trace import Run, Trace, kind_of, trace
 
 __all__ = ["Evidence", "capture_features", "check_carries_all", "evidence", "find_head"]
 
+_NORMS = {
+    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
+    *("cudnn_batch_norm", "miopen_batch_norm"),
+}
+
+_CUTS = {"relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_"}
+
 _PASSES = {
     # the same numbers in another shape or type
     *("view", "_unsafe_view", "reshape", "_reshape_alias", "permute", "transpose", "t", "squeeze"),
@@ -31,8 +38,8 @@ _PASSES = {
     *("constant_pad_nd", "resolve_conj", "resolve_neg", "squeeze_", "unsqueeze_", "t_"),
     # scaled and shifted by what depends on no input
     *("mul", "mul_", "div", "div_", "add", "add_", "sub", "sub_", "rsub", "neg", "neg_"),
-    *("native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training"),
-    *("cudnn_batch_norm", "native_dropout"),
+    *_NORMS,
+    "native_dropout",
     # pooled, or resized, over positions
     *("mean", "sum", "amax", "max", "adaptive_avg_pool1d", "adaptive_avg_pool2d"),
     *("_adaptive_avg_pool2d", "_adaptive_avg_pool3d", "adaptive_avg_pool3d", "avg_pool1d"),
@@ -41,7 +48,7 @@ _PASSES = {
     *("upsample_bilinear2d", "upsample_bicubic2d", "upsample_linear1d", "upsample_trilinear3d"),
     *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
     # cut off or capped one by one (SqueezeNet, soft caps), or made probabilities
-    *("relu", "relu_", "tanh", "tanh_", "sigmoid", "sigmoid_"),
+    *_CUTS,
     *("_softmax", "_log_softmax", "softmax", "log_softmax"),
 }
 """Operations that what they return can be looked through for the logits that it was made of."""
@@ -184,9 +191,12 @@ class _Search:
 
     def _chain(self, node: int) -> list[int]:
         """Return the nodes that are the logits but for shape, type, scale and pooling."""
-        chain = [node]
+        chain, cut = [node], False
         while True:
             kind = self.seen.kinds[chain[-1]]
+            if cut and kind in _NORMS:  # a block of features: norm, then activation
+                return chain
+            cut = cut or kind in _CUTS
             parents = [p for p in self.seen.parents[chain[-1]] if self.seen.floating[p]]
             grown = not self.seen.whole[chain[-1]] and kind not in _RESIZES
             if kind not in _PASSES or len(parents) != 1 or grown:

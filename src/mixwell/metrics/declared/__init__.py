@@ -1,6 +1,4 @@
-"""mixwell's own measures, declared once, in the order that tables have."""
-
-from collections.abc import Iterable
+"""mixwell's own measures, in files by subject."""
 
 from mixwell.metrics.declared import (
     classification,
@@ -10,25 +8,11 @@ from mixwell.metrics.declared import (
     likelihood,
     regression,
 )
-from mixwell.metrics.measures import Measure, register, registered
 
-__all__ = ["adopt", "outside"]
+__all__ = ["OWN"]
 
-for _file in (classification, regression, likelihood, elsewhere, features, costs):
-    for _measure in _file.MEASURES:
-        register(_measure)
-
-_OWN = frozenset(measure.name for measure in registered())
-
-
-def outside() -> list[Measure]:
-    """Return the measures that are not mixwell's own: what other processes must be told of."""
-    return [measure for measure in registered() if measure.name not in _OWN]
-
-
-def adopt(measures: Iterable[Measure]) -> None:
-    """Register what :func:`outside` returned in another process, where it isn't there yet."""
-    known = {measure.name for measure in registered()}
-    for measure in measures:
-        if measure.name not in known:
-            register(measure)
+OWN = (
+    *classification.MEASURES, *regression.MEASURES, *likelihood.MEASURES, *elsewhere.MEASURES,
+    *features.MEASURES, *costs.MEASURES,
+)  # fmt: skip
+"""All of them, in the order that tables have."""

@@ -13,7 +13,7 @@ from mixwell.metrics.declared.computing import (
     with_scaled,
 )
 from mixwell.metrics.evidence import Evidence
-from mixwell.metrics.measures import PERCENT, Found, Measure
+from mixwell.metrics.measure import PERCENT, Found, Measure
 
 __all__ = ["MEASURES"]
 

@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor
 
 from mixwell.metrics.evidence import Evidence
-from mixwell.metrics.measures import Found, Measure
+from mixwell.metrics.measure import Found, Measure
 
 __all__ = [
     "CLASSES",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mixwell.metrics.measures import Measure
+from mixwell.metrics.measure import Measure
 
 __all__ = ["MEASURES"]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mixwell.metrics import outliers
 from mixwell.metrics.evidence import Evidence
-from mixwell.metrics.measures import PERCENT, Found, Measure
+from mixwell.metrics.measure import PERCENT, Found, Measure
 
 __all__ = ["MEASURES"]
 

@@ -7,7 +7,7 @@ from functools import partial
 from mixwell.metrics import collapse
 from mixwell.metrics.declared.computing import REAL
 from mixwell.metrics.evidence import Evidence
-from mixwell.metrics.measures import Found, Measure
+from mixwell.metrics.measure import Found, Measure
 
 __all__ = ["MEASURES"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mixwell.metrics import calibration, uncertainty
 from mixwell.metrics.declared.computing import CLASSES, REAL, of_spread, with_scaled
 from mixwell.metrics.evidence import Evidence
-from mixwell.metrics.measures import Found, Measure
+from mixwell.metrics.measure import Found, Measure
 
 __all__ = ["MEASURES"]
 

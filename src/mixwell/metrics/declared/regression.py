@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mixwell.metrics import regression, uncertainty
 from mixwell.metrics.declared.computing import REAL, of_outputs, of_spread, with_scaled
-from mixwell.metrics.measures import PERCENT, Measure
+from mixwell.metrics.measure import PERCENT, Measure
 
 __all__ = ["MEASURES"]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from mixwell.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from mixwell.data.splits import seeded
 from mixwell.errors import InputError
-from mixwell.metrics import Evidence, measures
+from mixwell.metrics import measures
+from mixwell.metrics.evidence import Evidence
 from mixwell.training.predict import predict
 from mixwell.training.probes.subject import Findings, Subject, moments
 
@@ -44,7 +45,7 @@ def shift(subject: Subject, found: Findings) -> dict[str, Any]:
                 return (corrupt(x * std + mean, name, severity, generator) - mean) / std
 
             logits, labels, _ = predict(subject.model, part, subject.device, change=change)
-            row = measures.take(Evidence(logits, labels), taken)
+            row = measures.take(Evidence(logits.double(), labels), taken)
             table[name].append({"severity": severity, **row})
     found.details["shift"] = table
     return {"shift": table}
