@@ -59,6 +59,32 @@ def test_compare_report_and_exit_status_of_a_failure(tmp_path, capsys):
     assert (out / "report.html").is_file()
 
 
+FEW = ["--labels", "20", "--batch-size", "40", *TINY]
+
+
+def test_the_form_of_semi_supervised_training_from_flags_and_a_file(tmp_path, capsys):
+    flags = ["--semi", "authors", "--mix-cutoff", "0.5", *FEW]
+    out = tmp_path / "run"
+    assert main(["train", "--method", "decoupled", *flags, "--out", str(out)]) == 0
+    result = json.loads((out / "result.json").read_text())
+    assert (result["config"]["semi"], result["config"]["mix_cutoff"]) == ("authors", 0.5)
+    assert "mixed_labelled" in result["history"][0]
+    arguments = ["compare", "--methods", "erm,decoupled_bce", "--seeds", "1", *flags]
+    assert main([*arguments, "--out", str(tmp_path / "all")]) == 0
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "protocol: semi-supervised\nmethods: [decoupled]\nseeds: 1\nsemi: authors\nlabels: 20\n"
+        f"train_size: 160\nbatch_size: 40\nepochs: 1\nthreads: 1\nout: {tmp_path / 'study'}\n"
+    )
+    assert main(["study", str(path)]) == 0
+    (record,) = (tmp_path / "study").glob("*/result.json")
+    assert json.loads(record.read_text())["config"]["semi"] == "authors"
+    capsys.readouterr()
+    flags = ["--semi", "paper", "--set", "side=lighter", *FEW]
+    assert main(["train", "--method", "decoupled", *flags, "--out", str(tmp_path / "no")]) == 2
+    assert "side='lighter' contradicts semi='paper'" in capsys.readouterr().err
+
+
 def test_a_study_with_lists_from_flags_and_a_file(tmp_path, capsys):
     path = tmp_path / "study.yaml"
     path.write_text(

@@ -39,6 +39,14 @@ def test_the_fingerprint_of_stored_runs_stays():
     assert config.fingerprint == "1c5a6d1194e1"
 
 
+def test_a_stored_run_without_the_form_of_semi_supervised_training_has_the_papers():
+    stored = RunConfig(labels=40, method="decoupled").to_dict()
+    del stored["semi"], stored["mix_cutoff"]
+    assert RunConfig.from_dict(stored).semi == "paper"
+    assert RunConfig.from_dict(stored).fingerprint == "d64dcd0cf3e3"
+    assert RunConfig.from_dict({**stored, "semi": "authors"}).fingerprint != "d64dcd0cf3e3"
+
+
 def test_it_is_a_value_that_imports_nothing_of_what_is_made_of_it():
     tree = ast.parse(Path(config_module.__file__).read_text(encoding="utf-8"))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
@@ -58,6 +66,8 @@ def test_it_is_a_value_that_imports_nothing_of_what_is_made_of_it():
         ({"val_fraction": 0}, "val_fraction must be between"),
         ({"schedule": "linear"}, "schedule='linear' is unknown; known: 'cosine'"),
         ({"precision": "8"}, "precision='8' is unknown"),
+        ({"semi": "ours"}, "semi='ours' is unknown; known: 'paper', 'authors'"),
+        ({"mix_cutoff": 1.5}, "mix_cutoff must be a number"),
         ({"data": ""}, "data must be a name"),
     ],
 )

@@ -9,6 +9,9 @@ The authors have another η, power and side (``side="both"``, ``"heavier"`` or `
 each mix and network: ``create("cutmix+decoupled", published="cifar100")`` takes them, for
 ResNet-18, and ``published="cifar100-resnext50"`` for ResNeXt-50.
 
+With few labels (``mixwell train --labels 40``) a label is worth more than a guess: ``--semi paper``
+decouples the labelled side alone; ``--semi authors`` does what their code does.
+
 Helps: in accuracy and calibration a little over mixup here, at no cost in time; it is made for
 long training on many classes.
 
@@ -105,8 +108,16 @@ w = (λ^power, (1 - λ)^power), of both sides, of the heavier or of the lighter 
                 "4 of the 12 configurations for CIFAR-100. ResNet-18's have one side only: take "
                 "the set-up.",
                 PER_BATCH,
+                "With few labels print and code differ, and both are there (semi): the paper "
+                "decouples the labelled side alone, with λ ≥ 1/2; the authors' code both sides, "
+                "η = 1, one λ a batch, the weak view, a mask, a ramp and a term of labelled "
+                "samples among themselves (read, not run beside it). Their linear head of its own "
+                "for mixed samples is not here: mixed samples go through the one head.",
             ),
-            why="A loss should depend neither on what classes are called nor on the batch's order.",
+            why="A loss should depend neither on what classes are called nor on the batch's order. "
+            "The paper's form is the default with few labels: it is what is published, and the "
+            "side that may be wrong is not trained to be certain. A second head would have to be "
+            "found in, and added to, anybody's network.",
             checked="numerically",
             against="the authors' code and its 12 configurations for CIFAR-100 (openmixup, "
             "cross_entropy_loss.py, cls_mixup_head.py).",
@@ -133,8 +144,13 @@ DM(BCE) = Σ_c BCE(sigmoid(z_c), ŷ_c),   the mean over samples
                 "A target is at most 1 where both classes are the same; the authors' may exceed 1.",
                 "t = 0.8 and k = 1 stand in the paper; no released configuration trains with "
                 "two-hot labels, so that no set-up is known.",
+                "With few labels λ is rescaled on the labelled side alone, as in the authors' "
+                "code, in both forms (semi); labelled samples among themselves, in the authors' "
+                "form, have both sides rescaled (read, not run beside it). Their linear head of "
+                "its own for mixed samples is not here.",
             ),
-            why="Beyond 1 the binary cross-entropy has no minimum.",
+            why="Beyond 1 the binary cross-entropy has no minimum. A second head would have to be "
+            "found in, and added to, anybody's network.",
             checked="numerically",
             against="the authors' code (openmixup, cls_mixup_head.py).",
         ),

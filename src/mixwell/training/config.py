@@ -33,7 +33,7 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "lr": (math.inf, True), "weight_decay": (math.inf, False), "warmup_epochs": (math.inf, False),
     "grad_clip": (math.inf, True), "momentum": (1.0, False), "threshold": (1.0, False),
     "imbalance": (math.inf, True), "unlabelled_weight": (math.inf, False),
-    "checkpoint_minutes": (math.inf, False),
+    "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
 }  # fmt: skip
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
 
@@ -107,6 +107,12 @@ class RunConfig:
     ema: float | None = _option(
         None, "optimisation", "decay of an average of the weights, which is then the result (0.999)"
     )
+    semi: str = _option(
+        "paper",
+        "semi-supervised",
+        "how labelled samples are mixed with others: the paper's form, or the authors' code's",
+        ("paper", "authors"),
+    )
     unlabelled_ratio: int = _option(
         3, "semi-supervised", "unlabelled samples for each labelled one of a batch"
     )
@@ -115,6 +121,12 @@ class RunConfig:
     )
     threshold: float = _option(
         0.95, "semi-supervised", "the teacher's confidence from which on it is believed"
+    )
+    mix_cutoff: float | None = _option(
+        None,
+        "semi-supervised",
+        "semi=authors: the confidence that is enough to be mixed, or 1 - λ where that is more, up "
+        "to the threshold (default: the threshold)",
     )
     ood: str | None = _option(
         None, "evaluation", "a data set of images that the model should not be confident on"

@@ -6,36 +6,68 @@ arXiv:2001.07685, with a mean teacher, arXiv:1703.01780):
 .. code-block:: text
 
     ŷ_u   = argmax p_teacher(weak(x_u)),  believed where its probability is ≥ threshold
-    L     = CE(weak(x_l), y_l) + w · mean_u [believed] CE(strong(x_u), ŷ_u) + w · L_mix
-    L_mix = the method's loss of λ · weak(x_l) + (1 - λ) · strong(x_u), λ ≥ 1/2, where believed
+    L     = CE(weak(x_l), y_l) + w · mean_u [believed] CE(strong(x_u), ŷ_u) + L_mix
 
-Plain mixup labels it (y_l, ŷ_u; λ). Decoupled Mixup is asymmetric there: only the labelled side
-gets the decoupled term, as the other may be wrong.
+with L_mix, of the method's loss ℓ, in one of two forms (:mod:`mixwell.training.forms`):
+
+.. code-block:: text
+
+    paper    w · mean_u [believed] ℓ(λ · weak(x_l) + (1 - λ) · strong(x_u)),  λ ≥ 1/2
+    authors  w · ramp(t) · mean_u [mask] ℓ(λ · weak(x_l) + (1 - λ) · weak(x_u))
+             + mean_l ℓ(λ · weak(x_l) + (1 - λ) · weak(x_l'))
+
+Plain mixup labels the mix (y_l, ŷ_u; λ). In Decoupled Mixup's the guess counts for less than the
+label: see the forms.
 """
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mixwell.batch import Batch
-from mixwell.coefficient import Coefficient
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.losses import DecoupledCrossEntropy
-from mixwell.methods import Method, Recipe, Step
+from mixwell.losses import Loss
+from mixwell.methods import Method, Recipe, Step, Term
 from mixwell.mix import Mix, MixedTarget
-from mixwell.pairing import Pairing
 from mixwell.training.config import RunConfig
+from mixwell.training.forms import FORMS, OtherHalf, mix_mask, ramp
 from mixwell.training.probes import moments
 from mixwell.view import inference, logits_of
 
 __all__ = ["SemiSupervised", "strong_view", "weak_view"]
 
 _PARTS = 8  # groups of a batch that each get a random transform of their own
+
+
+@dataclass(frozen=True)
+class _Mixed:
+    """Mixed samples, and what becomes of their logits: ``weight · scale · mean loss``."""
+
+    name: str
+    x: Tensor
+    target: MixedTarget
+    mix: Mix
+    loss: Loss
+    weight: Tensor | float
+    scale: Tensor | float = 1.0
+
+    def term(self, logits: Tensor) -> Tensor:
+        return self.loss(logits, self.target).mean() * self.scale
+
+
+@dataclass(frozen=True)
+class _Guesses:
+    """What the teacher says of the unlabelled samples: classes and confidence, (B,) each."""
+
+    y: Tensor
+    confidence: Tensor
+    believed: Tensor
 
 
 class SemiSupervised(nn.Module):
@@ -48,10 +80,11 @@ class SemiSupervised(nn.Module):
             serve the mixing of labelled with unlabelled samples. It must mix at the input, or
             mix nothing at all (erm: plain pseudo-labels).
         dataset: with unlabelled samples.
-        config: threshold, ratio and weight.
+        config: form, threshold, ratio and weight, and which of the method's settings were given.
 
     Raises:
-        InputError: the method mixes inside the model, or there are no images or none unlabelled.
+        InputError: the method mixes inside the model, there are no images or none unlabelled, or
+            a setting contradicts the form.
     """
 
     def __init__(self, method: Method, dataset: Dataset, config: RunConfig) -> None:
@@ -60,35 +93,41 @@ class SemiSupervised(nn.Module):
             raise InputError("labels must be given: without it no sample is unlabelled")
         if len(dataset.input_shape) != 3:
             raise InputError(f"labels needs images, but data={dataset.name!r} has none")
-        mixing = [term for term in method._terms() if term.recipe is not None]
-        self.method = method
-        self.recipe = None if method.recipe is None else _across(method.recipe)
-        self.loss = copy.deepcopy(mixing[0].loss) if mixing else None
-        self.mixed_weight = mixing[0].weight if mixing else 0.0
-        if self.recipe is not None:
-            inside = list(self.recipe.interpolation.layers) != ["input"]
-            looks = (
-                self.recipe.needs_features
-                or self.recipe.coefficient.remembers
-                or self.recipe.interpolation.needs_model
-                or self.recipe.labels.needs_attention
+        self.form = FORMS[config.semi]
+        if config.mix_cutoff is not None and not self.form.masked:
+            raise InputError(
+                f"mix_cutoff={config.mix_cutoff} is of semi='authors' alone; with "
+                f"semi={config.semi!r} a guess that is believed is mixed: set threshold"
             )
-            many = self.recipe.coefficient.samples > 2 or bool(getattr(self.loss, "needs", ()))
-            if inside or looks or many or len(mixing) > 1:
-                raise InputError(
-                    f"method={method.name!r} mixes inside the model or looks at it, or mixes more "
-                    "than two samples; semi-supervised training takes methods that mix pairs at "
-                    "the input: mixup, cutmix, decoupled, sk_mixup with distance=input"
-                )
-        if isinstance(self.loss, DecoupledCrossEntropy):
-            self.loss.asymmetric = True
+        self.method = method
+        self.recipe: Recipe | None = None
+        self.own_recipe: Recipe | None = None
+        self.loss: Loss | None = None
+        self.own_loss: Loss | None = None
+        self.mixed_weight = 0.0
+        term = _mixing(method)
+        if term is not None:
+            self._take(term, _given(config))
         self.labelled = dataset.train
         self.size = max(1, (config.batch_size or 1) // config.unlabelled_ratio)
         self.threshold = config.threshold
+        self.cutoff = config.mix_cutoff
         self.weight = config.unlabelled_weight
         self.mean, self.std = moments(dataset.test)
         self.flip = getattr(dataset.train, "flip", True)
         self._teacher: list[nn.Module] = []  # in a list: it's no part of this module's state
+
+    def _take(self, term: Term, given: dict[str, Any]) -> None:
+        """Make the recipes and losses of the mixed samples from the method's term."""
+        recipe, form = term.recipe, self.form
+        assert recipe is not None
+        self.mixed_weight = term.weight
+        self.loss = form.across(term.loss, given)
+        self.own_loss = form.among(term.loss, given)
+        lam = form.coefficient(recipe, term.loss, given)
+        rest = (lam, recipe.interpolation, recipe.labels, recipe.p, recipe.per)
+        self.recipe = Recipe(OtherHalf(), *rest)
+        self.own_recipe = Recipe(recipe.pairing, *rest) if self.own_loss is not None else None
 
     def learn_from(self, teacher: nn.Module) -> None:
         """Take pseudo-labels from this model, an average of the student's weights."""
@@ -106,6 +145,14 @@ class SemiSupervised(nn.Module):
         x, y, _ = next(iter(chosen.batches(self.size, device=device)))
         return x, y
 
+    def _guess(self, weak: Tensor) -> _Guesses:
+        """Return the teacher's guesses."""
+        (teacher,) = self._teacher
+        seen = weak.to(next((p.dtype for p in teacher.parameters()), weak.dtype))
+        with inference(teacher):
+            confidence, pseudo = logits_of(teacher(seen)).float().softmax(1).max(1)
+        return _Guesses(pseudo, confidence, confidence >= self.threshold)
+
     def step(self, model: nn.Module, x: Tensor, y: Tensor, *, index: Tensor | None = None) -> Step:
         """Run the model on labelled, unlabelled and mixed samples; return the loss and its terms.
 
@@ -119,84 +166,111 @@ class SemiSupervised(nn.Module):
         mean, std = self.mean.to(x.device), self.std.to(x.device)
         labelled, weak = (weak_view(part, self.flip) for part in (labelled, x))
         strong = (strong_view(x * std + mean) - mean) / std
-        (teacher,) = self._teacher
-        seen = weak.to(next((p.dtype for p in teacher.parameters()), weak.dtype))
-        with inference(teacher):
-            confidence, pseudo = logits_of(teacher(seen)).float().softmax(1).max(1)
-        believed = confidence >= self.threshold
-        share = believed.float().mean()
-
-        inputs = [labelled, strong]
-        mixed = None
-        # Two at least: a loss that contrasts samples has nothing to do with one.
-        if self.recipe is not None and int(believed.sum()) > 1:
-            mixed = self._mix(self.recipe, labelled, y, strong[believed], pseudo[believed])
-            inputs.append(mixed[0])
-        logits = logits_of(model(torch.cat(inputs)))
-        clean, guesses, rows = logits.tensor_split([len(y), len(y) + len(x)])
+        guesses = self._guess(weak)
+        mixed = self._mixed(labelled, y, weak, strong, guesses)
+        inputs = [labelled, strong, *(part.x for part in mixed)]
+        clean, unmixed, *rows = logits_of(model(torch.cat(inputs))).split([len(p) for p in inputs])
         own = F.cross_entropy(clean, y)
-        consistency = (F.cross_entropy(guesses, pseudo, reduction="none") * believed).mean()
-        terms = {"labelled": own, "pseudo": consistency, "believed": share}
+        each = F.cross_entropy(unmixed, guesses.y, reduction="none")
+        consistency = (each * guesses.believed).mean()
+        terms = {
+            "labelled": own,
+            "pseudo": consistency,
+            "believed": guesses.believed.float().mean(),
+        }
         loss = own + self.weight * consistency
-        shown = (clean, MixedTarget.clean(y), Mix.identity(len(y), x.device))
         if self.loss is not None:
             terms["mixed"] = torch.zeros_like(own)
-        if mixed is not None:
-            assert self.loss is not None
-            # A mean over those that are believed; here each counts as one of all.
-            terms["mixed"] = self.loss(rows, mixed[1]) * share
-            loss = loss + self.weight * self.mixed_weight * terms["mixed"]
-            shown = (rows, mixed[1], mixed[2])
+        for part, logits in zip(mixed, rows, strict=True):
+            terms[part.name] = part.term(logits)
+            loss = loss + part.weight * terms[part.name]
+        shown = (clean, MixedTarget.clean(y), Mix.identity(len(y), x.device))
+        if mixed:
+            shown = (rows[0], mixed[0].target, mixed[0].mix)
         detached = {name: value.detach() for name, value in terms.items()}
         return Step(loss, *shown, detached, clean)
 
-    def _mix(
-        self, recipe: Recipe, labelled: Tensor, y: Tensor, strong: Tensor, pseudo: Tensor
+    def _mixed(
+        self, labelled: Tensor, y: Tensor, weak: Tensor, strong: Tensor, guesses: _Guesses
+    ) -> list[_Mixed]:
+        """Return the mixed samples of the step, those of labelled with unlabelled ones first."""
+        if self.recipe is None or self.loss is None:
+            return []
+        weight = self.weight * self.mixed_weight
+        if not self.form.masked:
+            believed = guesses.believed
+            # Two at least: a loss that contrasts samples has nothing to do with one.
+            if int(believed.sum()) < 2:
+                return []
+            mixed = self._across(self.recipe, labelled, y, strong[believed], guesses.y[believed])
+            # A mean over those that are believed; here each counts as one of all.
+            return [_Mixed("mixed", *mixed, self.loss, weight, believed.float().mean())]
+        x, target, mix = self._across(self.recipe, labelled, y, weak, guesses.y)
+        mask = mix_mask(guesses.confidence, target.lam, self.threshold, self.cutoff)
+        across = _Mixed(
+            "mixed", x, replace(target, weight=mask), mix, self.loss,
+            ramp(self.method.progress) * weight,
+        )  # fmt: skip
+        return [across, self._among(labelled, y)]
+
+    def _across(
+        self, recipe: Recipe, labelled: Tensor, y: Tensor, view: Tensor, pseudo: Tensor
     ) -> tuple[Tensor, MixedTarget, Mix]:
         """Mix each unlabelled sample into a labelled one, which keeps the larger share."""
-        count = len(strong)
+        count = len(view)
         repeated = torch.arange(count, device=y.device) % len(y)
-        x = torch.cat([labelled[repeated], strong])
-        batch = Batch(
-            x, torch.cat([y[repeated], pseudo]), generator=self.method.generator,
-            progress=self.method.progress,
-        )  # fmt: skip
+        x = torch.cat([labelled[repeated], view])
+        made, target, mix = self._draw_mix(recipe, x, torch.cat([y[repeated], pseudo]))
+        half = MixedTarget(target.a[:count], target.b[:count], target.lam[:count])
+        return made[:count], half, Mix(mix.partner[:count] - count, mix.lam[:count])
+
+    def _among(self, labelled: Tensor, y: Tensor) -> _Mixed:
+        """Mix the labelled samples among themselves."""
+        assert self.own_recipe is not None
+        assert self.own_loss is not None
+        mixed = self._draw_mix(self.own_recipe, labelled, y)
+        return _Mixed("mixed_labelled", *mixed, self.own_loss, self.mixed_weight)
+
+    def _draw_mix(self, recipe: Recipe, x: Tensor, y: Tensor) -> tuple[Tensor, MixedTarget, Mix]:
+        batch = Batch(x, y, generator=self.method.generator, progress=self.method.progress)
         mix, target = recipe.draw(batch)
         assert isinstance(mix, Mix)
         assert isinstance(target, MixedTarget)
-        half = MixedTarget(target.a[:count], target.b[:count], target.lam[:count])
-        made = recipe.interpolation(x, mix)[:count]
-        return made, half, Mix(mix.partner[:count] - count, mix.lam[:count])
+        return recipe.interpolation(x, mix), target, mix
 
 
-class _OtherHalf(Pairing):
-    """The partner of each sample of a batch's first half is its counterpart in the second."""
+def _mixing(method: Method) -> Term | None:
+    """Return the method's term of mixed samples, or None where it mixes none.
 
-    def forward(self, batch: Batch) -> Tensor:
-        size = len(batch)
-        return torch.arange(size, device=batch.device).roll(size // 2)
+    Raises:
+        InputError: it mixes where, or what, semi-supervised training can't.
+    """
+    mixing = [term for term in method._terms() if term.recipe is not None]
+    if not mixing:
+        return None
+    recipe, loss = mixing[0].recipe, mixing[0].loss
+    assert recipe is not None
+    inside = list(recipe.interpolation.layers) != ["input"]
+    looks = (
+        recipe.needs_features
+        or recipe.coefficient.remembers
+        or recipe.interpolation.needs_model
+        or recipe.labels.needs_attention
+    )
+    many = recipe.coefficient.samples > 2 or bool(loss.needs)
+    if inside or looks or many or len(mixing) > 1:
+        raise InputError(
+            f"method={method.name!r} mixes inside the model or looks at it, or mixes more "
+            "than two samples; semi-supervised training takes methods that mix pairs at "
+            "the input: mixup, cutmix, decoupled, sk_mixup with distance=input"
+        )
+    return mixing[0]
 
 
-class _Heavier(Coefficient):
-    """Another coefficient's λ or 1 - λ, whichever is larger."""
-
-    def __init__(self, inner: Coefficient) -> None:
-        super().__init__()
-        self.inner = inner
-        self.needs_features = inner.needs_features
-
-    def pair(self, batch: Batch, partner: Tensor) -> tuple[Tensor, Tensor]:
-        lam, target_lam = self.inner.pair(batch, partner)
-        swap = lam < 0.5
-        return torch.where(swap, 1 - lam, lam), torch.where(swap, 1 - target_lam, target_lam)
-
-
-def _across(recipe: Recipe) -> Recipe:
-    """Return the recipe with labelled and unlabelled samples for pairs."""
-    return Recipe(
-        _OtherHalf(), _Heavier(recipe.coefficient), recipe.interpolation, recipe.labels, recipe.p,
-        recipe.per,
-    )  # fmt: skip
+def _given(config: RunConfig) -> dict[str, Any]:
+    """Return the settings of coefficient and loss that were given by hand, by name."""
+    split = {name.rpartition("__")[::2]: value for name, value in config.method_options.items()}
+    return {name: value for (part, name), value in split.items() if part != "recipe"}
 
 
 def weak_view(x: Tensor, flip: bool) -> Tensor:
