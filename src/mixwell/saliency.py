@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,9 +12,6 @@ from torch.nn import functional as F
 
 from mixwell.errors import InputError
 from mixwell.mix import tensors
-
-if TYPE_CHECKING:
-    from mixwell.batch import Batch
 
 __all__ = [
     "as_images",
@@ -25,6 +23,20 @@ __all__ = [
     "smoothed",
     "spectral_residual",
 ]
+
+
+class Seen(Protocol):
+    """The batch as saliency sees it: its inputs, looks at its model, and what is known already."""
+
+    x: Any
+
+    def look(self, kind: str) -> Tensor:
+        """Return where the model looks."""
+        ...
+
+    def once(self, key: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+        """Return what ``compute()`` gives, computed at most once a step."""
+        ...
 
 
 def normalised(saliency: Tensor) -> Tensor:
@@ -64,7 +76,7 @@ def as_images(owner: str, x: Any) -> Tensor:
     return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
 
-def saliency(owner: str, batch: Batch, kind: str) -> Tensor:
+def saliency(owner: str, batch: Seen, kind: str) -> Tensor:
     """Return where the unmixed images of a batch are salient: (B, H, W), each summing to 1.
 
     Args:
@@ -82,7 +94,7 @@ def saliency(owner: str, batch: Batch, kind: str) -> Tensor:
     )
 
 
-def smoothed(owner: str, batch: Batch, kind: str, blur: int, sigma: float) -> Tensor:
+def smoothed(owner: str, batch: Seen, kind: str, blur: int, sigma: float) -> Tensor:
     """Return :func:`saliency` under a Gaussian: (B, H, W), each summing to 1.
 
     As in GuidedMixup's code the spectral one is smoothed twice: it is as it makes it, and again.

@@ -199,9 +199,3 @@ class MixedCrossEntropy(Loss):
             soft = soft * weight
         loss = -share(soft, F.log_softmax(z, dim=1)).sum(1)
         return self._reduce(loss, None if isinstance(target, Tensor) else target, class_share)
-
-    def extra_repr(self) -> str:
-        weight = None if self.class_weight is None else self.class_weight.tolist()
-        return (
-            f"class_weight={weight}, label_smoothing={self.label_smoothing}, {super().extra_repr()}"
-        )

@@ -127,12 +127,6 @@ class DecoupledCrossEntropy(MixedCrossEntropy):
         power = 0.0 if self.weighting == "uniform" else self.power
         return Decoupling(self.eta, power, "own" if self.asymmetric else self.side)
 
-    def extra_repr(self) -> str:
-        return (
-            f"eta={self.eta}, weighting={self.weighting!r}, asymmetric={self.asymmetric}, "
-            f"side={self.side!r}, power={self.power}, {super().extra_repr()}"
-        )
-
 
 class DecoupledBCE(Loss):
     """DM(BCE): two-hot binary cross-entropy with rescaled weights (arXiv:2203.10761v3).
@@ -224,9 +218,3 @@ class DecoupledBCE(Loss):
         soft = own * target.a.to(z.dtype) + partner * target.b.to(z.dtype)
         loss = F.binary_cross_entropy_with_logits(z, soft.clamp_max(1), reduction="none")
         return self._reduce(loss.sum(1) * self._scale(logits), target)
-
-    def extra_repr(self) -> str:
-        return (
-            f"t={self.t}, k={self.k}, over_classes={self.over_classes!r}, "
-            f"asymmetric={self.asymmetric}, {super().extra_repr()}"
-        )

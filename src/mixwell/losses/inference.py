@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,11 +12,8 @@ from mixwell import functional
 from mixwell.checks import Per, Range, check_choice, check_range
 from mixwell.errors import InputError
 from mixwell.losses.base import Loss, check_logits, share, wide
-from mixwell.losses.needs import Outcome, Twin
+from mixwell.losses.needs import Draws, Outcome, Twin
 from mixwell.mix import MixedTarget, MultiTarget
-
-if TYPE_CHECKING:
-    from mixwell.batch import Batch
 
 __all__ = ["MixupInference"]
 
@@ -64,7 +61,7 @@ class MixupInference(Loss):
         self.per = check_choice("per", per, ("sample", "batch"))
         self.needs = (Twin(self.twin),)
 
-    def twin(self, batch: Batch, lam: Tensor) -> Tensor:
+    def twin(self, batch: Draws, lam: Tensor) -> Tensor:
         """Return (B,), λ² of the second mix from λ¹ of the first."""
         u = batch.rand(1 if self.per == "batch" else len(batch)).double()
         own = lam.double()
@@ -115,6 +112,3 @@ class MixupInference(Loss):
         loss = share(weight, F.cross_entropy(own, target.a, reduction="none"))
         loss = loss + share(1 - weight, F.cross_entropy(partner, target.b, reduction="none"))
         return self._reduce(loss, target)
-
-    def extra_repr(self) -> str:
-        return f"alpha={self.alpha}, margin={self.margin}, per={self.per!r}, {super().extra_repr()}"

@@ -213,12 +213,6 @@ class InfiniteClassLoss(Loss):
             loss = loss + everywhere.logsumexp(0)[own] - positive
         return self._reduce(loss, target)
 
-    def extra_repr(self) -> str:
-        return (
-            f"axis={self.axis!r}, mask_duplicates={self.mask_duplicates}, "
-            f"gather={self.gather}, {super().extra_repr()}"
-        )
-
 
 def _blend(rows: Tensor, target: _Target) -> Tensor:
     """Return (N, ...): of k N rows, those of the first classes first, the mixtures."""

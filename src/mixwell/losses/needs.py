@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from torch import Tensor
 
 from mixwell.errors import InputError
-from mixwell.mix import MixedTarget, MultiTarget
+from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
 
-if TYPE_CHECKING:
-    from mixwell.batch import Batch
-    from mixwell.mix import Mix, MultiMix
+__all__ = ["Clean", "Draws", "Mixes", "Need", "Outcome", "Rows", "Twin"]
 
-__all__ = ["Clean", "Mixes", "Need", "Outcome", "Rows", "Twin"]
+
+class Draws(Protocol):
+    """The batch as a loss may see it that draws a second λ: its size, and random numbers."""
+
+    def __len__(self) -> int: ...
+
+    def rand(self, *shape: int) -> Tensor:
+        """Return uniform numbers in [0, 1) of this shape."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Twin(Need):
         redraw: the second λ (B,), from the batch and the first.
     """
 
-    redraw: Callable[[Batch, Tensor], Tensor]
+    redraw: Callable[[Draws, Tensor], Tensor]
 
 
 @dataclass(frozen=True)

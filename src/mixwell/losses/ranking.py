@@ -84,9 +84,6 @@ class MixupRanking(Loss):
         loss = torch.relu(mixed - unmixed + self.margin)
         return self._reduce(torch.where(largest_share(target) < 1, loss, 0.0), target)
 
-    def extra_repr(self) -> str:
-        return f"margin={self.margin}, of={self.of!r}, {super().extra_repr()}"
-
 
 class MixupNDCG(Loss):
     """M-NDCG: the more of one sample is in a mix, the more confidently it is predicted (RankMixup).
@@ -154,6 +151,3 @@ class MixupNDCG(Loss):
         best = 1 + (ideal * discount).sum(1)
         loss = 1 - torch.minimum(reached, best) / torch.maximum(reached, best)
         return self._reduce(loss, target)
-
-    def extra_repr(self) -> str:
-        return f"mixes={self.mixes}, {super().extra_repr()}"

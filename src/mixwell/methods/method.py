@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from weakref import WeakSet
@@ -16,6 +15,7 @@ from mixwell.checks import check_choice, check_range, check_whole
 from mixwell.errors import InputError, say
 from mixwell.kernels import native
 from mixwell.losses import Loss, Need, Outcome, Rows
+from mixwell.methods.checking import check_shapes, check_task, checked_data, plain_batch
 from mixwell.methods.passes import Pass, rows_of
 from mixwell.methods.plan import Plan, Reading, make_plan, plan_of_unmixed
 from mixwell.methods.recipe import Recipe, Term
@@ -106,7 +106,7 @@ class Method(nn.Module):
             raise InputError(f"head must be the name of a layer, or None, got {head!r}")
         self.task = tasks.get(task)
         for term in terms:
-            _check_task(name, term, self.task)
+            check_task(name, term, self.task)
         self.terms = nn.ModuleList(terms)
         self.num_classes = num_classes
         self.head = head
@@ -175,9 +175,9 @@ class Method(nn.Module):
         index: Tensor | None,
         data: tuple[Any, Tensor] | None,
     ) -> Step:
-        x = _plain(x)
+        x = plain_batch(x)
         looks = self._check(x, y, index)
-        batch = self._batch(model, x, y, index, _checked_data(x, y, data))
+        batch = self._batch(model, x, y, index, checked_data(x, y, data))
         plan = self.plan()
         view = batch.view
         assert view is not None
@@ -220,7 +220,7 @@ class Method(nn.Module):
         Raises:
             InputError: the method doesn't mix at the input.
         """
-        x = _plain(x)
+        x = plain_batch(x)
         self._check(x, y, index)
         recipe = self.recipe
         if recipe is None:
@@ -281,7 +281,7 @@ class Method(nn.Module):
 
     def _check(self, x: Any, y: Tensor, index: Tensor | None) -> bool:
         """Raise an InputError for a batch that can't be; return whether values may be looked at."""
-        device = _check_shapes(x, y, index)
+        device = check_shapes(x, y, index)
         self.task.check_y(y, self.num_classes)
         if torch.compiler.is_compiling():  # what a compiled step changes, it is compiled for again
             if self.progress.device != device:
@@ -333,77 +333,6 @@ class Method(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task.name!r}"
-
-
-def _plain(x: Any) -> Any:
-    """Return mappings of other kinds (Hugging Face's BatchEncoding) as dicts."""
-    return dict(x) if isinstance(x, Mapping) and not isinstance(x, dict) else x
-
-
-def _check_task(name: str, term: Term, task: Task) -> None:
-    """Raise an InputError for a term whose loss or labels are not for the task."""
-    parts: list[Any] = [term.loss, *([term.recipe.labels] if term.recipe else [])]
-    for part in parts:
-        if task.name not in part.tasks:
-            raise InputError(
-                f"{name}: {type(part).__name__} is for {' or '.join(part.tasks)}, "
-                f"not for task={task.name!r}"
-            )
-
-
-def _check_shapes(x: Any, y: Any, index: Any) -> torch.device:
-    """Raise an InputError unless all are batch-first and equally long; return x's device."""
-    leaves = tensors(x)
-    if not leaves:
-        raise InputError(f"x must be a tensor or hold tensors, got {type(x).__name__}")
-    if not isinstance(y, Tensor):
-        raise InputError(f"y must be a tensor, got {type(y).__name__}")
-    _check_dense("y", y)
-    for leaf in leaves:
-        _check_dense("x", leaf)
-    size = y.shape[0] if y.ndim else 0
-    if any((leaf.shape[0] if leaf.ndim else 0) != size for leaf in leaves):
-        shapes = ", ".join(str(tuple(leaf.shape)) for leaf in leaves)
-        raise InputError(
-            f"x and y must be batch-first and equally long: x has shape {shapes}, "
-            f"y {tuple(y.shape)}"
-        )
-    if size == 0:
-        raise InputError("x and y hold an empty batch: at least one sample is needed")
-    if index is not None and (not isinstance(index, Tensor) or index.shape != (size,)):
-        got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
-        raise InputError(f"index must have shape ({size},), one position a sample, got {got}")
-    return leaves[0].device
-
-
-def _checked_data(x: Any, y: Tensor, data: Any) -> tuple[Any, Tensor] | None:
-    """Return the training data that partners may come from, if they are like the batch."""
-    if data is None:
-        return None
-    if not isinstance(data, (tuple, list)) or len(data) != 2 or not isinstance(data[1], Tensor):
-        raise InputError(f"data must be the training set's (x, y), got {type(data).__name__}")
-    own, theirs = (
-        [tuple(leaf.shape[1:]) for leaf in [*tensors(inputs), targets]]
-        for inputs, targets in ((x, y), data)
-    )
-    if own != theirs or any(len(leaf) != len(data[1]) for leaf in tensors(data[0])):
-        raise InputError(
-            f"data must hold samples like the batch's, of shapes {own}, got {theirs}, with "
-            f"{len(data[1])} targets"
-        )
-    return data[0], data[1]
-
-
-def _check_dense(argument: str, value: Tensor) -> None:
-    """Raise an InputError for nested and sparse tensors."""
-    if value.is_nested:
-        raise InputError(f"{argument} must be dense, got a nested tensor: pad it to one length")
-    if value.layout != torch.strided:
-        kind = str(value.layout).removeprefix("torch.")
-        raise InputError(
-            f"{argument} must be dense, got a {kind} tensor of shape {tuple(value.shape)}: give "
-            f"{argument}.to_dense()"
-        )
 
 
 def _outcome(reading: Reading, groups: list[Rows]) -> Outcome:

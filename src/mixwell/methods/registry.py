@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "has_setup",
     "list_methods",
+    "needs_of_data",
     "ranges",
     "register",
     "setup_of",
@@ -89,3 +90,12 @@ def create(
 def accepts(name: str, argument: str) -> bool:
     """Whether :func:`create` takes ``argument`` for this method or composition."""
     return any(argument in slot.known for slot in Composition(name).slots.values())
+
+
+def needs_of_data(name: str) -> frozenset[str]:
+    """Return the arguments of :func:`create` that a data set answers, where nobody gives them.
+
+    The parts declare them: see :class:`mixwell.parts.Part`.
+    """
+    slots = Composition(name).slots.values()
+    return frozenset(need for slot in slots for need in getattr(slot.part, "needs_of_data", ()))

@@ -41,9 +41,6 @@ class ResizeScale(Coefficient):
         scale = self.low + (self.high - self.low) * self._uniform(batch)
         return 1 - scale.square()
 
-    def extra_repr(self) -> str:
-        return f"low={self.low}, high={self.high}, per={self.per!r}"
-
 
 _PUBLISHED: dict[str, Setup] = {
     "cifar": Setup(

@@ -40,9 +40,6 @@ class SmoothSpread(Coefficient):
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
         return lam_of_spread(self.low + (self.high - self.low) * self._uniform(batch))
 
-    def extra_repr(self) -> str:
-        return f"low={self.low}, high={self.high}, per={self.per!r}"
-
 
 SMOOTHMIX = register(
     Spec(

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mixwell import tasks
 from mixwell.errors import InputError, suggest
 from mixwell.models.small import MLP, Forecaster, SmallCNN
 from mixwell.models.wide import ResNet, WideResNet
@@ -49,7 +50,7 @@ def default_for(task: str, input_shape: tuple[int, ...]) -> str:
     """Return the name of the model that is trained where none is asked for."""
     if len(input_shape) == 2:
         return "gru"
-    if task == "regression" or len(input_shape) != 3:
+    if not tasks.get(task).has_classes or len(input_shape) != 3:
         return "mlp"
     return "cnn" if max(input_shape[1:]) <= 32 else "timm:resnet18"
 

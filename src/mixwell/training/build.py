@@ -13,7 +13,7 @@ import mixwell
 from mixwell import data, models
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.methods import Method, accepts, has_setup, setup_of
+from mixwell.methods import Method, has_setup, needs_of_data, setup_of
 from mixwell.training.config import RunConfig
 from mixwell.training.probes import load_outliers
 from mixwell.training.semi_supervised import SemiSupervised
@@ -134,9 +134,9 @@ def make_method(config: RunConfig, dataset: Dataset) -> Method:
         "capacity": len(dataset.train),
         "target_std": dataset.target_std,
     }
-    for argument, value in known.items():
-        if value is not None and accepts(config.method, argument):
-            options.setdefault(argument, value)
+    for argument in sorted(needs_of_data(config.method)):
+        if known.get(argument) is not None:
+            options.setdefault(argument, known[argument])
     return mixwell.create(
         config.method,
         num_classes=dataset.num_classes,

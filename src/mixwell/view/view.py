@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
@@ -26,9 +26,6 @@ from mixwell.view.maps import Maps, find_maps
 from mixwell.view.stages import stages
 from mixwell.view.trace import kind_of, mask_places, trace
 
-if TYPE_CHECKING:
-    from mixwell.tasks import Task
-
 __all__ = ["ModelView", "looks", "register_look"]
 
 Result = TypeVar("Result")
@@ -37,6 +34,18 @@ Tapped = contextlib.AbstractContextManager[None]
 """What is entered while the model runs."""
 
 _LOOKS: dict[str, Callable[[ModelView], Tensor]] = {}
+
+
+class Task(Protocol):
+    """A task as a view sees it: what unmixed samples are worth, and whether they have a class."""
+
+    name: ClassVar[str]
+    has_classes: ClassVar[bool]
+    by_position: ClassVar[bool]
+
+    def summed_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Return the sum of the unmixed samples' losses."""
+        ...
 
 
 class ModelView:
