@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import _pytree as fx_pytree
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
@@ -74,6 +75,8 @@ def register(cls: type) -> type:
         serialized_type_name=f"mixwell.{cls.__name__}",
         flatten_with_keys_fn=with_keys,
     )
+    # For torch 2.6, whose exported programs ask for it when they run.
+    fx_pytree.register_pytree_flatten_spec(cls, lambda value, spec: flatten(value)[0])
     torch.serialization.add_safe_globals([cls])  # of tensors and numbers alone
     return cls
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import mixwell
 from mixwell import InputError, functional
+from mixwell.coefficient import SimilarityKernel
 
 
 def table(size=400):
@@ -42,8 +43,26 @@ def test_the_kernel_is_of_the_pairs_that_were_drawn():
     assert 0.1 < float(lam.std()) < 0.5
 
 
-@pytest.mark.parametrize("arguments", [{"partners": "batch"}, {"layer": "0", "partners": "data"}])
-def test_without_it_or_inside_the_model_they_come_from_the_batch(arguments):
+@pytest.mark.parametrize("beside", ["mixup", "regmixup"])
+@pytest.mark.parametrize("layer", ["0", "head"])
+def test_at_a_layer_the_partners_go_through_the_model_as_far(layer, beside):
+    x, y = table()
+    net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+    method = mixwell.create(beside, task="regression", layer=layer, partners="data")
+    step = method.step(net, x[:9], y[:9], index=torch.arange(9), data=(x, y))
+    place = (y[None] - step.target.b[:, None]).abs().argmin(1)
+    cut, lam = 1 if layer == "0" else 2, step.mix.lam[:, None]
+    hidden = lam * net[:cut](x[:9]) + (1 - lam) * net[:cut](x[place])
+    torch.testing.assert_close(step.logits, net[cut:](hidden))
+    assert not (place < 9).all()
+    step.loss.backward()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"partners": "batch"}, {"partners": "data", "coefficient": SimilarityKernel()}],
+)
+def test_without_it_or_by_features_they_come_from_the_batch(arguments):
     x, y = table(50)
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
     method = mixwell.create("mixup", task="regression", **arguments)

@@ -79,6 +79,17 @@ def targets(task, size):
     return torch.randint(CLASSES, (size,))
 
 
+def draws_of_torch():
+    """Return what torch's own generators and layers draw: versions of it differ."""
+    torch.manual_seed(0)
+    drawn = [
+        nn.Conv2d(3, 8, 3).weight.flatten(), nn.functional.dropout(torch.ones(40), 0.2),
+        torch.rand(5), torch.randn(5), torch.randperm(10), torch.randint(9, (5,)),
+        torch._standard_gamma(torch.full((5,), 0.7)), torch.empty(5).exponential_(),
+    ]  # fmt: skip
+    return [float(value.detach().double().cos().sum()) for value in drawn]
+
+
 def train(case):
     """Return what three steps came to: their losses, and the weights seen from four sides."""
     name, options = VARIANTS.get(case, (case, {}))
@@ -112,7 +123,10 @@ def train(case):
 
 @pytest.mark.parametrize("case", cases())
 def test_seeded_training_ends_where_it_did(case):
-    expected = json.loads(GOLDEN.read_text())[case]
+    known = json.loads(GOLDEN.read_text())
+    if not torch.allclose(torch.tensor(draws_of_torch()), torch.tensor(known["torch draws"])):
+        pytest.skip("this version of torch draws other numbers than that which these are of")
+    expected = known[case]
     found = train(case)
     for value, before in zip(found, expected, strict=True):
         assert math.isclose(value, before, rel_tol=1e-6, abs_tol=1e-7), f"{found}, not {expected}"
@@ -121,6 +135,7 @@ def test_seeded_training_ends_where_it_did(case):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    known["torch draws"] = draws_of_torch()
     for case in sys.argv[1:] or cases():
         known[case] = train(case)
     GOLDEN.write_text(json.dumps(known, indent=1) + "\n")

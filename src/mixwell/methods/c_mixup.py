@@ -2,8 +2,8 @@
 
 Blends of samples with far targets get wrong labels; the partner is drawn with a Gaussian kernel
 density on the target: from the whole training set where a step is given it
-(``method(model, x, y, index=i, data=(X, Y))``, as ``mixwell train`` does with tables in memory) and
-mixing is at the input, from the batch otherwise. The bandwidth is in standard deviations, where
+(``method(model, x, y, index=i, data=(X, Y))``, as ``mixwell train`` does with tables in memory),
+from the batch otherwise. The bandwidth is in standard deviations, where
 targets are standardised, or in the data's own units (``units="raw"``, with ``target_std``): the
 paper's 1.75 for Airfoil is in decibels, and 0.248 of a standard deviation. On most data the authors
 mix hidden features (``layer="auto"``).
@@ -61,7 +61,7 @@ L_i = (f(x̃_i) - ỹ_i)²
             "density, and mixing of inputs and targets by one λ.",
             differs=(
                 "Partners come from the whole training set, as the authors', where a step is given "
-                "it and mixing is at the input; otherwise from the batch. A sample is never its "
+                "it; otherwise from the batch. A sample is never its "
                 "own partner (0.8 % of the authors' are).",
                 "The bandwidth is in standard deviations by default, 0.25; the authors' is in the "
                 "data's own units, and targets that are not scaled: 1.75 decibels for Airfoil, "

@@ -155,7 +155,7 @@ class Method(nn.Module):
                 regression real targets (B,) or (B, K).
             index: (B,) positions in the training set, for what remembers samples.
             data: (X, Y), the training set in memory, like x and y: where a pairing takes its
-                partners from there (``partners="data"``) and mixing is at the input.
+                partners from there (``partners="data"``).
 
         Raises:
             InputError: x, y or the model's output don't fit each other or the method; x or y is not

@@ -89,24 +89,42 @@ class MixedRows:
 
 
 class RowsWithData(MixedRows):
-    """Rows mixed at the input with partners from the training data.
+    """Rows whose partners come from the training data.
+
+    At a layer the partners go through the model as far as that as rows of their own, which nobody
+    reads after it.
 
     Args:
         group: what the plan says of them.
+        layer: None for the input, or the name of a layer.
         batch: the unmixed batch, which knows the data.
     """
 
-    def __init__(self, group: MixedGroup, batch: Batch) -> None:
-        super().__init__(group, None, self._draw_with)
-        self._batch, self._inputs = batch, None
+    def __init__(self, group: MixedGroup, layer: str | None, batch: Batch) -> None:
+        super().__init__(group, layer, self._draw_with)
+        self._batch = batch
+        self.partners = slice(0, 0)
 
     def _draw_with(self) -> Drawn:
-        self._inputs, mix, target = self.recipe.mix_with_data(self._batch)
+        self.wide, self._wide_mix, target = self.recipe.draw_with_data(self._batch)
+        mix, target = self._own((self._wide_mix, target))
         return mix, target
 
+    def _own(self, value: Any) -> Any:
+        """Return the batch's own rows of something of 2 B rows."""
+        size = len(self._batch)
+        return pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+
     def mixed(self, x: Any) -> Any:
+        """Return the batch's own rows mixed, of ``x`` with 2 B rows: the partners' behind."""
         self.drawn()
-        return self._inputs
+        return self._own(self.recipe.interpolation(x, self._wide_mix))
+
+    def behind(self) -> Any:
+        """Return the partners as the model takes them: (B, ...)."""
+        self.drawn()
+        size = len(self._batch)
+        return pytree.tree_map_only(Tensor, lambda leaf: leaf[size:], self.wide.x)
 
 
 class Pass:
@@ -159,7 +177,7 @@ class Pass:
         if isinstance(group, TwinGroup):
             rows = MixedRows(group, layer, lambda: self._twin(group, sibling))
         elif group.recipe.draws_from(self.batch):
-            rows = RowsWithData(group, self.batch)
+            rows = RowsWithData(group, layer, self.batch)
         else:
             rows = MixedRows(group, layer, lambda: group.draw(self.batch))
         if not rows.is_late:
@@ -198,7 +216,14 @@ class Pass:
         for rows in self.at_input:
             first = len(inputs) * self.size
             rows.rows = slice(first, first + self.size)
-            inputs.append(rows.mixed(self.batch.x))
+            rows.drawn()
+            x = rows.wide.x if isinstance(rows, RowsWithData) else self.batch.x
+            inputs.append(rows.mixed(x))
+        for rows in self.inside:
+            if isinstance(rows, RowsWithData):
+                first = len(inputs) * self.size
+                rows.partners = slice(first, first + self.size)
+                inputs.append(rows.behind())
         self.count = len(inputs) * self.size
         return inputs[0] if len(inputs) == 1 else _concatenate(inputs)
 
@@ -208,9 +233,14 @@ class Pass:
         if not self.inside or torch.compiler.is_compiling():
             return x
         masks = self._check_layers()
-        if not self.at_input and self.view.changes_input:
+        if self._alone() and self.view.changes_input:
             x = copied(x)
         return _seeing_both(x, self.inside[0].mix, masks) if masks else x
+
+    def _alone(self) -> bool:
+        """Whether the unmixed samples are all that the model is given: the batch's own memory."""
+        behind = any(isinstance(rows, RowsWithData) for rows in self.inside)
+        return not (self.at_input or behind)
 
     def _check_layers(self) -> tuple[str, ...]:
         """Refuse layers that something goes around; return the masks that are to be joined."""
@@ -291,7 +321,10 @@ class Pass:
                 self.view.give_features(clean.detach().flatten(1))
         parts = [value]
         for rows in mixed:
-            part = rows.mixed(clean)
+            own = clean
+            if isinstance(rows, RowsWithData):
+                own = _concatenate([clean, _rows_within(value, rows.partners)])
+            part = rows.mixed(own)
             if self.in_place:
                 return _replace_first_rows(value, part, self.size)
             rows.rows = slice(self.count, self.count + self.size)
@@ -308,10 +341,13 @@ class Pass:
         """Hand the features that came by to what remembers them."""
         # The first rows that enter the head are the unmixed samples', where there are such rows and
         # no layer before has put mixed ones in their place.
-        unmixed = bool(self.clean or self.inside) and not (
+        remembering = self._remembering()
+        if not remembering:
+            return
+        unmixed = len(self.clean) + len(self.inside) > 0 and not (
             self.in_place and self.inside[0].layer != "head"
         )
-        for rows in self._remembering():
+        for rows in remembering:
             assert isinstance(rows.mix, Mix)  # what remembers draws λ for pairs
             features = self.features[0][slice(0, self.size) if unmixed else rows.rows]
             rows.recipe.coefficient.remember(self.batch, features, None if unmixed else rows.mix)
@@ -340,6 +376,11 @@ def _first_rows(value: Any, size: int, rows: int, layer: str) -> Any:
                 f"batch-first for the {rows} samples given to the model; choose another layer"
             )
     return pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+
+
+def _rows_within(value: Any, rows: slice) -> Any:
+    """Return some of the rows of what passes a layer."""
+    return pytree.tree_map_only(Tensor, lambda leaf: leaf[rows], value)
 
 
 def _replace_first_rows(value: Any, rows: Any, size: int) -> Any:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mixwell.batch import Batch
 from mixwell.checks import Per, check_choice, check_range
@@ -95,15 +94,19 @@ class Recipe(nn.Module):
     def draws_from(self, batch: Batch) -> bool:
         """Whether partners come from the training data, and not from the batch.
 
-        They do where the pairing says so, a step was given the data, and mixing is at the input.
+        They do where the pairing says so and a step was given the data; not where a pair is
+        weighed by features, which the data's own samples have none of here.
         """
-        at_input = list(self.interpolation.layers) == ["input"]
-        return self.pairing.partners == "data" and batch.data is not None and at_input
+        return (
+            self.pairing.partners == "data" and batch.data is not None and not self.needs_features
+        )
 
-    def mix_with_data(self, batch: Batch) -> tuple[Any, Mix | MultiMix, MixedTarget | MultiTarget]:
-        """Return the batch mixed with partners from the training data, the mix and the targets.
+    def draw_with_data(
+        self, batch: Batch
+    ) -> tuple[Batch, Mix | MultiMix, MixedTarget | MultiTarget]:
+        """Return the batch with its partners from the training data behind it, mix and targets.
 
-        The mix is of the batch with its partners behind: their indices are from B on.
+        All are of 2 B rows: the batch's own, and their partners, whose mixes are of no use.
         """
         assert batch.data is not None
         size, y = len(batch), self._comparable(batch)
@@ -112,13 +115,7 @@ class Recipe(nn.Module):
         # Both of a pair are each other's partners, so that means over pairs are as they would be.
         own = torch.arange(size, device=batch.device)
         partner = torch.cat([own + size, own])
-        mix, target = self._shape(wide, partner, *self.coefficient.pair(wide, partner))
-        mixed = self.interpolation(wide.x, mix)
-        x, mix, target = (
-            pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
-            for value in (mixed, mix, target)
-        )
-        return x, mix, target
+        return wide, *self._shape(wide, partner, *self.coefficient.pair(wide, partner))
 
     @staticmethod
     def _comparable(batch: Batch) -> Tensor:

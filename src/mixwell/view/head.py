@@ -259,19 +259,19 @@ def capture_features(
         mode: see :func:`mixwell.view.inference`.
     """
     name, _ = find_head(model, x, head)
-    seen: list[Tensor] = []
+    seen: list[Any] = []
 
     def keep(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            raise InputError(
-                f"head={name!r} of {type(unwrap(model)).__name__} is given "
-                f"{type(value).__name__}, not a tensor of features; name another layer"
-            )
         seen.append(value)
         return value
 
     with inference(model, mode), tapped(model, name, keep):
         logits = logits_of(run_on_copy(model, x))
+    if not isinstance(seen[0], Tensor):
+        raise InputError(
+            f"head={name!r} of {type(unwrap(model)).__name__} is given {type(seen[0]).__name__}, "
+            "not a tensor of features; name another layer"
+        )
     if len(seen) > 1:
         raise InputError(
             f"the head {name!r} of {type(unwrap(model)).__name__} ran {len(seen)} times in a pass, "
