@@ -8,6 +8,7 @@ import mixwell
 from mixwell import InputError
 from mixwell.view import (
     capture_features,
+    feature_layer,
     find_head,
     inference,
     logits_of,
@@ -129,3 +130,47 @@ def test_stages_are_the_first_half_that_runs_before_the_head(make_net, images):
     assert stages(Nested(), torch.randn(3, 6)) == ["body.0"]
     plain = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     assert stages(plain, torch.randn(1, 2)) == ["0"]
+
+
+def test_measuring_takes_the_last_linear_layer_where_no_head_is_evident_and_says_so():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            h = self.body(x).relu()
+            return (self.a(h) + self.b(h)) / 2
+
+    model, x = Two(), torch.rand(5, 4)
+    with pytest.raises(InputError, match=r"candidates: 'a', 'b'.*head='a'"):
+        find_head(model, x)
+    with pytest.warns(UserWarning, match="measured at what enters 'b'"):
+        assert feature_layer(model, x) == "b"
+    assert feature_layer(model, x) == "b"  # said once
+    assert feature_layer(nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), x) == "2"
+
+
+def test_the_head_is_whatever_makes_the_logits():
+    class Cosine(nn.Linear):
+        def forward(self, x):
+            unit = nn.functional.normalize
+            return 9 * nn.functional.linear(unit(x, dim=1), unit(self.weight, dim=1))
+
+    def net(*last):
+        return nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), *last)
+
+    x = torch.rand(4, 3, 8, 8)
+    pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    cases = [
+        (net(*pool, Cosine(6, 5)), "4"),
+        (net(*pool, nn.Sequential(nn.Dropout(), nn.Linear(6, 5), nn.BatchNorm1d(5))), "4.1"),
+        (net(nn.Conv2d(6, 5, 1), *pool), "2"),
+        (net(nn.Conv2d(6, 5, 1), nn.ReLU(), *pool), "2"),
+        (net(*pool, nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)), nn.Softmax(1)), "4"),
+    ]
+    for model, head in cases:
+        assert find_head(model.eval(), x)[0] == head
+    for model in (net(nn.GELU(), *pool), nn.Sequential(nn.Flatten(), nn.ReLU())):
+        with pytest.raises(InputError, match="no module's output becomes its logits"):
+            find_head(model, x)

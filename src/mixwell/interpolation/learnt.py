@@ -204,7 +204,8 @@ class AutoMix(Interpolation):
             )
         teacher = frozen_copy(unwrap(batch.model))
         x = wide(batch.x)
-        layer = self.stage or last_stage(teacher, x)
+        named = None if batch.view is None else batch.view.named_head
+        layer = self.stage or last_stage(teacher, x, named)
         with torch.no_grad():
             channels = read_maps(teacher, layer, x).shape[1]
         mixer = self.mixer_type(channels, max(channels // 2, 1)).to(batch.device)

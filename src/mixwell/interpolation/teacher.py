@@ -70,9 +70,9 @@ def frozen_copy(model: nn.Module) -> nn.Module:
     return made.requires_grad_(False).eval()
 
 
-def last_stage(model: nn.Module, x: Any) -> str:
+def last_stage(model: nn.Module, x: Any, head: str | None = None) -> str:
     """Return the last layer before a model's feature maps become smaller for the last time."""
-    last = find_maps(model, x).layer
+    last = find_maps(model, x, head).layer
     areas: list[tuple[str, int]] = []
 
     def note(name: str, module: nn.Module, args: Any, output: Any) -> None:

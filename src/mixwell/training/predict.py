@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mixwell.data import Dataset, Split
 from mixwell.metrics.evidence import Evidence
-from mixwell.view import find_head, inference, logits_of, tapped
+from mixwell.view import feature_layer, inference, logits_of, tapped, unwrap
 
 __all__ = ["evidence_of", "linear_head", "predict"]
 
@@ -49,7 +49,7 @@ def predict(
             x = change(x) if change else x
             x = x.double() if double else x
             if features:
-                with tapped(model, find_head(model, x)[0], keep):
+                with tapped(model, feature_layer(model, x), keep):
                     output = model(x)
             else:
                 output = model(x)
@@ -72,7 +72,7 @@ def linear_head(
     example, _, _ = next(iter(dataset.val.batches(2, device=device)))
     if next((p.dtype == torch.float64 for p in model.parameters()), False):
         example = example.double()
-    head = find_head(model, example)[1]
+    head = unwrap(model).get_submodule(feature_layer(model, example))
     if not isinstance(head, nn.Linear) or head.in_features != width:
         return None
     bias = None if head.bias is None else head.bias.detach().cpu()

@@ -17,7 +17,7 @@ from mixwell.view.hooks import (
     watch,
 )
 from mixwell.view.maps import Maps, find_maps
-from mixwell.view.stages import stages
+from mixwell.view.stages import feature_layer, stages
 from mixwell.view.trace import Trace, trace
 from mixwell.view.view import ModelView, looks, register_look
 
@@ -32,6 +32,7 @@ __all__ = [
     "check_carries_all",
     "check_not_checkpointed",
     "copied",
+    "feature_layer",
     "find_head",
     "find_maps",
     "in_checkpoint",

@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
+from mixwell.errors import say
 from mixwell.view.cache import known
-from mixwell.view.head import evidence
+from mixwell.view.head import evidence, find_head
 from mixwell.view.hooks import unwrap
 from mixwell.view.trace import Run, Trace, kind_of, mask_places, trace
 
-__all__ = ["stages"]
+__all__ = ["feature_layer", "stages"]
 
 
 def stages(model: nn.Module, x: Any) -> list[str]:
@@ -27,6 +28,34 @@ def stages(model: nn.Module, x: Any) -> list[str]:
         x: a batch of inputs, for one forward pass; its answer is remembered.
     """
     return known(model, ("stages", kind_of(x)), lambda: _find(model, x))
+
+
+def feature_layer(model: nn.Module, x: Any) -> str:
+    """Return the layer whose input is measured as the features: the head, where that is evident.
+
+    Where it isn't (two heads that are averaged), measuring does no harm, and it is the last linear
+    layer that runs: a warning says so, once for each model.
+
+    Args:
+        model: a trained model.
+        x: a batch of inputs.
+
+    Raises:
+        InputError: no head is evident, and no linear layer runs.
+    """
+
+    def find() -> str:
+        name = evidence(model, x).head or _last_linear(unwrap(model), trace(model, x))
+        if not name:
+            return find_head(model, x)[0]  # which says why there is none
+        if name != evidence(model, x).head:
+            say(
+                f"{type(unwrap(model)).__name__} has no one classifier head: features are measured "
+                f"at what enters {name!r}"
+            )
+        return name
+
+    return known(model, ("measured at", kind_of(x)), find)
 
 
 def _find(model: nn.Module, x: Any) -> list[str]:
