@@ -181,8 +181,8 @@ def test_an_array_file_holds_counts_too(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: {"counts": c[:-1]}, r"of shape \(360, 10\).* got \(359, 10\)"),
-        (lambda c: {"counts": c[:, :-1]}, r"of shape \(360, 10\).* got \(360, 9\)"),
+        (lambda c: {"counts": c[:-1]}, r"of shape \(359, 10\).* got \(358, 10\)"),
+        (lambda c: {"counts": c[:, :-1]}, r"of shape \(359, 10\).* got \(359, 9\)"),
         (lambda c: {"counts": c / 20}, "whole numbers of people"),
         (lambda c: {"counts": c - 1}, "whole numbers of people"),
         (lambda c: {"counts": c * np.nan}, "whole numbers of people"),
