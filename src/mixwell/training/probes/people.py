@@ -30,6 +30,8 @@ def load_people(dataset: Dataset, config: RunConfig) -> Tensor:
             samples: they are in another order.
     """
     told = f"people={config.people!r}"
+    if not isinstance(config.people, str):
+        raise InputError(f"{told} must be the name of a file")
     if not dataset.classes:
         raise InputError(f"{told} needs classes, but data={dataset.name!r} is a regression")
     counts = _read(config)
