@@ -3,7 +3,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import scipy.linalg
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -215,3 +217,192 @@ def test_half_precision_is_summed_in_float32():
         torch.testing.assert_close(
             measure(features.half()), measure(features.half().float()), atol=1e-5, rtol=0
         )
+
+
+# ------------------------------------------------------------------------------ neural collapse
+
+
+def slow_variability(features, labels):
+    """NC1 by the definition: covariances, and SciPy's pseudo-inverse."""
+    features, labels = features.numpy(), labels.numpy()
+    classes = sorted(set(labels.tolist()))
+    means = np.stack([features[labels == c].mean(0) for c in classes])
+    between = (means - means.mean(0)).T @ (means - means.mean(0)) / len(classes)
+    inverse = scipy.linalg.pinvh(between, rtol=1e-10)
+    return {
+        c: np.trace(np.cov(features[labels == c].T, bias=True) @ inverse) / len(classes)
+        for c in classes
+    }
+
+
+def frame(num_classes, width, seed=0):
+    """Return class means (C, d) that are a simplex equiangular tight frame, turned and moved."""
+    generator = np.random.default_rng(seed)
+    turn = np.linalg.qr(generator.normal(size=(width, num_classes)))[0].T
+    corners = np.eye(num_classes) - 1 / num_classes
+    return torch.from_numpy(3 * corners @ turn + generator.normal(size=width))
+
+
+@pytest.mark.parametrize(("num_classes", "width"), [(2, 5), (4, 6), (6, 3), (9, 9)])
+def test_variability_is_that_of_the_covariances(num_classes, width):
+    generator = np.random.default_rng(num_classes)
+    labels = np.concatenate([[c] * (3 + 4 * c) for c in range(num_classes)])
+    labels[labels == 0] = num_classes  # class 0 has no samples
+    features = torch.from_numpy(
+        generator.normal(size=(num_classes + 1, width))[labels]
+        + 0.3 * generator.normal(size=(len(labels), width))
+    )
+    found = metrics.class_variability(features, torch.from_numpy(labels))
+    wanted = slow_variability(features, torch.from_numpy(labels))
+    assert found[0].isnan()
+    for c, value in wanted.items():
+        assert float(found[c]) == pytest.approx(value, rel=1e-8), c
+    turn = torch.from_numpy(np.linalg.qr(generator.normal(size=(width, width)))[0])
+    moved = 70 * features @ turn + 5
+    torch.testing.assert_close(
+        metrics.class_variability(moved, torch.from_numpy(labels)), found, equal_nan=True
+    )
+
+
+def test_on_balanced_data_its_mean_is_the_source_s():
+    features, labels = draw(60, 5, 4, 2)
+    labels = torch.arange(60) % 4
+    within = sum(np.cov(features[labels == c].numpy().T, bias=True) for c in range(4)) / 4
+    means = np.stack([features[labels == c].mean(0).numpy() for c in range(4)])
+    between = (means - features.mean(0).numpy()).T @ (means - features.mean(0).numpy()) / 4
+    assert float(metrics.class_variability(features, labels).mean()) == pytest.approx(
+        np.trace(within @ np.linalg.pinv(between, rcond=1e-10)) / 4, rel=1e-9
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_collapsed_network(dtype):
+    means = frame(5, 8).to(dtype)
+    labels = torch.arange(40) % 5
+    features = means[labels]
+    small = 1e-5 if dtype == torch.float32 else 1e-12
+    assert metrics.class_variability(features, labels).amax() < small
+    fit = metrics.simplex_fit(features, labels)
+    assert max(float(fit.distance), float(fit.norms), float(fit.angles)) < small
+    # Rows that are the centred means, at any scale, and turned against them.
+    weight = 0.2 * (means - means.mean(0))
+    assert metrics.self_duality(features, labels, weight) < small
+    assert float(metrics.self_duality(features, labels, -weight)) == pytest.approx(2)
+
+
+def test_one_spread_class_shows_in_its_own_variability_alone():
+    labels = torch.arange(40) % 4
+    noise = torch.randn(40, 6, dtype=torch.float64) * (labels == 2)[:, None]
+    noise[labels == 2] -= noise[labels == 2].mean(0)
+    found = metrics.class_variability(frame(4, 6)[labels] + noise, labels)
+    assert found[2] > 0.01
+    assert found[[0, 1, 3]].amax() < 1e-12
+
+
+def test_simplex_and_duality_are_those_of_the_definition():
+    features, labels = draw(80, 6, 5, 3)
+    labels = torch.arange(80) % 5
+    weight = torch.randn(5, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    means = np.stack([features[labels == c].mean(0).numpy() for c in range(5)])
+    means -= means.mean(0)
+    gram, length = means @ means.T, np.linalg.norm(means, axis=1)
+    wanted = (np.eye(5) - 1 / 5) / 4**0.5
+    fit = metrics.simplex_fit(features, labels)
+    assert float(fit.distance) == pytest.approx(
+        np.linalg.norm(gram / np.linalg.norm(gram) - wanted), rel=1e-9
+    )
+    assert float(fit.norms) == pytest.approx(length.std() / length.mean(), rel=1e-9)
+    cosines = [gram[a, b] / length[a] / length[b] + 0.25 for a in range(5) for b in range(a + 1, 5)]
+    assert float(fit.angles) == pytest.approx(np.abs(cosines).mean(), rel=1e-9)
+    rows = weight.numpy()
+    assert float(metrics.self_duality(features, labels, weight)) == pytest.approx(
+        np.linalg.norm(rows / np.linalg.norm(rows) - means / np.linalg.norm(means)), rel=1e-9
+    )
+
+
+def test_unequal_lengths_and_angles_are_told_apart():
+    labels = torch.arange(12) % 3
+    corners = frame(3, 3) - frame(3, 3).mean(0)
+    # In the plane of three corners, lengths 1, and 90, 135 and 135 degrees between them.
+    turned = torch.tensor([[1, 0.0], [0, 1], [-(0.5**0.5), -(0.5**0.5)]], dtype=torch.float64)
+    longer = corners * torch.tensor([1.0, 1.0, 2.0])[:, None]
+    by_length, by_angle = (metrics.simplex_fit(m[labels], labels) for m in (longer, turned))
+    assert by_length.norms > 0.1
+    assert by_angle.angles > 0.1
+    assert by_length.distance > 0.1
+    assert by_angle.distance > 0.1
+
+
+def test_classes_without_samples_count_for_nothing():
+    features, labels = draw(60, 6, 4, 5)
+    weight = torch.randn(4, 6, dtype=torch.float64)
+    wide, gap = torch.zeros(6, 6, dtype=torch.float64), torch.tensor([0, 2, 3, 5])
+    wide[gap] = weight
+    wide[1] = 100.0
+    assert metrics.self_duality(features, gap[labels], wide) == metrics.self_duality(
+        features, labels, weight
+    )
+    assert (
+        metrics.simplex_fit(features, gap[labels]).distance
+        == metrics.simplex_fit(features, labels).distance
+    )
+
+
+def test_fine_classes_within_coarse_ones():
+    features, fine = draw(90, 5, 6, 6)
+    fine = torch.arange(90) % 6
+    coarse = torch.tensor([0, 0, 0, 2, 2, 4])[fine]
+    found = metrics.nested_variability(features, fine, coarse)
+    assert found[[1, 3, 4]].isnan().all()  # no samples, or one class alone
+    for group in (0, 2):
+        inside = coarse == group
+        wanted = slow_variability(features[inside], fine[inside])
+        assert float(found[group]) == pytest.approx(sum(wanted.values()) / len(wanted), rel=1e-8)
+    # Where the coarse classes lie says nothing of how their fine ones are told apart.
+    apart = features + 100 * torch.eye(5, dtype=torch.float64)[coarse]
+    torch.testing.assert_close(metrics.nested_variability(apart, fine, coarse), found,
+                               equal_nan=True)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_dead_network_has_no_collapse(value, dtype):
+    features, labels = torch.full((30, 4), value, dtype=dtype), torch.arange(30) % 3
+    assert metrics.class_variability(features, labels).isnan().all()
+    assert metrics.simplex_fit(features, labels).distance.isnan()
+    assert metrics.simplex_fit(features, labels).angles.isnan()
+    assert metrics.self_duality(features, labels, torch.eye(3, 4)).isnan()
+
+
+def test_one_class_alone_has_none_either():
+    features, labels = draw(20, 4, 1, 0)
+    assert metrics.class_variability(features, labels).isnan().all()
+    assert metrics.simplex_fit(features, labels).norms.isnan()
+    assert metrics.self_duality(features, labels, torch.eye(3, 4)).isnan()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: metrics.class_variability(torch.ones(3), torch.arange(3)), "features"),
+        (lambda: metrics.class_variability(torch.ones(2, 2), torch.tensor([0, -1])), "from 0 on"),
+        (lambda: metrics.simplex_fit(torch.ones(3, 2), torch.ones(3)), "labels"),
+        (
+            lambda: metrics.self_duality(torch.ones(3, 2), torch.arange(3), torch.ones(3, 4)),
+            r"weight must have shape \(C, 2\)",
+        ),
+        (
+            lambda: metrics.self_duality(torch.ones(3, 2), torch.arange(3), torch.ones(2, 2)),
+            "labels must be from 0 to 1",
+        ),
+        (
+            lambda: metrics.nested_variability(
+                torch.ones(3, 2), torch.arange(3), torch.zeros(2).long()
+            ),
+            "labels",
+        ),
+    ],
+)
+def test_what_has_no_collapse_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()

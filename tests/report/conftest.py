@@ -19,9 +19,10 @@ def _classification(place, noise, generator, arrays, details, kind):
         measures |= {
             "accuracy_many": 0.9, "accuracy_medium": 0.5, "accuracy_few": 0.1 + noise,
             "ood_auroc": 0.8, "ood_fpr95": 0.5, "fine_accuracy": 0.7, "fine_alignment": 0.1,
-            "fine_uniformity": -0.7,
+            "fine_uniformity": -0.7, "people_kl": 0.25, "people_entropy_rho": 0.5,
         }  # fmt: skip
         arrays["ood_confidence"] = generator.uniform(0.4, 1, 30).astype(np.float32)
+        arrays["people_counts"] = generator.multinomial(20, [0.7, 0.2, 0.1], 50)
         arrays["test_fine"] = generator.integers(0, 6, 50)
         rows = [{"severity": s, "accuracy": 0.9 - 0.1 * s, "ece": 0.05 * s} for s in range(1, 6)]
         details["shift"] = {"blur": rows, "contrast": rows}

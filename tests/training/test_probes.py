@@ -1,3 +1,6 @@
+import importlib
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +14,7 @@ from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from mixwell.metrics import measures
 from mixwell.training import RunConfig, probes
 from mixwell.training.evaluate import Findings, predict
-from mixwell.training.predict import evidence_of
+from mixwell.training.predict import evidence_of, linear_head
 
 CPU = torch.device("cpu")
 
@@ -68,9 +71,151 @@ def test_the_probe_finds_the_fine_classes_in_informative_features_alone():
     assert seeing.measures["val_fine_accuracy"] > 0.85
     names = {"fine_alignment", "fine_uniformity", "fine_margin", "fine_margin_balance"}
     assert names < set(seeing.measures)
+    # Blind features are one point for all: nothing is between the classes.
+    within, none = seeing.measures["fine_nc1"], other.measures["fine_nc1"]
+    assert 0 < within < 10
+    assert none != none
     assert seeing.details["fine_classes"] == list("0123456789")
     assert seeing.arrays["test_fine"].tolist() == dataset.fine.test.y.tolist()
     assert other.measures["fine_accuracy"] < 0.2
+
+
+def test_collapse_is_of_the_training_split_at_the_model_s_head():
+    dataset, model = data.load("digits", train_size=200), linear(1, 8, 8, num_outputs=10)
+    subject, before = look_at(model, dataset), state_of(model)
+    more = probes.collapse(subject, Findings())
+    assert state_of(model) == before
+    _, targets, features = predict(model, dataset.train, CPU, features=True)
+    assert torch.equal(more["trained"].features, features)
+    head = linear_head(model, dataset, CPU, features.shape[1])
+    measured = taken(dataset, subject, {**more, "head": head, "features": subject.features})
+    features = features.double()
+    fit = metrics.simplex_fit(features, targets)
+    for name, value in (
+        ("nc1", metrics.class_variability(features, targets).mean()),
+        ("nc1_test", metrics.class_variability(subject.features.double(), dataset.test.y).mean()),
+        ("nc2", fit.distance), ("nc2_norms", fit.norms), ("nc2_angles", fit.angles),
+        ("nc3", metrics.self_duality(features, targets, head[0])),
+    ):  # fmt: skip
+        assert measured[name] == pytest.approx(float(value)), name
+    assert "nc3" not in taken(dataset, subject, more)
+    assert probes.collapse(look_at(linear(10, num_outputs=1), data.load("diabetes")), None) == {}
+
+
+def test_of_more_training_samples_than_memory_holds_some_are_looked_at(monkeypatch):
+    module = importlib.import_module("mixwell.training.probes.collapse")
+    monkeypatch.setattr(module, "_SEEN", 70)
+    dataset, model = data.load("digits", train_size=200), linear(1, 8, 8, num_outputs=10)
+    seen = probes.collapse(look_at(model, dataset), Findings())["trained"]
+    _, targets, features = predict(model, dataset.train, CPU, features=True)
+    rows = torch.cdist(seen.features, features).min(1)
+    assert len(rows.indices.unique()) == len(seen.features) == 70
+    assert rows.values.max() < 1e-2
+    assert torch.equal(targets[rows.indices], seen.targets)
+    again = probes.collapse(look_at(model, dataset), Findings())["trained"]
+    assert torch.equal(again.features, seen.features)
+
+
+def test_rare_classes_have_a_collapse_of_their_own():
+    dataset = data.load("digits", imbalance=20)
+    model = linear(1, 8, 8, num_outputs=10)
+    subject = look_at(model, dataset)
+    more = {**probes.collapse(subject, Findings()), "class_counts": dataset.class_counts}
+    measured = taken(dataset, subject, more)
+    by_class, counts = more["trained"].variability, dataset.class_counts
+    assert counts.max() > 100
+    assert counts.min() < 20
+    for name, group in (("many", counts > 100), ("few", counts < 20)):
+        assert measured[f"nc1_{name}"] == pytest.approx(float(by_class[group].mean()))
+    even = {**more, "class_counts": torch.full((10,), 50)}
+    assert "nc1_few" not in taken(dataset, subject, even)
+
+
+# ----------------------------------------------------------------------------------------- people
+
+
+def answers(dataset, seed=0):
+    """Return made-up answers of twenty people to each test sample: mostly its label."""
+    generator, classes = np.random.default_rng(seed), len(dataset.classes)
+    shares = 0.8 * np.eye(classes)[dataset.test.y.numpy()] + 0.2 / classes
+    return generator.multinomial(20, shares)
+
+
+def filed(path, **arrays):
+    np.savez(path, **arrays)
+    return RunConfig(people=str(path))
+
+
+def test_people_are_compared_with_what_the_network_says_of_the_same_samples(tmp_path):
+    dataset, model = data.load("digits"), linear(1, 8, 8, num_outputs=10)
+    counts = answers(dataset)
+    for arrays in (
+        {"counts": counts.astype(np.uint8), "other": np.ones(3)},
+        {"only": counts.astype(float)},
+    ):
+        subject = look_at(model, dataset, filed(tmp_path / "people.npz", **arrays))
+        found = Findings()
+        more = probes.people(subject, found)
+        assert more["people"].tolist() == counts.tolist() == found.arrays["people_counts"].tolist()
+        measured = taken(dataset, subject, more)
+        assert measured["people_kl"] == pytest.approx(
+            float(metrics.people_divergence(subject.outputs.double(), torch.tensor(counts)))
+        )
+        assert "people_kl_scaled" in taken(dataset, subject, {**more, "temperature": 2.0})
+    assert probes.people(look_at(model, dataset), found) == {}
+
+
+def test_a_toy_can_be_asked_too(tmp_path):
+    moons = data.load("moons")
+    config = filed(tmp_path / "people.npz", counts=answers(moons))
+    assert probes.load_people(moons, config).shape == (2000, 2)
+
+
+def test_an_array_file_holds_counts_too(tmp_path):
+    dataset = data.load("digits")
+    np.save(tmp_path / "people.npy", answers(dataset))
+    config = RunConfig(people=str(tmp_path / "people.npy"))
+    assert probes.load_people(dataset, config).tolist() == answers(dataset).tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: {"counts": c[:-1]}, r"of shape \(359, 10\).* got \(358, 10\)"),
+        (lambda c: {"counts": c[:, :-1]}, r"of shape \(359, 10\).* got \(359, 9\)"),
+        (lambda c: {"counts": c / 20}, "whole numbers of people"),
+        (lambda c: {"counts": c - 1}, "whole numbers of people"),
+        (lambda c: {"counts": c * np.nan}, "whole numbers of people"),
+        (lambda c: {"counts": c.astype(str)}, "whole numbers of people"),
+        (lambda c: {"counts": c * (np.arange(len(c)) > 1)[:, None]}, "2 test samples were named"),
+        (lambda c: {"counts": c[::-1]}, "in the order of the test split"),
+        (lambda c: {"counts": np.roll(c, 1, axis=1)}, "columns in that of the classes"),
+        (lambda c: {"first": c, "second": c}, "an array 'counts', or one alone, got first, second"),
+        (lambda c: {"counts": c.astype(object)}, "can't be read"),
+    ],
+)
+def test_what_are_no_counts_of_the_test_split_is_named(change, message, tmp_path):
+    dataset = data.load("digits")
+    config = filed(tmp_path / "people.npz", **change(answers(dataset)))
+    with pytest.raises(InputError, match=rf"people='.*people.npz'.*{message}"):
+        probes.load_people(dataset, config)
+
+
+def test_what_is_no_file_of_counts_is_named(tmp_path):
+    digits, path = data.load("digits"), tmp_path / "people.npz"
+    config = RunConfig(people=str(path))
+    with pytest.raises(InputError, match=r"people='.*': there is no such file"):
+        probes.load_people(digits, config)
+    whole = filed(path, counts=answers(digits)) and path.read_bytes()
+    for content in (b"", b"7,3,0", whole[:300]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"people='.*' can't be read"):
+            probes.load_people(digits, config)
+    with pytest.raises(InputError, match=r"people='.*' needs classes, but data='diabetes'"):
+        probes.load_people(data.load("diabetes"), config)
+
+
+# --------------------------------------------------------------------------------------- outliers
 
 
 def test_outliers_take_the_shape_and_normalisation_of_the_data(painted):

@@ -41,11 +41,13 @@ def test_a_run_leaves_all_it_should(method, tmp_path):
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
     measures = result["metrics"]
     for name in ("accuracy", "ece", "adaptive_ece", "brier", "nll", "ece_scaled", "nll_scaled",
-                 "temperature", "alignment", "uniformity", "val_accuracy"):  # fmt: skip
+                 "temperature", "alignment", "uniformity", "nc1", "nc1_test", "nc2", "nc2_norms",
+                 "nc2_angles", "nc3", "val_accuracy"):  # fmt: skip
         assert math.isfinite(measures[name]), name
     arrays = np.load(tmp_path / "run" / "predictions.npz")
     right = (arrays["test_logits"].argmax(1) == arrays["test_labels"]).mean()
     assert measures["accuracy"] == pytest.approx(right)
+    assert len(result["details"]["class_nc1"]) == 10
     assert len(result["history"]) == 2
     assert result["steps"] == 2 * 4
     assert result["seconds_per_step"] > 0
@@ -75,6 +77,24 @@ def test_a_finished_run_is_not_repeated(tmp_path):
     train(config, tmp_path, report=events.append)
     assert events == []
     assert (tmp_path / "result.json").stat().st_mtime_ns == before
+
+
+def test_people_are_asked_at_the_end_or_refused_at_the_start(tmp_path):
+    labels = load_data(RunConfig()).test.y.numpy()
+    np.savez(tmp_path / "people.npz", counts=18 * np.eye(10, dtype=int)[labels] + 1)
+    config = RunConfig(method="erm", people=str(tmp_path / "people.npz"), **TINY)
+    result = train(config, tmp_path / "run")
+    names = {"people_ce", "people_kl", "people_entropy_rho"}
+    assert names | {f"{name}_scaled" for name in names} < set(result["metrics"])
+    # All samples are as doubtful: CE and KL differ by people's entropy, and no ranks are there.
+    shares = np.array([19] + 9 * [1]) / 28
+    gap = result["metrics"]["people_ce"] - result["metrics"]["people_kl"]
+    assert gap == pytest.approx(-(shares * np.log(shares)).sum())
+    assert math.isnan(result["metrics"]["people_entropy_rho"])
+    np.savez(tmp_path / "people.npz", counts=np.ones((3, 10), dtype=int))
+    with pytest.raises(InputError, match="people="):
+        train(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_folder_of_another_run_is_refused(tmp_path):

@@ -8,10 +8,39 @@ from functools import cached_property
 
 from torch import Tensor
 
-from mixwell.metrics.collapse import ClassMargins, class_margins
-from mixwell.metrics.long_tail import shot_accuracies
+from mixwell.metrics.collapse import (
+    ClassMargins,
+    SimplexFit,
+    class_margins,
+    class_variability,
+    simplex_fit,
+)
+from mixwell.metrics.long_tail import shot_accuracies, shot_means
 
-__all__ = ["Evidence", "Fine", "Mixed", "Spread"]
+__all__ = ["Evidence", "Fine", "Mixed", "Spread", "Trained"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """Training samples, unmixed, as the trained model sees them.
+
+    Attributes:
+        features: (M, d) inputs of the model's head.
+        targets: (M,) class indices.
+    """
+
+    features: Tensor
+    targets: Tensor
+
+    @cached_property
+    def variability(self) -> Tensor:
+        """NC1 of each class: (largest class + 1,)."""
+        return class_variability(self.features.double(), self.targets)
+
+    @cached_property
+    def simplex(self) -> SimplexFit:
+        """NC2: how far the class means are from a regular simplex."""
+        return simplex_fit(self.features.double(), self.targets)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +112,9 @@ class Evidence:
         head: weight (C, d) and bias (C,) of a linear head, the bias None where there is none.
         class_counts: (C,) training samples of each class.
         temperature: of the logits, that fits the validation data.
+        trained: training samples, unmixed.
         fine: a probe for finer classes.
+        people: (N, C) how many people named each class.
         outliers: (M,) the highest probabilities for samples of none of the classes.
         shift: corruption to its rows, one a severity, with the accuracy and the ECE.
         spread: a regression's predictive distribution.
@@ -96,7 +127,9 @@ class Evidence:
     head: tuple[Tensor, Tensor | None] | None = None
     class_counts: Tensor | None = None
     temperature: float | None = None
+    trained: Trained | None = None
     fine: Fine | None = None
+    people: Tensor | None = None
     outliers: Tensor | None = None
     shift: Mapping[str, Sequence[Mapping[str, float]]] | None = None
     spread: Spread | None = None
@@ -129,6 +162,14 @@ class Evidence:
         if self.class_counts is None or not self.uneven:
             return {}
         return shot_accuracies(self.probs, self.targets, self.class_counts)
+
+    @cached_property
+    def variability_shots(self) -> Mapping[str, Tensor]:
+        """NC1 of classes with many, a medium number and few training samples, where uneven."""
+        if self.class_counts is None or self.trained is None or not self.uneven:
+            return {}
+        found = self.trained.variability
+        return shot_means(found, self.class_counts[: len(found)])
 
     @cached_property
     def margins(self) -> ClassMargins | None:

@@ -8,7 +8,13 @@ from torch import Tensor
 from mixwell.errors import InputError
 from mixwell.metrics.calibration import _confidence, _gap
 
-__all__ = ["balanced_accuracy", "balanced_calibration_error", "class_accuracies", "shot_accuracies"]
+__all__ = [
+    "balanced_accuracy",
+    "balanced_calibration_error",
+    "class_accuracies",
+    "shot_accuracies",
+    "shot_means",
+]
 
 
 def class_accuracies(probs: Tensor, labels: Tensor) -> Tensor:
@@ -58,10 +64,29 @@ def shot_accuracies(
 
     Source: Liu et al., "Large-Scale Long-Tailed Recognition in an Open World", arXiv:1904.05160.
     """
-    values = class_accuracies(probs, labels)
-    if class_counts.shape != probs.shape[1:2]:
+    return shot_means(class_accuracies(probs, labels), class_counts, many, few)
+
+
+def shot_means(
+    values: Tensor, class_counts: Tensor, many: int = 100, few: int = 20
+) -> dict[str, Tensor]:
+    """Return the mean of what classes with many, a medium number and few samples have.
+
+    Args:
+        values: (C,) one a class; NaN where there is none, which counts for nothing.
+        class_counts: (C,) training samples of each class.
+        many: as of :func:`shot_accuracies`.
+        few: likewise.
+
+    Returns:
+        "many", "medium" and "few" to a scalar; groups without classes are left out.
+
+    Raises:
+        InputError: ``class_counts`` doesn't fit; few > many + 1.
+    """
+    if class_counts.shape != values.shape:
         raise InputError(
-            f"class_counts must have shape ({probs.shape[1]},), one entry a class, got "
+            f"class_counts must have shape ({len(values)},), one entry a class, got "
             f"{tuple(class_counts.shape)}"
         )
     if few > many + 1:

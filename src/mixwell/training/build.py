@@ -15,7 +15,7 @@ from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.methods import Method, has_setup, needs_of_data, setup_of
 from mixwell.training.config import RunConfig
-from mixwell.training.probes import load_outliers
+from mixwell.training.probes import load_outliers, load_people
 from mixwell.training.semi_supervised import SemiSupervised
 
 __all__ = [
@@ -155,6 +155,8 @@ def make_step(config: RunConfig, dataset: Dataset) -> Method | SemiSupervised:
 def check(config: RunConfig, dataset: Dataset) -> None:
     """Raise an InputError if what is measured at the end could not be; nothing is trained."""
     make_step(config, dataset)
+    if config.people is not None:
+        load_people(dataset, config)
     if config.ood is not None:
         load_outliers(dataset, config)
     if config.shift and len(dataset.input_shape) != 3:

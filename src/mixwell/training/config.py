@@ -128,6 +128,11 @@ class RunConfig:
         "semi=authors: the confidence that is enough to be mixed, or 1 - λ where that is more, up "
         "to the threshold (default: the threshold)",
     )
+    people: str | None = _option(
+        None,
+        "evaluation",
+        "a .npz file of how many people named each class, (N, C), of the test split in its order",
+    )
     ood: str | None = _option(
         None, "evaluation", "a data set of images that the model should not be confident on"
     )

@@ -49,7 +49,7 @@ def measure(
         model: the trained model.
         dataset: what it was trained on.
         device: where it is.
-        config: says what is measured beside: outliers, shift, MC-dropout.
+        config: says what is measured beside: people, outliers, shift, MC-dropout.
         method: how it was trained, to draw what a toy's samples were mixed to.
     """
     val_outputs, val_targets, _ = predict(model, dataset.val, device)
@@ -83,8 +83,13 @@ def measure(
 
 
 def _tell_classes(found: Findings, test: Evidence) -> None:
-    """Keep each class's accuracy and its number of training samples."""
+    """Keep each class's accuracy, its NC1 and its number of training samples."""
     assert test.class_counts is not None
     by_class = metrics.class_accuracies(test.probs, test.targets)
     found.details["class_accuracy"] = [round(float(value), 6) for value in by_class]
+    if test.trained is not None:
+        found.details["class_nc1"] = [
+            None if value != value else round(value, 6)
+            for value in test.trained.variability.tolist()
+        ]
     found.details["class_counts"] = test.class_counts.tolist()

@@ -48,7 +48,8 @@ def test_which_sections_a_part_has(make_part):
         ({"task": "regression", "protocol": "regression"},
          {"deviations", "curves"}, {"reliability", "features", "surfaces"}),
         ({"kind": "everything", "changes": {"imbalance": 10.0}.items()},
-         {"long_tail", "outliers", "shift", "shift_by_corruption"}, {"surfaces", "margins"}),
+         {"long_tail", "people", "outliers", "shift", "shift_by_corruption"},
+         {"surfaces", "margins"}),
         ({"seeds": 1}, {"cost", "curves"}, {"findings", "power", "differences"}),
     ],
 )  # fmt: skip
@@ -68,6 +69,7 @@ def test_a_figure_of_each_method_with_its_measures(make_part):
         f"ECE {100 * first['ece']:.1f} %, after T {100 * first['ece_scaled']:.1f} %"
     )
     assert shown(part, "outliers").pictures[1].caption == "AUROC 80.0 %, FPR95 50.0 %"
+    assert shown(part, "people").pictures[0].caption == "people's KL 0.250, people's ρ 0.50"
     assert block.note.endswith("Seed 0.")
 
 

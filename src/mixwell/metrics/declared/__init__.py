@@ -6,13 +6,14 @@ from mixwell.metrics.declared import (
     elsewhere,
     features,
     likelihood,
+    people,
     regression,
 )
 
 __all__ = ["OWN"]
 
 OWN = (
-    *classification.MEASURES, *regression.MEASURES, *likelihood.MEASURES, *elsewhere.MEASURES,
-    *features.MEASURES, *costs.MEASURES,
+    *classification.MEASURES, *regression.MEASURES, *likelihood.MEASURES, *people.MEASURES,
+    *elsewhere.MEASURES, *features.MEASURES, *costs.MEASURES,
 )  # fmt: skip
 """All of them, in the order that tables have."""

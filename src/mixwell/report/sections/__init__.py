@@ -20,6 +20,7 @@ from mixwell.report.sections import (
     features,
     long_tail,
     outliers,
+    people,
     shift,
     tests,
     toys,
@@ -42,7 +43,8 @@ __all__ = [
 _SECTIONS = [
     tests.FINDINGS, tests.POWER, long_tail.SECTION, toys.SURFACES, toys.MIXED, toys.MARGINS,
     tests.DIFFERENCES, cost.SECTION, curves.SECTION, calibration.RELIABILITY,
-    calibration.DEVIATIONS, outliers.SECTION, shift.MEANS, shift.BY_CORRUPTION, features.SECTION,
+    calibration.DEVIATIONS, people.SECTION, outliers.SECTION, shift.MEANS, shift.BY_CORRUPTION,
+    features.SECTION,
 ]  # fmt: skip
 
 

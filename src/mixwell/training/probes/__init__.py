@@ -4,8 +4,10 @@ A probe takes the subject, and returns what it adds to the evidence that measure
 from, by field; figures' arrays and details it leaves in the findings.
 """
 
+from mixwell.training.probes.collapse import collapse
 from mixwell.training.probes.fine import fine_classes
 from mixwell.training.probes.outliers import load_outliers, outliers
+from mixwell.training.probes.people import load_people, people
 from mixwell.training.probes.shift import shift
 from mixwell.training.probes.subject import Findings, Subject, moments
 from mixwell.training.probes.surface import surface
@@ -15,13 +17,16 @@ __all__ = [
     "PROBES",
     "Findings",
     "Subject",
+    "collapse",
     "fine_classes",
     "load_outliers",
+    "load_people",
     "moments",
     "outliers",
+    "people",
     "shift",
     "surface",
     "uncertainty",
 ]
 
-PROBES = (fine_classes, outliers, shift, uncertainty, surface)
+PROBES = (collapse, fine_classes, people, outliers, shift, uncertainty, surface)

@@ -29,9 +29,8 @@ def fine_classes(subject: Subject, found: Findings) -> dict[str, Any]:
     fine = subject.dataset.fine
     if fine is None:
         return {}
-    _, _, features = predict(subject.model, subject.dataset.train, subject.device, features=True)
+    features, _ = subject.trained
     _, _, held_out = predict(subject.model, subject.dataset.val, subject.device, features=True)
-    assert features is not None
     assert held_out is not None
     mean, std = features.mean(0), features.std(0).clamp_min(1e-6)
     train, val, test = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from mixwell.data import Dataset, Split, TensorSplit
 from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from mixwell.methods import Method
 from mixwell.training.config import RunConfig
+from mixwell.training.predict import predict
 
 __all__ = ["Findings", "Subject", "moments"]
 
@@ -53,6 +55,13 @@ class Subject:
     method: Method | None
     outputs: Tensor
     features: Tensor
+
+    @cached_property
+    def trained(self) -> tuple[Tensor, Tensor]:
+        """Features (M, d) and targets (M,) of the training split."""
+        _, targets, features = predict(self.model, self.dataset.train, self.device, features=True)
+        assert features is not None
+        return features, targets
 
 
 def moments(split: Split) -> tuple[Tensor, Tensor]:
