@@ -1,5 +1,6 @@
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -62,21 +63,15 @@ def test_a_file_finds_its_neighbours():
 
 def test_a_module_of_an_installed_package_is_known_by_its_version():
     record = plugins.load("torch.nn")
-    assert record["version"].split("+")[0] == mixwell_torch_version()
+    assert record["version"] == metadata.version("torch")
     assert "text" not in record
-
-
-def mixwell_torch_version():
-    from importlib import metadata
-
-    return metadata.version("torch").split("+")[0]
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("def", r"import='own_bad.py' can't be imported: SyntaxError"),
-        ("\n1 / 0", r"ZeroDivisionError: division by zero \(own_bad.py, line 2\)"),
+        ("1 / 0", r"ZeroDivisionError: division by zero \(own_bad.py, line 7\)"),
         ("import own_nothing", r"import='own_bad.py' can't be imported: .*own_nothing"),
         ("raise SystemExit(3)", r"import='own_bad.py' can't be imported: SystemExit"),
         (METHOD.format(name="mixup"), r"import='own_bad.py': name='mixup' is taken"),
@@ -84,9 +79,7 @@ def mixwell_torch_version():
 )
 def test_what_cant_be_imported_is_named_and_leaves_nothing(text, words):
     before = mixwell.list_methods()
-    Path("own_bad.py").write_text(
-        METHOD.format(name="ownmix") + text if "1 /" not in text else text
-    )
+    Path("own_bad.py").write_text(METHOD.format(name="ownmix") + text)
     with pytest.raises(InputError, match=words):
         plugins.load("own_bad.py")
     assert mixwell.list_methods() == before

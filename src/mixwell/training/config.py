@@ -197,7 +197,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
-        return asdict(self)
+        return {**asdict(self), "imports": [dict(record) for record in self.imports]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
