@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from mixwell import plugins
 from mixwell.checks import check_choice, check_range, plain
 from mixwell.errors import InputError, suggest
+from mixwell.plugins import changed as changed_imports
 
 __all__ = ["RunConfig"]
 
@@ -226,7 +226,7 @@ class RunConfig:
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""
         old, new = self.to_dict(), other.to_dict()
-        imports = plugins.changed(old.pop("imports"), new.pop("imports"))
+        imports = changed_imports(old.pop("imports"), new.pop("imports"))
         changed = [imports] if imports else []
         changed += [
             f"{k}={old[k]!r}, not {new[k]!r}"
