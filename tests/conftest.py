@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -84,3 +85,37 @@ def images() -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(9, 3, 8, 8, generator=generator)
     return x, torch.tensor([0, 1, 2, 3, 4, 0, 1, 2, 0])
+
+
+@pytest.fixture
+def from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Work in an empty folder, and forget afterwards what was imported and registered there.
+
+    Return what forgets it at once, as a process that begins knows nothing.
+    """
+    from mixwell import plugins
+    from mixwell.methods import spec
+    from mixwell.metrics import measure, measures  # noqa: F401  (its own come first)
+
+    monkeypatch.chdir(tmp_path)
+    known: list[Any] = [
+        spec._SPECS, measure._MEASURES, plugins._LOADED, plugins._PATHS, plugins._MEASURES,
+        plugins._VERSIONS,
+    ]  # fmt: skip
+    before = [register.copy() for register in known]
+    modules, path = set(sys.modules), list(sys.path)
+
+    def forget() -> None:
+        for register, content in zip(known, before, strict=True):
+            register.clear()
+            register.update(content)
+        for name in set(sys.modules) - modules:
+            file = getattr(sys.modules[name], "__file__", None) or ""
+            if name.startswith("mixwell_import_") or file.startswith((str(tmp_path), "own")):
+                del sys.modules[name]
+        sys.path[:] = path
+        sys.path_importer_cache.clear()
+        plugins.entries.cache_clear()
+
+    yield forget
+    forget()

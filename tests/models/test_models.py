@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -112,9 +114,76 @@ def test_default_model():
     assert models.default_for("classification", (3, 224, 224)).startswith("timm:")
 
 
+NETS = """
+from functools import partial
+from torch import nn
+
+class Own(nn.Module):
+    def __init__(self, num_outputs, dropout=0.0):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(12, num_outputs))
+
+    def forward(self, x):
+        return self.layers(x)
+
+def shaped(input_shape, *, num_classes, **others):
+    return nn.Sequential(nn.Flatten(), nn.Linear(input_shape[0] * 4, num_classes), *others.values())
+
+def fixed():
+    return nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+
+def wrong(missing):
+    pass
+
+def number(num_classes):
+    return num_classes
+
+ready = fixed()
+halved = partial(Own, dropout=0.5)
+"""
+
+
+@pytest.fixture
+def own_nets(from_outside):
+    Path("own_nets.py").write_text(NETS)
+
+
+@pytest.mark.usefixtures("own_nets")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("Own", {}), ("Own", {"dropout": 0.3}), ("shaped", {}), ("fixed", {}), ("halved", {}),
+        ("shaped", {"last": nn.ReLU()}),
+    ],
+)  # fmt: skip
+def test_a_network_from_outside_is_given_what_it_takes(name, options):
+    model = models.build(f"own_nets:{name}", input_shape=(3, 2, 2), num_outputs=5, **options)
+    assert model.training
+    assert model(torch.randn(2, 3, 2, 2)).shape == (2, 5)
+    if name in ("Own", "halved"):
+        assert model.layers[1].p == {"Own": 0.0, "halved": 0.5}[name] or options["dropout"] == 0.3
+
+
+@pytest.mark.usefixtures("own_nets")
+@pytest.mark.parametrize(
+    ("name", "outputs", "options", "message"),
+    [
+        ("fixed", 4, {}, r"must return \(1, 4\) for a sample, got .*\(\[1, 5\]\)"),
+        ("fixed", 5, {"width": 3}, "has no option 'width'"),
+        ("wrong", 5, {}, "can't be built or run .* 'missing'"),
+        ("number", 5, {}, "must return an nn.Module, got int"),
+        ("ready", 5, {}, "must be a class or a function that makes one, got a Sequential"),
+        ("Onw", 5, {}, r"has no 'Onw' \(did you mean 'Own'\?\)"),
+    ],
+)
+def test_a_network_from_outside_that_cant_be_is_named(name, outputs, options, message):
+    with pytest.raises(InputError, match=f"model='own_nets:{name}'.*{message}"):
+        models.build(f"own_nets:{name}", input_shape=(3, 2, 2), num_outputs=outputs, **options)
+
+
 def test_what_is_available_can_be_built():
     for name in models.available():
-        if not name.startswith("timm:"):
+        if ":" not in name:
             concrete = name.replace("-K", "-1")
             shape = (3, 32) if name == "gru" else (3, 32, 32)
             with torch.device("meta"):

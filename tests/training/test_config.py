@@ -51,7 +51,7 @@ def test_it_is_a_value_that_imports_nothing_of_what_is_made_of_it():
     tree = ast.parse(Path(config_module.__file__).read_text(encoding="utf-8"))
     names = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     own = {name for name in names if name.startswith("mixwell")}
-    assert own == {"mixwell.checks", "mixwell.errors"}
+    assert own == {"mixwell.checks", "mixwell.errors", "mixwell.plugins"}
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,22 @@ def test_bad_values_are_named(change, words):
 def test_unknown_fields_are_named():
     with pytest.raises(InputError, match=r"'epoch' is no option of a run \(did you mean 'epochs'"):
         RunConfig.from_dict({"epoch": 3})
+
+
+def test_what_is_imported_is_part_of_the_result_and_differences_tell_of_it_in_words():
+    record = {"name": "bands.py", "module": "bands", "text": "a = 1\n" * 1000}
+    config = RunConfig(imports=[record])
+    again = RunConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config
+    assert again.fingerprint == config.fingerprint != RunConfig().fingerprint
+    assert "begun with --import bands.py" in config.difference(RunConfig())
+    edited = RunConfig(imports=[{**record, "text": "a = 2"}], lr=0.5)
+    told = config.difference(edited)
+    assert "the text of bands.py has changed; lr=None, not 0.5" in told
+    assert "a = 1" not in told
+
+
+@pytest.mark.parametrize("given", ["bands.py", {"name": "a"}, {"name": "a", "module": "a", "x": 1}])
+def test_what_is_no_record_of_an_import_is_refused(given):
+    with pytest.raises(InputError, match=r"imports must hold what mixwell\.plugins\.load returned"):
+        RunConfig(imports=(given,))

@@ -6,9 +6,11 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from mixwell.cli import bench, compare, describe, methods, preview, report, study, train, tune
 from mixwell.cli.command import Parser
+from mixwell.cli.importing import add_import, imported, taken_out
 from mixwell.errors import InputError
 
 __all__ = ["COMMANDS", "main"]
@@ -39,6 +41,7 @@ def _parser(arguments: Sequence[str]) -> Parser:
             epilog=command.examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        add_import(own)
         command.add(own, asked)
     return parser
 
@@ -51,10 +54,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
+        # Before anything else is parsed: options and their help tell of what is registered.
+        names, arguments = taken_out(arguments)
+        records = imported(names) if any(word in COMMANDS for word in arguments) else ()
         parser = _parser(arguments)
+    except InputError as error:
+        print(f"mixwell: error: {error}", file=sys.stderr)
+        return 2
     except ImportError as error:
         return _missing("", error)
-    options = parser.parse_args(arguments)
+    return _run(parser, parser.parse_args(arguments), records)
+
+
+def _run(parser: Parser, options: argparse.Namespace, records: tuple[dict[str, Any], ...]) -> int:
+    """Run the command that was asked for; return the exit status."""
     if options.version:
         import mixwell
 
@@ -63,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.command is None:
         parser.print_help()
         return 2
+    options.imports = records
     try:
         return COMMANDS[options.command].run(options)
     except InputError as error:

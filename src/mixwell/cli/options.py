@@ -50,7 +50,7 @@ def add_run_options(
             continue
         text = spec.metadata["help"].replace("%", "%%")
         if spec.name == "data":
-            text = f"{', '.join(available())} (folder:PATH, csv:PATH, series:PATH)"
+            text = f"{', '.join(available())} (folder:PATH, csv:PATH, series:PATH), MODULE:NAME"
             text += "" if lists else f"; default: {spec.default}"
         elif spec.default is not None and kind is not bool:
             text += f" (default: {spec.default})"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mixwell.cli.command import Command, listed_seeds, settings, slug
+from mixwell.cli.importing import imported_of_file
 from mixwell.cli.options import add_run_options, run_options
 from mixwell.cli.studying import add_engine_options, data_name, run_and_present
 from mixwell.errors import InputError, suggest
@@ -74,6 +75,8 @@ def _study(options: argparse.Namespace) -> int:
     name = options.protocol
     if Path(name).suffix.lower() in (".yaml", ".yml"):
         declared = read_study(name)
+        brought = imported_of_file(Path(name), declared.get("import") or [])
+        options.imports += tuple(record for record in brought if record not in options.imports)
         name = declared.get("protocol", "balanced")
     if name not in PROTOCOLS:
         raise InputError(

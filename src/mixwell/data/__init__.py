@@ -3,16 +3,19 @@
 from mixwell.data.catalogue import available
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import long_tail_counts
-from mixwell.data.loading import load
+from mixwell.data.loading import is_plugged, load
+from mixwell.data.sampled import SampledSplit
 from mixwell.data.splits import FolderSplit, Split, TensorSplit
 from mixwell.data.toys import toy
 
 __all__ = [
     "Dataset",
     "FolderSplit",
+    "SampledSplit",
     "Split",
     "TensorSplit",
     "available",
+    "is_plugged",
     "load",
     "long_tail_counts",
     "toy",

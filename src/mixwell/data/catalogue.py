@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mixwell import plugins
 from mixwell.data import shapes, sources
 from mixwell.data.division import TEST_SEED
 from mixwell.data.splits import FolderSplit, TensorSplit
@@ -227,4 +228,8 @@ WITH_PATH = ("folder", "csv", "series")
 
 def available() -> dict[str, str]:
     """Return the data sets' names, each with a line on what it is."""
-    return {name: text for name, (text, _) in SOURCES.items()}
+    others = {n: e.value for n, e in plugins.entries("data").items() if n not in SOURCES}
+    return {
+        **{name: text for name, (text, _) in SOURCES.items()},
+        **{name: f"of an installed package: {value}" for name, value in others.items()},
+    }

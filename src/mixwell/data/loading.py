@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixwell import plugins
 from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import choose, divide, long_tail_counts
+from mixwell.data.sampled import SampledSplit, raw_of
 from mixwell.data.splits import FolderSplit, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
-__all__ = ["load"]
+__all__ = ["is_plugged", "load"]
+
+
+def is_plugged(name: str) -> bool:
+    """Whether a data set is named as MODULE:NAME."""
+    return ":" in name and name.partition(":")[0] not in SOURCES
 
 
 def _coarsened(dataset: Dataset) -> Dataset:
@@ -70,7 +78,11 @@ def load(
 
     Args:
         name: one of :func:`available`; ``folder:PATH`` for a folder of images, ``csv:PATH`` for a
-            table, ``series:PATH`` for a multivariate time series.
+            table, ``series:PATH`` for a multivariate time series; ``MODULE:NAME`` for a function
+            that returns a :class:`Dataset`, a map-style dataset of torch's, or two of these: to
+            train on and to test. It is given data_dir, download, seed, val_fraction and
+            image_size where it takes them. Tensors (a TensorDataset) and real targets are
+            normalised as all are; other samples are taken as their transforms leave them.
         data_dir: the folder with the set's files; the environment variable MIXWELL_DATA without.
         train_size: how many training samples to keep, stratified; all without.
         val_fraction: the share of the training data that is held out, in (0, 1).
@@ -86,14 +98,14 @@ def load(
         horizon: of a series, how many steps after them the predicted one comes.
         download: fetch the files into ``data_dir`` by torchvision, where it can.
         image_size: of ``folder:PATH``.
-        workers: processes that decode the images of ``folder:PATH``.
+        workers: processes that decode the images of ``folder:PATH``, or read your own samples.
 
     Raises:
         InputError: the name is unknown, files are missing, corrupt or truncated, or a size is
             out of range.
     """
     kind, _, rest = name.partition(":")
-    _check_name(name)
+    own = _own(name)
     if not 0 < val_fraction < 1:
         raise InputError(f"val_fraction must be in (0, 1), got {val_fraction!r}")
     for argument, value in (
@@ -108,7 +120,20 @@ def load(
     request = Request(
         Path(given) if given else None, download, image_size, workers, rest, target, window, horizon
     )
-    raw = SOURCES[kind][1](request)
+    if own is None:
+        raw = SOURCES[kind][1](request)
+    else:
+        offered = {
+            "data_dir": request.data_dir, "download": download, "seed": seed,
+            "val_fraction": val_fraction, "image_size": image_size,
+        }  # fmt: skip
+        made = _made(name, own, offered)
+        if isinstance(made, Dataset):
+            _check_whole(
+                name, train_size=train_size, imbalance=imbalance, shots=shots, labels=labels
+            )
+            return _coarsened(made) if coarse else made
+        raw = raw_of(name, made, workers)
     _check_scarcity(
         name, raw, train_size=train_size, imbalance=imbalance, largest_class=largest_class,
         shots=shots, labels=labels, coarse=coarse or None,
@@ -132,10 +157,47 @@ def load(
     return _coarsened(dataset) if coarse else dataset
 
 
+def _own(name: str) -> Callable[..., Any] | None:
+    """Return the function that makes a data set from outside; None for mixwell's own.
+
+    Raises:
+        InputError: there is neither.
+    """
+    if is_plugged(name):
+        return plugins.find("data", name)[0]
+    if name not in SOURCES and name in plugins.entries("data"):
+        found: Callable[..., Any] = plugins.load_entry("data", name)
+        return found
+    _check_name(name)
+    return None
+
+
+def _made(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> Any:
+    """Return what a function from outside makes, under the name it was asked for by."""
+    try:
+        made = function(**plugins.taken(function, offered)[0])
+    except InputError:
+        raise
+    except Exception as error:  # of any kind: it is somebody's code
+        raise InputError(f"data={name!r} fails: {type(error).__name__}: {error}") from error
+    return replace(made, name=name) if isinstance(made, Dataset) else made
+
+
+def _check_whole(name: str, **asked: Any) -> None:
+    """Raise an InputError where a data set that comes split is to be made scarce."""
+    first = next((argument for argument, value in asked.items() if value is not None), None)
+    if first:
+        raise InputError(
+            f"{first}: data={name!r} returns a Dataset, which is split already; let it return a "
+            "dataset of torch's"
+        )
+
+
 def _check_name(name: str) -> None:
     kind, _, rest = name.partition(":")
     if kind not in SOURCES or bool(rest) != (kind in WITH_PATH):
-        shown = (name if name not in WITH_PATH else f"{name}:PATH" for name in SOURCES)
+        shown = [name if name not in WITH_PATH else f"{name}:PATH" for name in SOURCES]
+        shown += ["MODULE:NAME", *plugins.entries("data")]
         raise InputError(
             f"data={name!r} is unknown{suggest(kind, SOURCES)}; known: {', '.join(shown)}"
         )
@@ -177,9 +239,11 @@ def _prepared(name: str, raw: Raw, splits: list[Any], image_size: int) -> Datase
     """Return the data set with its inputs and real targets normalised."""
     task = "classification" if raw.classes else "regression"
     train = splits[0]
-    if isinstance(train, FolderSplit):
+    if isinstance(train, (FolderSplit, SampledSplit)):
         train, val, test, unlabelled = splits
         shape: tuple[int, ...] = (3, image_size, image_size)
+        if isinstance(train, SampledSplit):
+            shape = train.sample_shape
         return Dataset(name, task, train, val, test, shape, raw.classes, unlabelled=unlabelled)
     shape = tuple(train.x.shape[1:])
     mean, std = _moments(train.x)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mixwell import tasks
+from mixwell import plugins, tasks
 from mixwell.errors import InputError, suggest
 from mixwell.models.small import MLP, Forecaster, SmallCNN
 from mixwell.models.wide import ResNet, WideResNet
@@ -25,6 +25,7 @@ __all__ = [
     "available",
     "build",
     "default_for",
+    "is_plugged",
 ]
 
 _NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
@@ -43,7 +44,19 @@ def available() -> dict[str, str]:
         **{name: text for name, (text, _) in _NAMES.items()},
         "wideresnet-28-K": "WideResNet-28 of width K (wideresnet-28-10), optionally with dropout",
         "timm:NAME": "any model of timm, untrained (timm:vit_tiny_patch16_224)",
+        "MODULE:NAME": "your own class or function that returns a network (nets:Net)",
+        **{name: f"of an installed package: {e.value}" for name, e in _others().items()},
     }
+
+
+def is_plugged(name: str) -> bool:
+    """Whether a model is named as MODULE:NAME."""
+    return ":" in name and not name.startswith("timm:")
+
+
+def _others() -> dict[str, Any]:
+    """Return the models of installed packages whose names are not mixwell's own."""
+    return {k: entry for k, entry in plugins.entries("models").items() if k not in _NAMES}
 
 
 def default_for(task: str, input_shape: tuple[int, ...]) -> str:
@@ -60,10 +73,11 @@ def build(
 ) -> nn.Module:
     """Return an untrained model.
 
-    Its head is a linear layer on pooled features.
+    Mixwell's own have a linear layer on pooled features as their head.
 
     Args:
-        name: one of :func:`available`.
+        name: one of :func:`available`; MODULE:NAME for a class or function of a module, which is
+            given num_classes, num_outputs and input_shape where it takes them.
         input_shape: of one sample: (C, H, W) of images, (F,) of tables, (V, W) of series.
         num_outputs: classes, or targets in regression.
         options: of the model (``dropout=0.3``, ``width=64``).
@@ -74,6 +88,12 @@ def build(
     try:
         if name.startswith("timm:"):
             model = _timm(name.removeprefix("timm:"), input_shape, num_outputs, options)
+        elif is_plugged(name):
+            maker = plugins.find("model", name)[0]
+            model = _foreign(name, maker, input_shape, num_outputs, options)
+        elif name in _others():
+            maker = plugins.load_entry("models", name)
+            model = _foreign(name, maker, input_shape, num_outputs, options)
         else:
             maker = _maker(name, input_shape, options)
             model = maker(input_shape=input_shape, num_outputs=num_outputs, **options)
@@ -107,7 +127,8 @@ def _maker(
         maker = _NAMES[name][1]
     else:
         raise InputError(
-            f"model={name!r} is unknown{suggest(name, _NAMES)}; known: {', '.join(available())}"
+            f"model={name!r} is unknown{suggest(name, [*_NAMES, *_others()])}; known: "
+            f"{', '.join(available())}"
         )
     wanted = {"mlp": len(input_shape), "gru": 2}.get(name, 3)
     if len(input_shape) != wanted:
@@ -124,6 +145,22 @@ def _maker(
             f"it knows {', '.join(sorted(known)) or 'none'}"
         )
     return maker
+
+
+def _foreign(
+    name: str, maker: Callable[..., Any], input_shape: tuple[int, ...], num_outputs: int,
+    options: dict[str, Any],
+) -> nn.Module:  # fmt: skip
+    """Return the network of a class or function from outside, told what it asks for."""
+    known = {"num_classes": num_outputs, "num_outputs": num_outputs, "input_shape": input_shape}
+    given, takes_more = plugins.taken(maker, {**known, **options})
+    for option in options:
+        if option not in given and not takes_more:
+            raise InputError(f"model={name!r} has no option {option!r}: it doesn't take it")
+    model = maker(**{**options, **given})
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model={name!r} must return an nn.Module, got {type(model).__name__}")
+    return model
 
 
 def _timm(

@@ -22,6 +22,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from mixwell import plugins
 from mixwell.errors import InputError
 from mixwell.metrics.measures import Measure, adopt, outside
 from mixwell.studies.store import Cell
@@ -102,7 +103,7 @@ class LocalEngine(Engine):
         config = cell.config
         if config.threads is None:
             config = replace(config, threads=fair_threads(self.slots))
-        arguments = (theirs, their_life, config, cell.folder, command, _portable(outside()))
+        arguments = (theirs, their_life, config, cell.folder, command, _portable(_measures()))
         process: BaseProcess = self._context.Process(target=_run, args=arguments)
         process.start()
         theirs.close()
@@ -143,6 +144,12 @@ class LocalEngine(Engine):
             process.join()
             life.close()
         self._running.clear()
+
+
+def _measures() -> list[Measure]:
+    """Return the measures from outside that a run's own imports don't bring."""
+    brought = plugins.measures()
+    return [measure for measure in outside() if measure.name not in brought]
 
 
 def _portable(measures: list[Measure]) -> list[Measure]:
@@ -269,7 +276,7 @@ class RayEngine(Engine):
         config = replace(cell.config, threads=cell.config.threads or self._threads)
         task = self._task.remote(
             config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name,
-            outside(),
+            _measures(),
         )  # fmt: skip
         self._running[task] = cell
 

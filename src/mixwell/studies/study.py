@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from mixwell import plugins
 from mixwell.errors import InputError, suggest
 from mixwell.methods import accepts
 from mixwell.studies.protocols import Protocol
@@ -20,7 +21,7 @@ from mixwell.training.files import make_folder
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
-_OWN = ("protocol", "preset", "methods", "seeds", "settings", "out", "baseline")
+_OWN = ("protocol", "preset", "methods", "seeds", "settings", "out", "baseline", "import")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ class Study:
             if len(set(map(str, values))) < len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
         root = Path(out)
-        make_folder("out", root)
         parts = []
         for values in itertools.product(*self.vary.values()):
             vary = dict(zip(self.vary, values, strict=True))
@@ -75,6 +75,7 @@ class Study:
             for _, method, options in chosen:
                 check(replace(config, method=method, method_options=options), dataset)
             parts.append((vary, config))
+        make_folder("out", root)
         cells = []
         for seed, (vary, config), (label, method, options) in itertools.product(
             self.seeds, parts, chosen
@@ -90,7 +91,10 @@ class Study:
         """What all its runs have in common: a study's folder holds one such study."""
         own = ("method", "method_options", "seed", "data_dir", *self.vary)
         changes = self.base.changes()
-        return {name: value for name, value in changes.items() if name not in own}
+        kept = {name: value for name, value in changes.items() if name not in own}
+        if "imports" in kept:  # in words, as they stand in messages
+            kept["import"] = plugins.summary(kept.pop("imports"))
+        return kept
 
     def labels(self) -> list[str]:
         """Return the methods with their settings, as tables call them."""
@@ -188,8 +192,8 @@ def read_study(path: str | Path) -> dict[str, Any]:
     """Return what a YAML file declares of a study.
 
     It may name ``protocol``, ``preset``, ``methods``, ``seeds``, ``settings`` (of methods),
-    ``out``, ``baseline`` and any option of a run (``epochs: 20``); an option that is given a list
-    varies (``imbalance: [10, 100]``).
+    ``out``, ``baseline``, ``import`` (files or modules) and any option of a run (``epochs: 20``);
+    an option that is given a list varies (``imbalance: [10, 100]``).
 
     Raises:
         InputError: it can't be read, or names something that is no part of a study.
@@ -207,7 +211,7 @@ def read_study(path: str | Path) -> dict[str, Any]:
     known = [*_OWN, *(spec.name for spec in fields(RunConfig))]
     content = {str(name).replace("-", "_"): value for name, value in content.items()}
     for name in content:
-        if name not in known or name in ("method", "method_options", "seed"):
+        if name not in known or name in ("method", "method_options", "seed", "imports"):
             raise InputError(f"{path}: {name!r} is no part of a study{suggest(name, known)}")
     return content
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import mixwell
-from mixwell import data, models
+from mixwell import data, models, plugins
 from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.methods import Method, has_setup, needs_of_data, setup_of
@@ -75,13 +75,21 @@ def published_of(config: RunConfig, dataset: Dataset) -> str | None:
     """
     if config.published != "data":
         return config.published
-    kind = dataset.name.partition(":")[0]
+    kind = _kind(dataset)
     names = [kind] if config.imbalance is None else [f"{kind}-lt", kind]
     return next((name for name in names if has_setup(config.method, name)), None)
 
 
 def load_data(config: RunConfig) -> Dataset:
-    """Return the data set that a configuration names, split by its seed."""
+    """Return the data set that a configuration names, split by its seed.
+
+    What the configuration imports, and what packages bring, is there afterwards.
+
+    Raises:
+        InputError: the data or something imported can't work.
+    """
+    plugins.load_installed()
+    plugins.adopt(config.imports)
     options: dict[str, Any] = {
         "data_dir": config.data_dir, "train_size": config.train_size, "download": config.download,
         "val_fraction": config.val_fraction, "seed": config.seed, "imbalance": config.imbalance,
@@ -89,7 +97,7 @@ def load_data(config: RunConfig) -> Dataset:
         "coarse": config.coarse, "target": config.target, "window": config.window,
         "horizon": config.horizon,
     }  # fmt: skip
-    if config.data.startswith("folder:"):
+    if config.data.startswith("folder:") or data.is_plugged(config.data):
         options.update(image_size=config.image_size, workers=config.loader_workers)
     return data.load(config.data, **options)
 
@@ -102,17 +110,37 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     """
     published = published_of(config, dataset)
     trained = {} if published is None else setup_of(config.method, published).training
-    kind = dataset.name.partition(":")[0]
+    kind = _kind(dataset)
     usual = {
         "model": models.default_for(dataset.task, dataset.input_shape),
         **_OTHERWISE,
         **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
         **{name: value for name, value in trained.items() if name in _OPEN},
     }
+    if isinstance(dataset.train, data.SampledSplit):
+        usual["augment"] = True  # its own transforms draw anew each epoch
     if config.labels is not None:
         usual["ema"] = 0.99  # the teacher
     chosen = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    return replace(config, **chosen)
+    return _with_sources(replace(config, **chosen))
+
+
+def _kind(dataset: Dataset) -> str:
+    """Return what a data set is, to look up what is usual; of one from outside nothing is."""
+    return "" if data.is_plugged(dataset.name) else dataset.name.partition(":")[0]
+
+
+def _with_sources(config: RunConfig) -> RunConfig:
+    """Return the configuration with the sources of MODULE:NAME among what it imports."""
+    imports = list(config.imports)
+    for argument, name, plugged in (
+        ("data", config.data, data.is_plugged(config.data)),
+        ("model", config.model or "", models.is_plugged(config.model or "")),
+    ):
+        if plugged:
+            record = plugins.find(argument, name)[1]
+            imports += [record] if record not in imports else []
+    return replace(config, imports=tuple(imports))
 
 
 def make_model(config: RunConfig, dataset: Dataset) -> nn.Module:

@@ -11,6 +11,7 @@ from typing import Any
 
 from mixwell.checks import check_choice, check_range, plain
 from mixwell.errors import InputError, suggest
+from mixwell.plugins import changed as changed_imports
 
 __all__ = ["RunConfig"]
 
@@ -36,6 +37,14 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
 }  # fmt: skip
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
+
+
+def _imported(record: Any) -> dict[str, Any]:
+    """Return the record of something imported, if it is one."""
+    known = {"name", "module", "version", "text"}
+    if not isinstance(record, Mapping) or not {"name", "module"} <= set(record) <= known:
+        raise InputError(f"imports must hold what mixwell.plugins.load returned, got {record!r}")
+    return dict(record)
 
 
 @dataclass(frozen=True)
@@ -85,7 +94,9 @@ class RunConfig:
         "name, where there is one",
     )
     model: str | None = _option(
-        None, "network", "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K or timm:NAME"
+        None,
+        "network",
+        "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME or MODULE:NAME",
     )
     model_options: dict[str, Any] = field(  # of the network
         default_factory=dict, metadata={"group": "network", "help": "", "choices": ()}
@@ -154,6 +165,9 @@ class RunConfig:
         5.0, "machine", "longest time between checkpoints; the end of each epoch writes one, too"
     )
     seed: int = _option(0, "method", "of the split, the weights, the order and the mixing")
+    imports: tuple[dict[str, Any], ...] = field(  # what mixwell.plugins.load returned
+        default=(), metadata={"group": "method", "help": "", "choices": ()}
+    )
 
     # ------------------------------------------------------------------------------- validation
 
@@ -161,6 +175,7 @@ class RunConfig:
         for name in ("data", "method"):
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
+        object.__setattr__(self, "imports", tuple(map(_imported, self.imports)))
         for spec in fields(self):
             value = getattr(self, spec.name)
             if plain(value) is not value:  # NumPy's numbers, say, which JSON doesn't know
@@ -187,7 +202,7 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
-        return asdict(self)
+        return {**asdict(self), "imports": [dict(record) for record in self.imports]}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -216,7 +231,9 @@ class RunConfig:
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""
         old, new = self.to_dict(), other.to_dict()
-        changed = [
+        imports = changed_imports(old.pop("imports"), new.pop("imports"))
+        changed = [imports] if imports else []
+        changed += [
             f"{k}={old[k]!r}, not {new[k]!r}"
             for k in new
             if old[k] != new[k] and k not in _NO_MATTER

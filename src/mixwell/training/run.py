@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 import mixwell
+from mixwell import models, plugins
 from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.methods import Method
@@ -73,6 +74,8 @@ def train(
     dataset = build.load_data(config)
     config = build.resolved(config, dataset)
     build.check(config, dataset)
+    if models.is_plugged(config.model or ""):
+        build.make_model(config, dataset)  # who knows whether it works, before a folder is made
     make_folder("out", folder)
     known = folder / "config.json"
     if known.exists():
@@ -271,6 +274,7 @@ def _finish(
                 "torch": torch.__version__,
                 "python": platform.python_version(),
                 "device": device_name(fabric.device),
+                **plugins.installed(),
             },
             "command": command,
         }

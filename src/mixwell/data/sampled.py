@@ -1,0 +1,210 @@
+"""Data sets from outside: torch's, whose samples are read when they are needed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from mixwell.data.catalogue import Raw
+from mixwell.data.indexed import check_map_style
+from mixwell.data.splits import Batch, Split, TensorSplit, seeded
+from mixwell.errors import InputError
+
+__all__ = ["SampledSplit", "raw_of"]
+
+
+@dataclass(eq=False)
+class SampledSplit(Split):
+    """A split of a map-style dataset, whose samples are taken as its transforms leave them.
+
+    What transforms draw (from torch, NumPy or ``random``) depends on the sample alone; where
+    batches are augmented, on the seed and the epoch, too.
+
+    Args:
+        dataset: its samples are (x, y).
+        y: (N,) class indices.
+        positions: (N,) of the split's samples in the dataset.
+        workers: processes that read them; 0 reads in this one.
+        name: of the data, for errors.
+    """
+
+    dataset: Any
+    y: Tensor
+    positions: Tensor
+    workers: int = 2
+    name: str = ""
+
+    def subset(self, indices: Tensor) -> SampledSplit:
+        """Return the split of the samples at ``indices`` (M,), in this order."""
+        return replace(self, y=self.y[indices], positions=self.positions[indices])
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Of the first sample; all must have it.
+
+        Raises:
+            InputError: it can't be read.
+        """
+        found = _Samples(self, None)[0]
+        if isinstance(found, InputError):
+            raise found
+        return tuple(found.shape)
+
+    def _read(
+        self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
+    ) -> Iterator[Batch]:
+        loader: DataLoader[Any] = DataLoader(
+            _Samples(self, key),
+            batch_sampler=[part.tolist() for part in parts],
+            collate_fn=_stacked,
+            num_workers=min(self.workers, len(parts)),
+            pin_memory=device.type == "cuda",
+            # Without one of its own, a loader draws from the global random state.
+            generator=torch.Generator(),
+        )
+        for part, x in zip(parts, loader, strict=True):
+            if isinstance(x, InputError):
+                raise x
+            yield x.to(device, non_blocking=True), self.y[part].to(device), part.to(device)
+
+
+class _Samples(Dataset[Any]):
+    """Inputs by their place in a split, or the error that says which can't be read."""
+
+    def __init__(self, split: SampledSplit, key: tuple[int, ...] | None) -> None:
+        self.split, self.key = split, key
+
+    def __getitem__(self, place: int) -> Tensor | InputError:
+        split = self.split
+        position = int(split.positions[place])
+        seed = seeded("augment", *(self.key or ()), position).initial_seed()
+        others = random.getstate(), np.random.get_state()  # noqa: NPY002  (transforms draw from it)
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                random.seed(seed)
+                np.random.seed(seed % 2**32)  # noqa: NPY002
+                return _input(split.dataset[position])
+        except Exception as error:  # of any kind: it is somebody's code
+            return InputError(f"data={split.name!r}: sample {position} can't be read: {error}")
+        finally:
+            random.setstate(others[0])
+            np.random.set_state(others[1])  # noqa: NPY002
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+
+def _input(sample: Any) -> Tensor:
+    """Return a sample's input as a float tensor; bytes are scaled to [0, 1]."""
+    if not isinstance(sample, (tuple, list)) or len(sample) < 2:
+        raise InputError(f"it must be (input, target), got {type(sample).__name__}")
+    x = sample[0]
+    if isinstance(x, np.ndarray):
+        x = torch.from_numpy(x)
+    if not isinstance(x, Tensor):
+        raise InputError(
+            f"its input must be a tensor, got {type(x).__name__}; give the dataset a transform "
+            "that ends in one (torchvision's ToTensor)"
+        )
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def _stacked(inputs: Sequence[Tensor | InputError]) -> Tensor | InputError:
+    """Collate; an error travels as a value, which keeps a worker's traceback out of its text."""
+    broken = next((x for x in inputs if isinstance(x, InputError)), None)
+    if broken is not None:
+        return broken
+    tensors = [x for x in inputs if isinstance(x, Tensor)]
+    shapes = sorted({tuple(x.shape) for x in tensors})
+    if len(shapes) > 1:
+        return InputError(f"samples must have one shape, got {shapes[0]} and {shapes[1]}")
+    return torch.stack(tensors)
+
+
+# ----------------------------------------------------------------------------------- from torch
+
+
+def raw_of(name: str, made: Any, workers: int) -> Raw:
+    """Return what a function from outside made, as what is split by seed.
+
+    Args:
+        name: of the data, for errors.
+        made: a map-style dataset, or two: to train on and to test.
+        workers: processes that read samples.
+
+    Raises:
+        InputError: it is neither, or its targets are no classes and no numbers.
+    """
+    parts = list(made) if isinstance(made, (tuple, list)) else [made]
+    if len(parts) not in (1, 2):
+        raise InputError(f"data={name!r} must return a dataset or (train, test), got {len(parts)}")
+    for part in parts:
+        try:
+            check_map_style(part)
+        except InputError as error:
+            raise InputError(f"data={name!r}: {error}") from error
+        if len(part) == 0:
+            raise InputError(f"data={name!r}: a dataset is empty")
+    targets = [_targets(name, part) for part in parts]
+    real = targets[0].is_floating_point()
+    in_memory = real or all(isinstance(part, TensorDataset) for part in parts)
+    splits: list[Any] = [
+        TensorSplit(_inputs(name, part), y)
+        if in_memory
+        else SampledSplit(part, y, torch.arange(len(part)), workers, name)
+        for part, y in zip(parts, targets, strict=True)
+    ]
+    test = splits[1] if len(splits) == 2 else None
+    return Raw(splits[0], test, () if real else _classes(name, parts[0], targets))
+
+
+def _targets(name: str, part: Any) -> Tensor:
+    """Return all targets: (N,) int64, or (N,) or (N, K) real; read where they aren't at hand."""
+    if isinstance(part, TensorDataset) and len(part.tensors) > 1:
+        found: Any = part.tensors[1]
+    else:
+        found = getattr(part, "targets", None)
+        try:
+            if found is None or len(found) != len(part):
+                found = [part[position][1] for position in range(len(part))]
+            if not isinstance(found, Tensor):
+                found = torch.as_tensor(np.asarray([np.asarray(y) for y in found]))
+        except Exception as error:  # of any kind: it is somebody's code
+            raise InputError(f"data={name!r}: its targets can't be read: {error}") from error
+    if not found.is_floating_point():
+        found = found.long()
+    if found.ndim not in ((1, 2) if found.is_floating_point() else (1,)):
+        raise InputError(
+            f"data={name!r}: targets must be a class or numbers, got shape {tuple(found.shape[1:])}"
+        )
+    return found
+
+
+def _inputs(name: str, part: Any) -> Tensor:
+    """Return all inputs in one tensor."""
+    if isinstance(part, TensorDataset):
+        return part.tensors[0]
+    found = _stacked([_input(part[position]) for position in range(len(part))])
+    if isinstance(found, InputError):
+        raise InputError(f"data={name!r}: {found}")
+    return found
+
+
+def _classes(name: str, part: Any, targets: Sequence[Tensor]) -> tuple[str, ...]:
+    """Return the classes' names: the dataset's own, or their numbers."""
+    low = min(int(y.min()) for y in targets)
+    high = max(int(y.max()) for y in targets)
+    if low < 0:
+        raise InputError(f"data={name!r}: classes must be numbered from 0, got {low}")
+    given = getattr(part, "classes", None)
+    if isinstance(given, (list, tuple)) and len(given) > high:
+        return tuple(map(str, given))
+    return tuple(map(str, range(high + 1)))
