@@ -92,7 +92,7 @@ def index() -> str:
     head = (
         "# Methods\n\nEach name is a composition of answers to five questions, and composes with "
         "the others: [composing](../composing.md). Its page has what papers took on which data, "
-        "`mixwell.create(NAME, published=\"cifar100\")`, and what is not as they have it. "
+        '`mixwell.create(NAME, published="cifar100")`, and what is not as they have it. '
         "`mixwell describe NAME` tells the same in a terminal.\n\n"
     )
     return head + _table(("name", "what it does", "paper"), rows) + "\n"
