@@ -45,15 +45,10 @@ class MixedRows:
     def __init__(
         self, group: MixedGroup | TwinGroup, layer: str | None, draw: Callable[[], Drawn]
     ) -> None:
-        self.group, self.layer, self._draw = group, layer, draw
+        self.recipe, self.layer, self._draw = group.recipe, layer, draw
         self.rows = slice(0, 0)
         self._drawn: Drawn | None = None
         self._refined: MixedTarget | None = None
-
-    @property
-    def recipe(self) -> Recipe:
-        """How they are mixed."""
-        return self.group.recipe
 
     @property
     def is_late(self) -> bool:

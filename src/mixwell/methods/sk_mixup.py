@@ -5,7 +5,7 @@ SK leaves the pairs to chance and warps λ by each pair's distance: better calib
 accuracy. By default the distance is between features of the unmixed samples, from an extra pass
 without gradient that costs about a third of a step and leaves the model as it was. The authors take
 them in training mode, with the batch's own statistics: ``feature_mode="train"``, which the set-ups
-of their images have.
+of their images have; on 6,000 images of Fashion-MNIST it made no difference.
 ``distance="remembered"`` takes the features of each sample's last visit instead and needs sample
 indices, ``method(model, x, y, index=i)``; ``"input"`` or ``"label"`` avoid the pass too, as does
 mixing at the head itself (``layer="head"``).
