@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -82,6 +81,8 @@ class _Samples(Dataset[Any]):
         self.split, self.key = split, key
 
     def __getitem__(self, place: int) -> Tensor | InputError:
+        import numpy as np  # here, because samplers and indexed data need torch alone
+
         split = self.split
         position = int(split.positions[place])
         seed = seeded("augment", *(self.key or ()), position).initial_seed()
@@ -104,6 +105,8 @@ class _Samples(Dataset[Any]):
 
 def _input(sample: Any) -> Tensor:
     """Return a sample's input as a float tensor; bytes are scaled to [0, 1]."""
+    import numpy as np
+
     if not isinstance(sample, (tuple, list)) or len(sample) < 2:
         raise InputError(f"it must be (input, target), got {type(sample).__name__}")
     x = sample[0]
@@ -168,6 +171,8 @@ def raw_of(name: str, made: Any, workers: int) -> Raw:
 
 def _targets(name: str, part: Any) -> Tensor:
     """Return all targets: (N,) int64, or (N,) or (N, K) real; read where they aren't at hand."""
+    import numpy as np
+
     if isinstance(part, TensorDataset) and len(part.tensors) > 1:
         found: Any = part.tensors[1]
     else:
