@@ -9,7 +9,7 @@ from torch import nn
 from mixwell import InputError, models
 from mixwell.heads import capture_features, find_head
 
-SMALL = ["cnn", "mlp", "resnet18", "wideresnet-10-1"]
+SMALL = ["cnn", "mlp", "resnet-fast", "resnet18", "wideresnet-10-1"]
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -14,10 +14,11 @@ from torch import nn
 from mixwell import plugins, tasks
 from mixwell.errors import InputError, suggest
 from mixwell.models.small import MLP, Forecaster, SmallCNN
-from mixwell.models.wide import ResNet, WideResNet
+from mixwell.models.wide import FastResNet, ResNet, WideResNet
 
 __all__ = [
     "MLP",
+    "FastResNet",
     "Forecaster",
     "ResNet",
     "SmallCNN",
@@ -32,6 +33,7 @@ _NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
     "mlp": ("multilayer perceptron on the flattened input", MLP),
     "cnn": ("three convolutions and a hidden layer, for 8 to 32 pixels", SmallCNN),
     "gru": ("recurrent network on a series, with an autoregressive part", Forecaster),
+    "resnet-fast": ("pre-activation ResNet on patches, for a processor and 32 pixels", FastResNet),
     "resnet18": ("ResNet-18 with a 3x3 stem and no max-pooling (CIFAR)", partial(ResNet, depth=18)),
     "resnet34": ("ResNet-34, likewise", partial(ResNet, depth=34)),
     "resnet50": ("ResNet-50, likewise", partial(ResNet, depth=50)),
