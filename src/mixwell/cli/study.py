@@ -101,6 +101,7 @@ def _study(options: argparse.Namespace) -> int:
         preset=options.preset or declared.get("preset"),
     )
     options.baseline = options.baseline or declared.get("baseline")
+    options.results = options.results or declared.get("results")
     default = Path("runs") / slug(f"{name}-{data_name(study)}")
     return run_and_present(study, options, options.out or declared.get("out") or default)
 

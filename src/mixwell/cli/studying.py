@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = [
     "add_engine_options",
     "check_baseline",
+    "check_results",
     "data_name",
     "present",
     "run_and_present",
@@ -45,6 +46,11 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--gpus-per-run", type=float, default=0.0, metavar="X",
         help="with ray: GPUs, or the share of one, that each run takes (default: 0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--results", metavar="FILE.csv",
+        help="enter each run into this file as it ends, and don't train what stands there: a "
+        "study goes on from it where its folder is gone",
+    )  # fmt: skip
 
 
 def data_name(study: Study) -> str:
@@ -68,6 +74,19 @@ def check_baseline(baseline: str | None, labels: list[str]) -> None:
         raise InputError(f"baseline={baseline!r} is not among the methods {', '.join(labels)}")
 
 
+def check_results(results: str | None, out: Path) -> None:
+    """Raise an InputError if the results file is one that the report writes, or none."""
+    if results is None:
+        return
+    from mixwell.studies.results_file import ResultsFile
+
+    if Path(results).resolve() == (out / "results.csv").resolve():
+        raise InputError(
+            f"results={results!r} is the table that the report writes; name another file"
+        )
+    ResultsFile(results)
+
+
 def run_and_present(study: Study, options: argparse.Namespace, out: str | Path) -> int:
     """Run what a study lacks, show what came out, and return the exit status."""
     import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
@@ -76,6 +95,7 @@ def run_and_present(study: Study, options: argparse.Namespace, out: str | Path) 
     out = Path(out)
     workers = workers_of(options)
     check_baseline(options.baseline, study.labels())
+    check_results(options.results, out)
     cells = study.plan(out)
     engine: Engine | None = None
     if options.engine == "ray":
@@ -87,7 +107,7 @@ def run_and_present(study: Study, options: argparse.Namespace, out: str | Path) 
 
         records = run_cells(
             cells, out, study=study, workers=workers, engine=engine, report=report,
-            command=command_line(),
+            command=command_line(), results=options.results,
         )  # fmt: skip
     return present(records, out, options.baseline, command_line(), study.protocol)
 

@@ -37,6 +37,8 @@ class RunRecord:
         train_samples: how many it was trained on.
         vary: what differs between the parts of its study, and its value here.
         label: the method, with the settings that it was asked for with.
+        known_from: the results file that its measures were taken from, as the run's own folder is
+            not here; empty where it is.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class RunRecord:
     train_samples: int = 0
     vary: dict[str, Any] = field(default_factory=dict)
     label: str = ""
+    known_from: str = ""
 
     @classmethod
     def of(

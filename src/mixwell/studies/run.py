@@ -13,6 +13,7 @@ import torch
 from mixwell.errors import InputError
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
 from mixwell.studies.records import RunRecord
+from mixwell.studies.results_file import ResultsFile
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
@@ -33,6 +34,7 @@ def run_study(
     engine: Engine | None = None,
     report: Report = lambda cell, event: None,
     command: str = "",
+    results: str | Path | None = None,
 ) -> list[RunRecord]:
     """Run what a study still lacks; return the records of all its cells.
 
@@ -51,6 +53,10 @@ def run_study(
             <mixwell.training.train>`, "failed" with its error, "kept" for one that was finished
             before, "elsewhere" for one that another process finished.
         command: the command line, kept in the results.
+        results: a CSV file that each run is entered into as it ends. A run that stands there with
+            the same configuration, label and seed is not trained again, whichever version of torch
+            it was trained with: a study goes on from this file where its folder is gone. Of such a
+            run there are measures, no predictions.
 
     Raises:
         InputError: something can't work, or the folder holds a study of other settings.
@@ -59,8 +65,9 @@ def run_study(
         raise InputError(f"workers must be 1 at least, got {workers!r}")
     cells = study.plan(out)
     return run_cells(
-        cells, out, study=study, workers=workers, engine=engine, report=report, command=command
-    )
+        cells, out, study=study, workers=workers, engine=engine, report=report, command=command,
+        results=results,
+    )  # fmt: skip
 
 
 def run_cells(
@@ -72,14 +79,20 @@ def run_cells(
     engine: Engine | None = None,
     report: Report = lambda cell, event: None,
     command: str = "",
+    results: str | Path | None = None,
 ) -> list[RunRecord]:
     """Run the cells of :meth:`Study.plan`; see :func:`run_study`."""
+    entered = None if results is None else ResultsFile(results)
+    if entered is not None:
+        entered.prepare()
     store = Store(out, create=True)
     if study is not None:
         store.check("shared", study.shared)
     store.add(cells)
     store.describe(command=command, protocol="balanced" if study is None else study.protocol)
     by_name = {cell.name: cell for cell in cells}
+    book = _Book(store, by_name, entered)
+    book.take_over()
     status = store.status()
     for cell in cells:
         if status[cell.name] == "done":
@@ -100,6 +113,7 @@ def run_cells(
                     if _is_finished(cell):
                         # Killed after the run had ended and before it was entered here.
                         store.finish(name, read_result(cell.folder))
+                        book.enter([name])
                         report(cell, {"kind": "kept"})
                         continue
                     running.add(name)
@@ -108,7 +122,7 @@ def run_cells(
                     if event["kind"] == "ended":
                         running.discard(cell.name)
                     elif event["kind"] != "done":  # that is said once its result is kept
-                        report(cell, _kept(store, cell, event))
+                        report(cell, book.keep(cell, event))
                 if time.monotonic() - heard > _BEAT:
                     store.still_here(sorted(running))
                     heard = time.monotonic()
@@ -117,17 +131,72 @@ def run_cells(
         finally:
             with contextlib.suppress(Exception):
                 store.give_back(sorted(running))
+    book.close()
     return store.records([cell.name for cell in cells])
 
 
-def _kept(store: Store, cell: Cell, event: dict[str, Any]) -> dict[str, Any]:
-    """Keep what a cell's event tells of its end; return what is to be told of it."""
-    if event["kind"] == "failed":
-        store.fail(cell.name, event["error"])
-    if event["kind"] != "result":
-        return event
-    store.finish(cell.name, event["result"])
-    return {"kind": "done"}
+class _Book:
+    """Where a study's results are entered: its store, and the results file if there is one."""
+
+    def __init__(self, store: Store, cells: dict[str, Cell], file: ResultsFile | None) -> None:
+        self.store, self.cells, self.file = store, cells, file
+        self.late: list[str] = []  # ended, and the file couldn't be written
+
+    def take_over(self) -> None:
+        """Finish the cells that the results file knows and nobody has begun here."""
+        if self.file is None:
+            return
+        status = self.store.status()
+        for name, cell in self.cells.items():
+            if status[name] == "done" or _is_finished(cell):  # what has its files goes first
+                continue
+            result = self.file.result(cell)
+            if result is not None:
+                self.store.finish(name, result)
+        self.enter([name for name in self.cells if status[name] == "done"])
+
+    def keep(self, cell: Cell, event: dict[str, Any]) -> dict[str, Any]:
+        """Keep what a cell's event tells of its end; return what is to be told of it."""
+        if event["kind"] == "failed":
+            self.store.fail(cell.name, event["error"])
+        if event["kind"] != "result":
+            return event
+        self.store.finish(cell.name, event["result"])
+        self.enter([cell.name])
+        return {"kind": "done"}
+
+    def enter(self, names: Sequence[str]) -> None:
+        """Enter cells that have ended into the results file."""
+        if self.file is None:
+            return
+        self.late += names
+        with contextlib.suppress(OSError):  # the next one, or the end, tries again
+            self._write()
+
+    def close(self) -> None:
+        """Enter what other processes finished, and what is late.
+
+        Raises:
+            InputError: the file can't be written.
+        """
+        if self.file is None:
+            return
+        self.late = list(self.cells)
+        try:
+            self._write()
+        except OSError as error:
+            raise InputError(
+                f"results={str(self.file.path)!r} can't be written: {error.strerror}; the results "
+                f"are in {self.store.folder}, and the same command enters them"
+            ) from error
+
+    def _write(self) -> None:
+        assert self.file is not None
+        done = [name for name, state in self.store.status().items() if state == "done"]
+        names = [name for name in self.late if name in done]
+        found = zip(names, self.store.records(names), strict=True)
+        self.file.enter([(self.cells[name], record) for name, record in found])
+        self.late = []
 
 
 def _is_finished(cell: Cell) -> bool:

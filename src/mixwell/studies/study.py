@@ -21,7 +21,9 @@ from mixwell.training.files import make_folder
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
-_OWN = ("protocol", "preset", "methods", "seeds", "settings", "out", "baseline", "import")
+_OWN = (
+    "protocol", "preset", "methods", "seeds", "settings", "out", "baseline", "results", "import",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -192,8 +194,8 @@ def read_study(path: str | Path) -> dict[str, Any]:
     """Return what a YAML file declares of a study.
 
     It may name ``protocol``, ``preset``, ``methods``, ``seeds``, ``settings`` (of methods),
-    ``out``, ``baseline``, ``import`` (files or modules) and any option of a run (``epochs: 20``);
-    an option that is given a list varies (``imbalance: [10, 100]``).
+    ``out``, ``baseline``, ``results``, ``import`` (files or modules) and any option of a
+    run (``epochs: 20``); an option that is given a list varies (``imbalance: [10, 100]``).
 
     Raises:
         InputError: it can't be read, or names something that is no part of a study.

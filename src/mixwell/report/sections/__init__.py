@@ -12,6 +12,8 @@ One of your own is registered and appears on the page where it applies:
     sections.register(sections.Section("hardest", draw, lambda part: part.measured("accuracy")))
 """
 
+from dataclasses import replace
+
 from mixwell.errors import InputError
 from mixwell.report.sections import (
     calibration,
@@ -83,6 +85,22 @@ def _place(name: str) -> int:
 
 
 def drawn(part: Part) -> list[Block]:
-    """Return what the sections that apply show of a part, without those that show nothing."""
-    blocks = [section.draw(part) for section in _SECTIONS if section.applies(part)]
-    return [block for block in blocks if not block.empty]
+    """Return what the sections that apply show of a part, without those that show nothing.
+
+    One that lacks the files of some runs says so.
+    """
+    blocks = []
+    for section in _SECTIONS:
+        if not section.applies(part):
+            continue
+        block = section.draw(part)
+        if section.files and part.unseen:
+            if block.empty:
+                note = f"Nothing to draw. {part.unseen}."
+                block = replace(block, note=note, legend=False, classes=())
+            else:
+                block = replace(block, note=f"{block.note} {part.unseen}: they are missing here.")
+            blocks.append(block)
+        elif not block.empty:
+            blocks.append(block)
+    return blocks

@@ -99,15 +99,30 @@ class Part:
             found[record.label].append(record)
         return found
 
-    @property
+    @cached_property
     def first(self) -> RunRecord:
-        """The first run: what all of them have in common is looked up here."""
-        return self.records[0]
+        """The first run that left files: what all of them have in common is looked up here."""
+        return next((run for run in self.records if not run.known_from), self.records[0])
 
     @property
     def seed(self) -> str:
         """In words, the seed whose run a figure of one run shows."""
         return f"Seed {self.first.seed}."
+
+    @property
+    def is_toy(self) -> bool:
+        """Whether its samples are points in the plane, and shown as such."""
+        return str(self.first.config["data"]).startswith(("moons", "circles"))
+
+    @cached_property
+    def unseen(self) -> str:
+        """In words, what runs are known by their measures alone; empty where none is."""
+        known = [run for run in self.records if run.known_from]
+        if not known:
+            return ""
+        count = "All" if len(known) == len(self.records) else f"{len(known)} of"
+        files = ", ".join(dict.fromkeys(run.known_from for run in known))
+        return f"{count} {len(self.records)} runs are known from {files}, by their measures alone"
 
     @cached_property
     def leading(self) -> list[Measure]:
@@ -136,9 +151,15 @@ class Part:
         """
         shown = []
         for method, runs in self.by_method.items():
-            svg = draw(runs[0], self.colours[method]) if runs else None
+            # One seed for all; of a run that is known by its measures alone, the next that is not.
+            left = sorted(
+                (run for run in runs if not run.known_from), key=lambda r: r.seed != self.first.seed
+            )
+            svg = draw(left[0], self.colours[method]) if left else None
             if svg:
-                shown.append(Picture(svg, method, caption(runs[0].metrics)))
+                other = left[0].seed != self.first.seed
+                title = f"{method}, seed {left[0].seed}" if other else method
+                shown.append(Picture(svg, title, caption(left[0].metrics)))
         return shown
 
 
@@ -150,11 +171,14 @@ class Section:
         name: of it, for :func:`mixwell.report.sections.register`.
         draw: returns what it shows of a part.
         applies: whether a part has anything of it.
+        files: whether it is drawn from what runs leave beside their measures: predictions, the
+            course of training, single classes' measures.
     """
 
     name: str
     draw: Callable[[Part], Block]
     applies: Callable[[Part], bool] = lambda part: True
+    files: bool = False
 
 
 def plain(*drawn: str | None) -> list[Picture]:

@@ -29,7 +29,7 @@ def _reliability(part: Part) -> Block:
     )
 
 
-RELIABILITY = Section("reliability", _reliability, lambda part: part.measured("ece"))
+RELIABILITY = Section("reliability", _reliability, lambda part: part.measured("ece"), files=True)
 
 
 def _deviations(part: Part) -> Block:
@@ -46,7 +46,7 @@ def _deviations(part: Part) -> Block:
     )
 
 
-DEVIATIONS = Section("deviations", _deviations, lambda part: part.measured("ence"))
+DEVIATIONS = Section("deviations", _deviations, lambda part: part.measured("ence"), files=True)
 
 
 def reliability(run: RunRecord, colour: str) -> str | None:

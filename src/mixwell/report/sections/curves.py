@@ -32,7 +32,11 @@ def _draw(part: Part) -> Block:
     )
 
 
-SECTION = Section("curves", _draw, lambda part: any(run.history for run in part.records))
+def _applies(part: Part) -> bool:
+    return any(run.history or run.known_from for run in part.records)
+
+
+SECTION = Section("curves", _draw, _applies, files=True)
 
 
 def over_epochs(part: Part, measure: Measure, title: str) -> str | None:

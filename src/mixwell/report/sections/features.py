@@ -38,12 +38,10 @@ def _draw(part: Part) -> Block:
 
 
 def _applies(part: Part) -> bool:
-    # A toy's samples are points in the plane, and shown as such.
-    toy = str(part.first.config["data"]).startswith(("moons", "circles"))
-    return part.measured("uniformity") and not toy
+    return part.measured("uniformity") and not part.is_toy
 
 
-SECTION = Section("features", _draw, _applies)
+SECTION = Section("features", _draw, _applies, files=True)
 
 
 def features(run: RunRecord, points: int = 1000) -> str | None:

@@ -27,10 +27,11 @@ def _draw(part: Part) -> Block:
 
 
 def _applies(part: Part) -> bool:
-    return bool(part.first.details.get("class_counts") and part.first.config.get("imbalance"))
+    known = part.first.details.get("class_counts") or part.first.known_from
+    return bool(known and part.first.config.get("imbalance"))
 
 
-SECTION = Section("long_tail", _draw, _applies)
+SECTION = Section("long_tail", _draw, _applies, files=True)
 
 
 def shots(summaries: Sequence[MethodSummary], colours: Mapping[str, str]) -> str | None:

@@ -28,7 +28,7 @@ def _draw(part: Part) -> Block:
     )
 
 
-SECTION = Section("outliers", _draw, lambda part: part.measured("ood_auroc"))
+SECTION = Section("outliers", _draw, lambda part: part.measured("ood_auroc"), files=True)
 
 
 def outliers(run: RunRecord, colour: str) -> str | None:

@@ -28,7 +28,7 @@ def _draw(part: Part) -> Block:
     )
 
 
-SECTION = Section("people", _draw, lambda part: part.measured("people_kl"))
+SECTION = Section("people", _draw, lambda part: part.measured("people_kl"), files=True)
 
 
 def doubt(run: RunRecord, colour: str) -> str | None:

@@ -44,8 +44,13 @@ def _applies(part: Part) -> bool:
     return bool(part.first.details.get("shift"))
 
 
-MEANS = Section("shift", _means, _applies)
-BY_CORRUPTION = Section("shift_by_corruption", _by_corruption, _applies)
+def _measured(part: Part) -> bool:
+    # Of runs that are known by their measures alone the configuration tells what was measured.
+    return _applies(part) or bool(part.first.known_from and part.first.config.get("shift"))
+
+
+MEANS = Section("shift", _means, _measured, files=True)
+BY_CORRUPTION = Section("shift_by_corruption", _by_corruption, _applies, files=True)
 
 
 def shifted(

@@ -25,7 +25,7 @@ def _surfaces(part: Part) -> Block:
     )
 
 
-SURFACES = Section("surfaces", _surfaces)
+SURFACES = Section("surfaces", _surfaces, lambda part: part.is_toy, files=True)
 
 
 def _mixed(part: Part) -> Block:
@@ -45,7 +45,7 @@ def _mixed(part: Part) -> Block:
     )
 
 
-MIXED = Section("mixed", _mixed)
+MIXED = Section("mixed", _mixed, lambda part: part.measured("intrusion"), files=True)
 
 
 def _margins(part: Part) -> Block:
@@ -62,7 +62,7 @@ def _margins(part: Part) -> Block:
     )
 
 
-MARGINS = Section("margins", _margins)
+MARGINS = Section("margins", _margins, lambda part: part.is_toy, files=True)
 
 
 def surface(run: RunRecord, mixed: bool = False) -> str | None:

@@ -1,0 +1,204 @@
+"""A study's finished runs as one small CSV, which travels where their folders don't.
+
+A row a run, entered as the run ends. What stands there is not trained again: a study goes on from
+this file alone. It holds measures, not what runs leave beside them (predictions, learning curves,
+weights).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from mixwell.errors import InputError
+from mixwell.studies.records import RunRecord
+from mixwell.studies.store import Cell
+from mixwell.training.files import make_folder, write_atomically
+
+try:
+    import fcntl
+except ImportError:  # no such locks on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["FIXED", "ResultsFile"]
+
+_WORDS = ("label", "method", "seed", "varied", "data", "fingerprint", "task")
+_WHOLE = ("train_samples", "parameters")
+_REAL = ("seconds", "seconds_per_step", "peak_memory_mb")
+_VERSIONS = ("mixwell", "torch", "python", "device")
+FIXED = (*_WORDS, *_WHOLE, *_REAL, *_VERSIONS, "ended")
+"""The columns before the measures."""
+
+_Key = tuple[str, str, str]
+
+
+class ResultsFile:
+    """The CSV of a study's finished runs; several processes may enter theirs into it.
+
+    Args:
+        path: the file; where there is none, the first run that ends makes it.
+
+    Raises:
+        InputError: it is another kind of file, or damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise InputError(f"results={str(path)!r} is a folder; name a file (results.csv)")
+        self._rows = self._read()
+
+    def prepare(self) -> None:
+        """See that it can be written, before anything is trained.
+
+        Raises:
+            InputError: it can't.
+        """
+        make_folder("results", self.path.parent)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def rows(self) -> list[dict[str, str]]:
+        """Return the rows, as they stand in the file."""
+        return list(self._rows)
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """Return what is known of a cell, in the form of a run's result; None if it is not there.
+
+        The same configuration, label and seed are the same run, whatever version trained it.
+        """
+        key = _key(cell)
+        row = next((row for row in self._rows if _key_of(row) == key), None)
+        return None if row is None else result_of(row, cell.config.to_dict(), self.path.name)
+
+    def enter(self, ended: Iterable[tuple[Cell, RunRecord]]) -> None:
+        """Add the runs that are done and not there yet; all of them are on the disk afterwards.
+
+        Raises:
+            InputError: the file was damaged meanwhile.
+            OSError: it can't be written.
+        """
+        new = [(cell, record) for cell, record in ended if record.status == "done"]
+        if not new:
+            return
+        with _alone(self.path):
+            self._rows = self._read()  # with what other processes entered
+            known = {_key_of(row) for row in self._rows}
+            added = [_row(cell, record) for cell, record in new if _key(cell) not in known]
+            if added:
+                self._rows += added
+                write_atomically(self.path, self._text().encode())
+
+    def _text(self) -> str:
+        measures: dict[str, None] = {}
+        for row in self._rows:
+            measures.update(dict.fromkeys(name for name in row if name not in FIXED))
+        buffer = io.StringIO()
+        writer = csv.DictWriter(
+            buffer, [*FIXED, *measures], restval="", lineterminator="\n"
+        )  # fmt: skip
+        writer.writeheader()
+        writer.writerows(self._rows)
+        return buffer.getvalue()
+
+    def _read(self) -> list[dict[str, str]]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"results={str(self.path)!r} can't be read: {error}") from error
+        if not text.strip():
+            return []
+        lines = list(csv.reader(io.StringIO(text)))
+        header = lines[0]
+        if tuple(header[: len(FIXED)]) != FIXED or len(set(header)) < len(header):
+            raise InputError(
+                f"results={str(self.path)!r} is another kind of file: its first columns must be "
+                f"{', '.join(FIXED)}"
+            )
+        rows = []
+        for number, line in enumerate(lines[1:], 2):
+            if not line:
+                continue
+            row = {name: value for name, value in zip(header, line, strict=False) if value != ""}
+            try:
+                if len(line) != len(header):
+                    raise ValueError(f"{len(line)} cells, not {len(header)}")
+                result_of(row, {}, "")
+                _key_of(row)
+            except (KeyError, ValueError, AttributeError) as error:
+                raise InputError(f"{self.path}, row {number} is damaged: {error}") from error
+            rows.append(row)
+        return rows
+
+
+def result_of(row: Mapping[str, str], config: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return a row as a run's result.
+
+    Args:
+        row: of the file.
+        config: of the run.
+        source: the file's name.
+
+    Raises:
+        ValueError, KeyError: it is damaged.
+    """
+    dict(json.loads(row["varied"]))
+    return {
+        "config": config,
+        "task": row["task"],
+        **{name: int(row[name]) for name in _WHOLE},
+        **{name: float(row[name]) for name in _REAL},
+        "versions": {name: row[name] for name in _VERSIONS if name in row},
+        "metrics": {name: float(value) for name, value in row.items() if name not in FIXED},
+        "known_from": source,
+    }
+
+
+def _row(cell: Cell, record: RunRecord) -> dict[str, str]:
+    fixed = {
+        "label": cell.label, "method": cell.config.method, "seed": cell.config.seed,
+        "varied": json.dumps(cell.vary), "data": cell.config.data,
+        "fingerprint": cell.config.fingerprint, "task": record.task,
+        **{name: getattr(record, name) for name in (*_WHOLE, *_REAL)},
+        **{name: record.versions.get(name, "") for name in _VERSIONS},
+        "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+    # A float's shortest text that is read back as the same number.
+    return {name: str(value) for name, value in {**fixed, **record.metrics}.items()}
+
+
+def _key(cell: Cell) -> _Key:
+    return cell.config.fingerprint, cell.label, str(cell.config.seed)
+
+
+def _key_of(row: Mapping[str, str]) -> _Key:
+    return row["fingerprint"], row["label"], str(int(row["seed"]))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from writing a file; nothing is left beside it afterwards."""
+    beside = path.with_name(f".{path.name}.lock")
+    while fcntl is not None:
+        file = beside.open("w")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            if os.fstat(file.fileno()).st_ino == beside.stat().st_ino:
+                break
+        file.close()  # the one before us has removed it: what we hold is no lock of others'
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            beside.unlink(missing_ok=True)
+            file.close()
