@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from mixwell.checks import check_choice, check_range, plain
@@ -222,11 +223,12 @@ class RunConfig:
     def changes(self) -> dict[str, Any]:
         """Return the fields that change the result and are not as by default.
 
-        Without the defaults, an option that is new tomorrow orphans no result of today.
+        Without the defaults, an option that is new tomorrow orphans no result of today; without its
+        folder, a file is the same on another machine.
         """
         default = RunConfig().to_dict()
-        given = self.to_dict().items()
-        return {k: v for k, v in given if k not in _NO_MATTER and v != default[k]}
+        given = {**self.to_dict(), "people": self.people and Path(self.people).name}
+        return {k: v for k, v in given.items() if k not in _NO_MATTER and v != default[k]}
 
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""
