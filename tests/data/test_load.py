@@ -396,3 +396,54 @@ def test_the_real_airfoil():
     assert len(dataset.train) + len(dataset.val) + len(dataset.test) == 1503
     assert 120 < dataset.target_mean < 130
     assert abs(float(dataset.train.y.std()) - 1) < 1e-3
+
+
+def write_uci(folder: Path, splits: int = 2) -> None:
+    folder.mkdir(parents=True)
+    table = np.arange(120.0).reshape(30, 4) ** 1.5
+    np.savetxt(folder / "data.txt", table)
+    np.savetxt(folder / "index_features.txt", [0, 1, 3], fmt="%d")
+    np.savetxt(folder / "index_target.txt", [2], fmt="%d")
+    for number in range(splits):
+        rows = np.random.default_rng(number).permutation(30)
+        np.savetxt(folder / f"index_train_{number}.txt", rows[:25], fmt="%d")
+        np.savetxt(folder / f"index_test_{number}.txt", rows[25:], fmt="%d")
+
+
+@pytest.mark.parametrize("place", ["boats", "uci/boats"])
+def test_a_uci_table_is_tested_on_the_published_split_of_the_seed(tmp_path, place):
+    write_uci(tmp_path / place)
+    rows = np.loadtxt(tmp_path / place / "index_test_1.txt").astype(int)
+    expected = np.loadtxt(tmp_path / place / "data.txt")[rows, 2]
+    for seed in (1, 3):  # of two splits, the second
+        table = data.load("uci:boats", data_dir=tmp_path, seed=seed)
+        assert table.input_shape == (3,)
+        assert (len(table.train) + len(table.val), len(table.test)) == (25, 5)
+        found = table.test.y.double() * table.target_std + table.target_mean
+        torch.testing.assert_close(found, torch.from_numpy(expected), rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("index_test_0.txt", "3\n30\n"),
+        ("index_test_0.txt", "words\n"),
+        ("index_target.txt", "-1\n"),
+        ("index_features.txt", "0\n4\n"),
+        ("data.txt", "1 2\n3\n"),
+        ("data.txt", "nan 2 3 4\n"),
+    ],
+)
+def test_a_damaged_uci_table_is_named(tmp_path, file, text):
+    write_uci(tmp_path / "boats")
+    (tmp_path / "boats" / file).write_text(text)
+    with pytest.raises(InputError, match=r"boats.*(no table|don't fit)"):
+        data.load("uci:boats", data_dir=tmp_path)
+
+
+def test_a_uci_table_without_splits_says_so(tmp_path):
+    write_uci(tmp_path / "boats", splits=0)
+    with pytest.raises(InputError, match="no published splits"):
+        data.load("uci:boats", data_dir=tmp_path)
+    with pytest.raises(InputError, match=r"uci:NAME"):
+        data.load("uci", data_dir=tmp_path)

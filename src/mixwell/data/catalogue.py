@@ -32,6 +32,7 @@ class Request:
     target: str | None
     window: int
     horizon: int
+    seed: int
 
     def folder(self, name: str) -> Path:
         if self.data_dir is None:
@@ -150,6 +151,12 @@ def _airfoil(request: Request) -> Raw:
     return Raw(TensorSplit(x, y), None)
 
 
+def _uci(request: Request) -> Raw:
+    root = request.folder(f"uci:{request.rest}")
+    x, y, test_x, test_y = sources.read_uci(root, request.rest, request.seed)
+    return Raw(TensorSplit(x, y), TensorSplit(test_x, test_y))
+
+
 def _diabetes(request: Request) -> Raw:
     from sklearn.datasets import load_diabetes
 
@@ -214,6 +221,10 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Raw]]] = {
     "folder": ("folder:PATH, image files with one sub-folder a class", _folder),
     "airfoil": ("regression: 1,503 sound levels of airfoils, a table in data_dir", _airfoil),
     "diabetes": ("regression: 442 patients, embedded in scikit-learn", _diabetes),
+    "uci": (
+        "uci:NAME, regression: a table in data_dir with its published splits, one for each seed",
+        _uci,
+    ),
     "csv": ("csv:PATH, regression: a table with a header; --target names its column", _csv),
     "exchange-rate": ("forecasting: 8 currencies' daily rates, a text in data_dir", _exchange_rate),
     "series": (
@@ -223,7 +234,7 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Raw]]] = {
     "moons": ("two interleaved half circles in the plane, by scikit-learn", _toy("moons")),
     "circles": ("a circle within a circle, likewise", _toy("circles")),
 }
-WITH_PATH = ("folder", "csv", "series")
+WITH_PATH = ("folder", "csv", "series", "uci")
 
 
 def available() -> dict[str, str]:

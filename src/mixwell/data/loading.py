@@ -74,7 +74,7 @@ def load(
     The test split is the official one where there is one, else a fixed fifth; it doesn't depend
     on the seed. Validation is drawn from the training data by the seed, stratified by class, and
     before anything is made scarce: it stays as balanced as the data are. Series are split by time,
-    60 : 20 : 20.
+    60 : 20 : 20. The sets of UCI with published splits are tested on that of the seed's number.
 
     Args:
         name: one of :func:`available`; ``folder:PATH`` for a folder of images, ``csv:PATH`` for a
@@ -118,8 +118,9 @@ def load(
         raise InputError(f"target={target!r}: data={name!r} has no columns to choose from")
     given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")
     request = Request(
-        Path(given) if given else None, download, image_size, workers, rest, target, window, horizon
-    )
+        Path(given) if given else None, download, image_size, workers, rest, target, window,
+        horizon, seed,
+    )  # fmt: skip
     if own is None:
         raw = SOURCES[kind][1](request)
     else:
@@ -196,7 +197,10 @@ def _check_whole(name: str, **asked: Any) -> None:
 def _check_name(name: str) -> None:
     kind, _, rest = name.partition(":")
     if kind not in SOURCES or bool(rest) != (kind in WITH_PATH):
-        shown = [name if name not in WITH_PATH else f"{name}:PATH" for name in SOURCES]
+        shown = [
+            name if name not in WITH_PATH else f"{name}:{'NAME' if name == 'uci' else 'PATH'}"
+            for name in SOURCES
+        ]
         shown += ["MODULE:NAME", *plugins.entries("data")]
         raise InputError(
             f"data={name!r} is unknown{suggest(kind, SOURCES)}; known: {', '.join(shown)}"

@@ -29,6 +29,9 @@ __all__ = [
 ]
 
 
+_PARTS = ("train", "test")
+
+
 def find(argument: str, root: Path, folders: Sequence[str], names: Sequence[str]) -> Path:
     """Return the first existing file of ``names``, looked for in ``folders`` of ``root``."""
     if not root.is_dir():
@@ -224,6 +227,55 @@ def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:
             f"{path} must hold 6 finite columns (5 inputs and the target), got {table.shape[1]}"
         )
     return torch.from_numpy(table[:, :5]), torch.from_numpy(table[:, 5])
+
+
+def read_uci(root: Path, name: str, split: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return a UCI regression table in one of its published splits.
+
+    The format is that of the probabilistic back-propagation and MC-dropout papers: ``data.txt``,
+    ``index_features.txt`` and ``index_target.txt`` with the columns' numbers, and the rows of
+    split k in ``index_train_k.txt`` and ``index_test_k.txt``.
+
+    Args:
+        root: the folder with the set's folder, or with a folder ``uci`` that holds it.
+        name: of the set's folder.
+        split: its number; counted on from 0 where there are fewer.
+
+    Returns:
+        (N, F) and (N,) to train on, (M, F) and (M,) to test.
+
+    Raises:
+        InputError: a file is missing, or its numbers make no such table.
+    """
+    import numpy as np
+
+    folders = [name, f"uci/{name}"]
+    path = find("data_dir", root, folders, ["data.txt"])
+    count = len(list(path.parent.glob("index_train_*.txt")))
+    if count == 0:
+        raise InputError(f"{path.parent} has no published splits (index_train_0.txt)")
+    names = ("index_features", "index_target", *(f"index_{p}_{split % count}" for p in _PARTS))
+    files = [path, *(path.with_name(f"{part}.txt") for part in names)]
+    read = []
+    for file in files:
+        try:
+            read.append(np.loadtxt(file, dtype=np.float64, ndmin=2 if file == path else 1))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{file} is no table of numbers: {error}") from error
+    table = read[0]
+    columns, target, train, test = (found.astype(np.int64) for found in read[1:])
+    rows, width = table.shape
+    if (
+        not np.isfinite(table).all()
+        or target.size != 1
+        or not all(len(found) for found in (columns, train, test))
+        or max(columns.max(), target.max()) >= width
+        or max(train.max(), test.max()) >= rows
+        or min(found.min() for found in (columns, target, train, test)) < 0
+    ):
+        raise InputError(f"{path} and the files of its columns and splits don't fit each other")
+    x, y = torch.from_numpy(table[:, columns]), torch.from_numpy(table[:, target[0]])
+    return x[train], y[train], x[test], y[test]
 
 
 def _read_table(path: Path, header: bool | None) -> Any:

@@ -52,11 +52,15 @@ _USUAL: dict[str, dict[str, Any]] = {
     "airfoil": {"epochs": 100, "batch_size": 16, "lr": 1e-2, "weight_decay": 0.0},
     "diabetes": {"epochs": 50, "batch_size": 16, "lr": 1e-3},
     "csv": {"epochs": 50, "batch_size": 32, "lr": 1e-3},
+    "uci": {"epochs": 50, "batch_size": 32, "lr": 1e-3},
     "exchange-rate": {"epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0},
     "series": {"epochs": 20, "batch_size": 64, "lr": 1e-3, "weight_decay": 0.0},
     "moons": {"epochs": 100, "batch_size": 64, "lr": 3e-3, "weight_decay": 1e-4},
     "circles": {"epochs": 100, "batch_size": 64, "lr": 3e-3, "weight_decay": 1e-4},
 }  # fmt: skip
+_FAST: dict[str, dict[str, Any]] = {  # of models that are trained in another time than usual
+    "resnet-fast": {"epochs": 40, "lr": 0.2, "warmup_epochs": 4.0},
+}
 _OTHERWISE = {
     "epochs": 15, "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 1e-2,
     "augment": False, "warmup_epochs": 0.0,
@@ -115,6 +119,7 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
         "model": models.default_for(dataset.task, dataset.input_shape),
         **_OTHERWISE,
         **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
+        **(_FAST.get(config.model or "", {}) if kind.startswith("cifar") else {}),
         **{name: value for name, value in trained.items() if name in _OPEN},
     }
     if isinstance(dataset.train, data.SampledSplit):
