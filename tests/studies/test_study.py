@@ -30,6 +30,24 @@ def test_settings_go_to_the_methods_that_know_them(tmp_path):
     assert cells[3].label == "mixup(alpha=2)"
 
 
+def test_a_method_may_be_trained_for_another_time(tmp_path):
+    study = Study(
+        RunConfig(data="digits", epochs=6),
+        ["erm", "mixup(epochs=3, lr=1, alpha=0.4)", "mixup"],
+        [0],
+    )
+    plain, own, other = (cell.config for cell in study.plan(tmp_path))
+    assert (plain.epochs, own.epochs, other.epochs) == (6, 3, 6)
+    assert own.lr == 1.0
+    assert isinstance(own.lr, float)
+    assert plain.lr == other.lr != 1.0
+    assert own.method_options == {"alpha": 0.4}
+    assert study.labels()[1] == "mixup(epochs=3, lr=1, alpha=0.4)"
+    varied = Study(study.base, study.methods, [0], {"epochs": [3, 6]})
+    with pytest.raises(InputError, match=r"mixup\(.*own epochs, which varies"):
+        varied.plan(tmp_path)
+
+
 def test_a_protocols_own_settings_give_way_and_stay_out_of_the_label(tmp_path):
     usual = {"sk_mixup": {"tau_max": 5.0, "tau_std": 0.2}}
     study = Study(TINY, ["sk_mixup(tau_std=1)"], [0], usual=usual)

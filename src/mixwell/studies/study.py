@@ -21,6 +21,8 @@ from mixwell.training.files import make_folder
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
+_TRAINED = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs")
+"""Options of a run that a method may have of its own; no method has settings of these names."""
 _OWN = (
     "protocol", "preset", "methods", "seeds", "settings", "out", "baseline", "results", "import",
 )  # fmt: skip
@@ -32,7 +34,8 @@ class Study:
 
     Attributes:
         base: what all runs share.
-        methods: names, compositions, or either with settings: "sk_mixup(tau_std=0.5)".
+        methods: names, compositions, or either with settings: "sk_mixup(tau_std=0.5)". How long and
+            how fast one is trained may be its own, too: "puzzlemix(epochs=25, lr=0.05)".
         seeds: one run of each method for each.
         vary: fields of :class:`RunConfig <mixwell.training.RunConfig>` and the values they take.
         settings: of the methods; each goes to the methods that know it, ``METHOD:setting`` to one.
@@ -74,15 +77,15 @@ class Study:
             usual = resolved(replace(config, published=None), dataset)
             config = replace(usual, published=config.published)
             make_model(config, dataset)
-            for _, method, options in chosen:
-                check(replace(config, method=method, method_options=options), dataset)
+            for _, method, options, trained in chosen:
+                check(replace(config, method=method, method_options=options, **trained), dataset)
             parts.append((vary, config))
         make_folder("out", root)
         cells = []
-        for seed, (vary, config), (label, method, options) in itertools.product(
+        for seed, (vary, config), (label, method, options, trained) in itertools.product(
             self.seeds, parts, chosen
         ):
-            own = replace(config, method=method, seed=seed, method_options=options)
+            own = replace(config, method=method, seed=seed, method_options=options, **trained)
             words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
             name = "-".join([slug(word) for word in words] + [f"seed{seed}"])
             cells.append(Cell(own, root / name, vary, label))
@@ -100,10 +103,10 @@ class Study:
 
     def labels(self) -> list[str]:
         """Return the methods with their settings, as tables call them."""
-        return [label for label, _, _ in self._options()]
+        return [label for label, _, _, _ in self._options()]
 
-    def _options(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """Return each method's label, name and settings.
+    def _options(self) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+        """Return each method's label, name, settings, and options of its runs alone.
 
         The label tells the settings that were asked for, not those that the protocol has anyway.
         """
@@ -127,10 +130,15 @@ class Study:
         labels = [RunConfig(method=name, method_options=options).label for name, options in chosen]
         if len(set(labels)) < len(labels):
             raise InputError(f"methods names one twice: {', '.join(labels)}")
-        return [
-            (label, name, {**self.usual.get(name, {}), **options})
-            for label, (name, options) in zip(labels, chosen, strict=True)
-        ]
+        found = []
+        for label, (name, options) in zip(labels, chosen, strict=True):
+            trained = {k: _typed(k, v) for k, v in options.items() if k in _TRAINED}
+            for key in trained:
+                if key in self.vary:
+                    raise InputError(f"methods: {label} has its own {key}, which varies")
+            own = {key: value for key, value in options.items() if key not in trained}
+            found.append((label, name, {**self.usual.get(name, {}), **own}, trained))
+        return found
 
 
 def shown(value: Any) -> str:
