@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.kernels import cpu, gate, native
+from mixwell.modes import undisturbed
 
 __all__ = ["TAU_MAX", "TAU_MIN", "beta_cdf", "beta_icdf", "sample_beta", "sample_dirichlet"]
 
@@ -72,6 +73,7 @@ def sample_dirichlet(alpha: Tensor, generator: torch.Generator | None = None) ->
 
 
 @lru_cache(maxsize=8)
+@undisturbed
 def _build_legendre(device: torch.device, nodes: int = 64) -> tuple[Tensor, Tensor]:
     """Gauss-Legendre nodes and weights on [0, 1] (Golub and Welsch, 1969)."""
     k = torch.arange(1, nodes, dtype=torch.float64, device="cpu")
@@ -178,6 +180,7 @@ def _refine(points: int, cells: int) -> Tensor:
 
 
 @lru_cache(maxsize=8)
+@undisturbed
 def _build_terms(device: torch.device) -> list[list[Tensor]]:
     """Return the table of h and R in :func:`beta_icdf`: [j][i] are the factors of yʲ xⁱ, by cell.
 
@@ -225,6 +228,7 @@ _quantile_terms._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @lru_cache(maxsize=1)
+@undisturbed
 def _quantile_table() -> Tensor:
     """Return the same by cell, (ROWS, 2 COLUMNS, 19), as the compiled kernel reads it."""
     terms = [term for of_x in _build_terms(torch.device("cpu")) for term in of_x]

@@ -132,11 +132,16 @@ class AutoMix(Interpolation):
 
     @_eagerly
     def learn(self, batch: Batch, mix: Mix, target: MixedTarget | MultiTarget) -> None:
-        """Train the Mixer on the pairs of a step, and let the copy follow the model."""
+        """Train the Mixer on the pairs of a step, and let the copy follow the model.
+
+        In inference mode neither learns.
+        """
         if self._drawn is None or batch.model is None:
             return
         assert isinstance(target, MixedTarget)
         (lam, maps), self._drawn = self._drawn, None
+        if torch.is_inference_mode_enabled():
+            return  # nothing is learnt of tensors that can't be differentiated
         work = self._work(batch)
         parameters = list(work.mixer.parameters())
         with torch.enable_grad():
@@ -190,6 +195,7 @@ class AutoMix(Interpolation):
             self._restore()
         return work
 
+    @torch.inference_mode(False)  # it is trained later
     def _build(self, batch: Batch) -> Workshop:
         name = type(self).__name__
         if batch.model is None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mixwell.kernels import build, gate
+from mixwell.modes import undisturbed
 
 __all__ = [
     "Weights",
@@ -59,8 +60,7 @@ def library() -> ctypes.CDLL | None:
         return None
     try:
         _declare(loaded)
-        with torch.device("cpu"):  # whatever the default is
-            right = _is_right(loaded)
+        right = _is_right(loaded)
     except AttributeError as error:
         _LOG.warning("mixing without compiled kernels: %s", error)
         return None
@@ -117,6 +117,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
         getattr(loaded, name).argtypes = kinds
 
 
+@undisturbed
 def _is_right(loaded: ctypes.CDLL) -> bool:
     """Compare with torch once: a compiler's mistake must not go into anybody's training."""
     partner = torch.tensor([1, 2, 0, 3])

@@ -48,6 +48,8 @@ def gradient(model: nn.Module, x: Any, loss: Callable[[Tensor], Tensor], mode: A
         total = loss(logits.float())
         found = _gradients(total, images, model)
     gradients = [part for part in found if part is not None]
+    if torch.is_inference_mode_enabled():
+        raise InputError("saliency by gradient: in torch.inference_mode() no gradient can be had")
     if not gradients:
         raise InputError(
             f"saliency by gradient: the loss of {type(unwrap(model)).__name__} has no gradient "

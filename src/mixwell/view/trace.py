@@ -286,6 +286,7 @@ class _Watch:
                 handle.remove()
 
 
+@torch.inference_mode(False)  # whose tensors, of the caller's mode, don't count their changes
 def _record(model: nn.Module, x: Any) -> Trace:
     x = copied(x)
     places = _places(x)
