@@ -18,6 +18,7 @@ import torch
 import mixwell
 from mixwell import models, plugins
 from mixwell.data import Dataset
+from mixwell.data.transform import Transform, raw_samples
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.metrics.measures import VALIDATION
@@ -37,6 +38,7 @@ from mixwell.training.state import State
 
 __all__ = ["is_finished", "read_result", "train", "trainer"]
 
+_KEPT = 8  # raw test samples
 Report = Callable[[dict[str, Any]], None]
 """Is told of a run's events: "start", "step", "epoch" and "done"."""
 
@@ -260,6 +262,7 @@ def _finish(
             "label": config.label,
             "task": dataset.task,
             "classes": list(dataset.classes),
+            "transform": Transform.of(dataset, config.data, config.target).to_dict(),
             "metrics": found.measures,
             "details": found.details,
             "history": state.history,
@@ -278,6 +281,8 @@ def _finish(
             },
             "command": command,
         }
+        # To check an export against, where the data aren't at hand.
+        found.arrays["test_inputs"] = raw_samples(dataset.test, _KEPT).numpy()
         write_atomically(
             folder / "predictions.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **found.arrays),
