@@ -12,6 +12,7 @@ from typing import Any
 from mixwell.checks import check_choice, check_range, plain
 from mixwell.errors import InputError, suggest
 from mixwell.plugins import changed as changed_imports
+from mixwell.training.loggers import names_of
 
 __all__ = ["RunConfig"]
 
@@ -36,7 +37,7 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "imbalance": (math.inf, True), "unlabelled_weight": (math.inf, False),
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
 }  # fmt: skip
-_NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
+_NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
 
 
 def _imported(record: Any) -> dict[str, Any]:
@@ -164,6 +165,11 @@ class RunConfig:
     checkpoint_minutes: float = _option(
         5.0, "machine", "longest time between checkpoints; the end of each epoch writes one, too"
     )
+    log: str | None = _option(
+        None,
+        "machine",
+        "log its course by these, too: csv,tensorboard,wandb,mlflow",
+    )
     seed: int = _option(0, "method", "of the split, the weights, the order and the mixing")
     imports: tuple[dict[str, Any], ...] = field(  # what mixwell.plugins.load returned
         default=(), metadata={"group": "method", "help": "", "choices": ()}
@@ -189,6 +195,7 @@ class RunConfig:
         for name, (high, is_open) in _REAL.items():
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 0, high, open=is_open)
+        names_of(self.log)
         if not 0 < check_range("val_fraction", self.val_fraction, 0, 1) < 1:
             raise InputError(f"val_fraction must be between 0 and 1, got {self.val_fraction!r}")
         if self.ema is not None and not 0 < check_range("ema", self.ema, 0, 1) < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import platform
@@ -32,6 +33,7 @@ from mixwell.training.files import (
     write_atomically,
     write_json,
 )
+from mixwell.training.loggers import Log
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
 from mixwell.training.result import FORMAT, is_finished, read_result
 from mixwell.training.state import State
@@ -135,11 +137,14 @@ def _work(
     state = State(fabric, config, dataset, model, method)
     state.load(folder / "checkpoint.pt")
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
-    while state.epoch < state.epochs:
-        row = _epoch(fabric, config, dataset, state, folder, report)
-        if fabric.global_rank == 0:
-            report({"kind": "epoch", **row})
-    result = _finish(fabric, config, dataset, state, folder, command)
+    with contextlib.closing(Log(config, folder, state.history, fabric.global_rank == 0)) as log:
+        while state.epoch < state.epochs:
+            row = _epoch(fabric, config, dataset, state, folder, report)
+            log.epoch()
+            if fabric.global_rank == 0:
+                report({"kind": "epoch", **row})
+        result = _finish(fabric, config, dataset, state, folder, command)
+        log.end(result.get("metrics", {}))
     report({"kind": "done"})
     return result
 
