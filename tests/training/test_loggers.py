@@ -10,7 +10,7 @@ from mixwell.cli import main
 from mixwell.studies.protocols import PROTOCOLS
 from mixwell.studies.study import build
 from mixwell.training import RunConfig, read_result, train
-from mixwell.training.loggers import names_of
+from mixwell.training.config import loggers_of
 
 TINY = RunConfig(train_size=60, epochs=3, threads=1, method="erm")
 
@@ -184,7 +184,7 @@ def test_what_is_unknown_or_not_installed_is_said_before_a_folder_is_made(
         (3, "must name loggers"),
     ):  # fmt: skip
         with pytest.raises(InputError, match=message):
-            names_of(text)
+            loggers_of(text)
 
 
 def test_several_loggers_are_one_study():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,9 @@ class Transform:
         """
         split, shape = dataset.test, dataset.input_shape
         kinds = {1: "table", 2: "series", 3: "images"}
-        kind, mean, std, unit = "samples", None, None, False
+        kind, unit = "samples", False
+        mean: Sequence[float] | None = None
+        std: Sequence[float] | None = None
         if isinstance(split, FolderSplit):
             kind, mean, std, unit = "images", IMAGENET_MEAN, IMAGENET_STD, True
         elif isinstance(split, TensorSplit):
@@ -113,7 +116,8 @@ class Transform:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the attributes as JSON can hold them."""
-        return asdict(self)
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Transform:

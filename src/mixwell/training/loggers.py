@@ -14,51 +14,23 @@ import uuid
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mixwell.errors import InputError, suggest
+from mixwell.errors import InputError
+from mixwell.training.config import RunConfig, loggers_of
 from mixwell.training.files import read_json, write_json
 
-if TYPE_CHECKING:
-    from mixwell.training.config import RunConfig
+__all__ = ["Log", "check_available"]
 
-__all__ = ["LOGGERS", "Log", "check_available", "names_of"]
-
-LOGGERS = {"csv": None, "tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
-"""The loggers, and the package that each needs."""
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}
 
 _FOLDER = "log"
 
 
-def names_of(text: str | None) -> tuple[str, ...]:
-    """Return the loggers that "csv,tensorboard" names.
-
-    Raises:
-        InputError: one is unknown, or named twice.
-
-    >>> names_of("csv, tensorboard")
-    ('csv', 'tensorboard')
-    """
-    if text is None:
-        return ()
-    if not isinstance(text, str):
-        raise InputError(f"log must name loggers (csv,tensorboard), got {text!r}")
-    names = tuple(part.strip() for part in text.split(","))
-    for name in names:
-        if name not in LOGGERS:
-            raise InputError(
-                f"log={text!r}: {name!r} is unknown{suggest(name, LOGGERS)}; known: "
-                f"{', '.join(LOGGERS)}"
-            )
-    if len(set(names)) < len(names):
-        raise InputError(f"log={text!r} names one twice")
-    return names
-
-
 def check_available(text: str | None) -> None:
     """Raise an InputError that says what to install for a logger that is asked for."""
-    for name in names_of(text):
-        package = LOGGERS[name]
+    for name in loggers_of(text):
+        package = _PACKAGES.get(name)
         if package is not None and not _has(package):
             raise InputError(f"log={name!r} needs {package}: pip install {package}")
 
@@ -88,7 +60,7 @@ class Log:
         first: bool = True,
     ) -> None:  # fmt: skip
         self.folder, self.history = folder / _FOLDER, history
-        self.names = names_of(config.log) if first else ()
+        self.names = loggers_of(config.log) if first else ()
         self.loggers: dict[str, Any] = {}
         if not self.names:
             return
@@ -114,14 +86,14 @@ class Log:
     # ------------------------------------------------------------------------------ the loggers
 
     def _csv(self, config: RunConfig, run: str) -> Any:
-        from lightning.fabric.loggers import CSVLogger
+        from lightning.fabric.loggers.csv_logs import CSVLogger
 
         shutil.rmtree(self.folder / "csv", ignore_errors=True)  # all of it is in the history
         self.state["csv"] = {"epochs": 0}
         return CSVLogger(self.folder.parent, _FOLDER, "csv", flush_logs_every_n_steps=1)
 
     def _tensorboard(self, config: RunConfig, run: str) -> Any:
-        from lightning.fabric.loggers import TensorBoardLogger
+        from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
         shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
         self.state["tensorboard"] = {"epochs": 0}
