@@ -76,6 +76,18 @@ def test_a_regression_gives_values_in_the_targets_units(tmp_path):
     assert torch.allclose(program(test.float()).double(), wanted, rtol=1e-4)
 
 
+def test_a_network_in_float64_is_exported_in_float32(tmp_path):
+    config = RunConfig(train_size=100, epochs=1, threads=1, precision="64-true")
+    train(config, tmp_path / "run")
+    run = mixwell.load_run(tmp_path / "run")
+    assert next(run.network.parameters()).dtype == torch.float64
+    export(run, tmp_path / "d.pt2")
+    program = torch.export.load(tmp_path / "d.pt2").module()
+    test = load_data(config).test.x[:20]
+    assert program(test.float() / 255).dtype == torch.float32
+    assert torch.allclose(program(test.float() / 255), run.predict(test), atol=1e-5)
+
+
 def test_a_file_that_predicts_otherwise_is_not_written(digits, tmp_path, monkeypatch):
     path = tmp_path / "digits.pt2"
     path.write_bytes(b"the one before")

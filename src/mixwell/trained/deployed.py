@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,8 @@ class Deployed(nn.Module):
         super().__init__()
         transform = run.transform
         self.network = run.network
+        if next(run.network.parameters()).dtype != torch.float32:  # which not all runtimes compute
+            self.network = copy.deepcopy(run.network).float()
         self.is_classifier = bool(run.classes)
         self.temperature = run.temperature
         shape = (-1, *[1] * (len(transform.shape) - 1))
@@ -50,7 +54,6 @@ class Deployed(nn.Module):
         if not self.is_classifier:
             self.register_buffer("target_mean", torch.tensor(transform.target_mean))
             self.register_buffer("target_std", torch.tensor(transform.target_std))
-        self.dtype = next(run.network.parameters()).dtype
 
     def forward(self, x: Tensor) -> Tensor:
         """Return probabilities (N, C), or values (N, K) in the targets' units.
@@ -60,7 +63,7 @@ class Deployed(nn.Module):
         """
         if self.normalises:
             x = (x - self.mean) / self.std
-        outputs = logits_of(self.network(x.to(self.dtype))).float()
+        outputs = logits_of(self.network(x))
         if self.is_classifier:
             return (outputs / self.temperature).softmax(1)
         return outputs.flatten(1) * self.target_std + self.target_mean
@@ -111,7 +114,8 @@ def export(run: TrainedRun, to: str | Path) -> Exported:
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / path.name
         try:
-            with torch.no_grad():
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # exporters' own, on their own insides
                 predict, how = writers[path.suffix](deployed, raw, metadata_of(run), made)
         except InputError:
             raise
