@@ -5,10 +5,18 @@
 >>> # loss = method(model, x, y)
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from mixwell import functional, losses, metrics
 from mixwell.errors import InputError
 from mixwell.methods import Method, Recipe, Step, Term, create, describe, list_methods
 from mixwell.mix import Mix, MixedTarget
+
+if TYPE_CHECKING:
+    from mixwell.trained import TrainedRun
 
 __version__ = "0.1.0"
 
@@ -24,6 +32,17 @@ __all__ = [
     "describe",
     "functional",
     "list_methods",
+    "load_run",
     "losses",
     "metrics",
 ]
+
+
+def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
+    """Return a finished run of ``mixwell train`` or of a study, ready to predict.
+
+    See :func:`mixwell.trained.load_run`.
+    """
+    from mixwell import trained  # here, because it needs more than torch
+
+    return trained.load_run(folder, device=device)

@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "load_installed",
     "measures",
+    "revive",
     "summary",
     "taken",
 ]
@@ -94,6 +95,34 @@ def adopt(records: Iterable[Mapping[str, Any]]) -> None:
         difference = changed([record], [_LOADED[module]])
         if difference:
             raise InputError(f"import={name!r}: {difference} since it was imported at first")
+
+
+def revive(records: Iterable[Mapping[str, Any]]) -> None:
+    """Import what a finished run imported, of the text that it kept.
+
+    A module of the user's that is here and has changed since is left alone, as long as it isn't
+    imported in this process, too.
+
+    Raises:
+        InputError: it can't be imported, or this process has imported another text of it.
+    """
+    for record in records:
+        module, text = record["module"], record.get("text")
+        if module in _LOADED or text is None or record["name"].endswith(".py"):
+            adopt([record])
+            continue
+        there = sys.modules.get(module)
+        path = None if there is None else _path_of(there)
+        if path is not None and path.is_file():
+            if path.read_text(encoding="utf-8") != text:
+                raise InputError(
+                    f"import={record['name']!r} has changed since the run, and is imported in this "
+                    "process already: load the run in a process of its own"
+                )
+            _keep(dict(record), path)
+        else:
+            _reach(Path.cwd())
+            _execute(dict(record), f"<{record['name']} of a run>", f"import={record['name']!r}")
 
 
 def changed(before: Iterable[Mapping[str, Any]], now: Iterable[Mapping[str, Any]]) -> str:

@@ -8,7 +8,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mixwell.cli import bench, compare, describe, methods, preview, report, study, train, tune
+from mixwell.cli import (
+    bench,
+    compare,
+    describe,
+    export,
+    methods,
+    predict,
+    preview,
+    report,
+    study,
+    train,
+    tune,
+)
 from mixwell.cli.command import Parser
 from mixwell.cli.importing import add_import, imported, taken_out
 from mixwell.errors import InputError
@@ -19,8 +31,10 @@ _ABOUT = "Mixup for PyTorch: every method, one interface, any composition."
 
 COMMANDS = {
     module.COMMAND.name: module.COMMAND
-    for module in (train, compare, study, tune, preview, methods, describe, report, bench)
-}
+    for module in (
+        train, compare, study, tune, predict, export, preview, methods, describe, report, bench,
+    )
+}  # fmt: skip
 
 
 def _parser(arguments: Sequence[str]) -> Parser:

@@ -60,7 +60,8 @@ def add_run_options(
         else:
             choices = spec.metadata["choices"] or None
             shown = None if choices else {int: "N", float: "X", str: "NAME"}[kind]
-            parse = _listed(kind) if lists and not choices else kind
+            # Several loggers are no several studies.
+            parse = _listed(kind) if lists and not choices and spec.name != "log" else kind
             group.add_argument(
                 flag, type=parse, choices=choices, metavar=shown, default=None, help=text
             )

@@ -19,13 +19,16 @@ from mixwell.errors import InputError, suggest
 
 __all__ = [
     "find",
+    "input_columns",
     "read_airfoil",
     "read_cifar",
     "read_csv",
     "read_folder",
     "read_idx",
     "read_idx_pair",
+    "read_rows",
     "read_series",
+    "series_columns",
 ]
 
 
@@ -278,12 +281,13 @@ def read_uci(root: Path, name: str, split: int) -> tuple[Tensor, Tensor, Tensor,
     return x[train], y[train], x[test], y[test]
 
 
-def _read_table(path: Path, header: bool | None) -> Any:
+def _read_table(path: Path, header: bool | None, only: Sequence[str] | None = None) -> Any:
     """Return a text table, all its cells as text, or an InputError that says what is wrong.
 
     Args:
         path: the file; the delimiter is found out.
         header: whether its first line names the columns; None finds that out, too.
+        only: the columns that are read; the others may lack values.
     """
     import pandas as pd
 
@@ -311,6 +315,15 @@ def _read_table(path: Path, header: bool | None) -> Any:
         table.columns = pd.Index(names)
         if names[0] == "" and list(table.iloc[:, 0]) == [str(row) for row in range(len(table))]:
             table = table.iloc[:, 1:]  # a running number that some programs write
+    if only is not None:
+        lacking = [name for name in only if name not in table.columns]
+        if lacking:
+            raise InputError(
+                f"{path} lacks the column {lacking[0]!r}"
+                f"{suggest(lacking[0], list(map(str, table.columns)))}; it must have "
+                f"{', '.join(only)}"
+            )
+        table = table[list(only)]
     if not len(table):
         raise InputError(f"{path} holds no rows")
     missing = table.isna().to_numpy()
@@ -378,13 +391,7 @@ def read_csv(path: Path, target: str | None) -> tuple[Tensor, Tensor]:
             f"{path}: the target {str(column)!r} must hold numbers, it holds "
             f"{table[column].iloc[0]!r}; name another with target (--target COLUMN)"
         )
-    x = table.drop(columns=column)
-    if not x.shape[1]:
-        raise InputError(f"{path} has no column beside the target {str(column)!r}")
-    for name in x.columns:
-        numeric = pd.to_numeric(x[name], errors="coerce").notna()
-        if numeric.mean() > 0.5:  # else its values are categories
-            x[name] = _numbers(path, x[name])
+    x = _input_columns(path, table, column)
     wide = pd.get_dummies(x, dtype=float)
     if wide.shape[1] > 10 * x.shape[1] + 1000:
         raise InputError(
@@ -392,6 +399,61 @@ def read_csv(path: Path, target: str | None) -> tuple[Tensor, Tensor]:
             "name each row"
         )
     return _finite(path, wide), _finite(path, y)
+
+
+def _input_columns(path: Path, table: Any, target: Any) -> Any:
+    """Return a table without its target, its columns of numbers as such, the others as text."""
+    import pandas as pd
+
+    x = table.drop(columns=target)
+    if not x.shape[1]:
+        raise InputError(f"{path} has no column beside the target {str(target)!r}")
+    for name in x.columns:
+        numeric = pd.to_numeric(x[name], errors="coerce").notna()
+        if numeric.mean() > 0.5:  # else its values are categories
+            x[name] = _numbers(path, x[name])
+    return x
+
+
+def input_columns(path: Path, target: str | None) -> list[tuple[str, tuple[str, ...]]]:
+    """Return what :func:`read_csv` makes its inputs of: columns and, of text, their values.
+
+    In the order of the inputs: numbers first, then a column for each value of each text column.
+    """
+    import pandas as pd
+
+    table = _read_table(path, header=True)
+    column = table.columns[-1] if target is None else _column(path, table, target)
+    x = _input_columns(path, table, column)
+    is_number = [pd.api.types.is_numeric_dtype(x[name]) for name in x.columns]
+    numbers = [(str(name), ()) for name, yes in zip(x.columns, is_number, strict=True) if yes]
+    texts: list[tuple[str, tuple[str, ...]]] = [
+        (str(name), tuple(sorted(map(str, x[name].unique()))))
+        for name, yes in zip(x.columns, is_number, strict=True)
+        if not yes
+    ]
+    return [*numbers, *texts]
+
+
+def series_columns(path: Path) -> list[str]:
+    """Return the columns that :func:`read_series` reads, in their order."""
+    table = _read_table(path, header=None)
+    return [str(name) for name in table.columns if _numbers(path, table[name]) is not None]
+
+
+def read_rows(path: Path, columns: Sequence[str] | None, header: bool | None) -> Any:
+    """Return a table's columns as text, to predict from: those named, or all that hold numbers.
+
+    Raises:
+        InputError: it can't be read, lacks a column, or a value is missing.
+    """
+    import pandas as pd
+
+    table = _read_table(path, header, columns)
+    if columns is not None:
+        return table
+    found = {name: _numbers(path, table[name]) for name in table.columns}
+    return pd.DataFrame({name: values for name, values in found.items() if values is not None})
 
 
 def read_series(path: Path, target: str | None) -> tuple[Tensor, list[int]]:

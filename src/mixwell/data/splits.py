@@ -19,7 +19,16 @@ from torch.utils.data import DataLoader, Dataset
 from mixwell.checks import plain
 from mixwell.errors import InputError
 
-__all__ = ["Batch", "FolderSplit", "Split", "TensorSplit", "check_at_least", "seeded"]
+__all__ = [
+    "Batch",
+    "FolderSplit",
+    "Split",
+    "TensorSplit",
+    "centred",
+    "check_at_least",
+    "decoded",
+    "seeded",
+]
 
 Batch = tuple[Tensor, Tensor, Tensor]
 """A batch: normalised inputs (B, ...), targets (B,) or (B, K), positions in the split (B,)."""
@@ -315,23 +324,15 @@ class _Images(Dataset[Any]):
     key: tuple[int, ...] | None
 
     def __getitem__(self, position: int) -> Tensor | InputError:
-        from PIL import Image
         from torchvision.transforms.v2 import RandomResizedCrop
         from torchvision.transforms.v2 import functional as tv
 
-        path = self.paths[position]
         try:
-            with Image.open(path) as file:
-                image = tv.pil_to_tensor(file.convert("RGB"))
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for broken files
-            return InputError(f"{path} is no image that can be decoded: {error}")
+            image = decoded(self.paths[position])
+        except InputError as error:
+            return error
         if self.key is None:
-            height, width = image.shape[-2:]
-            scale = self.size / min(height, width)
-            resized = tv.resize(
-                image, [max(self.size, round(scale * s)) for s in (height, width)], antialias=True
-            )
-            return tv.center_crop(resized, [self.size, self.size])
+            return centred(image, (self.size, self.size))
         # Seeded by the sample, so that it doesn't matter which worker decodes it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeded("augment", *self.key, position).initial_seed())
@@ -342,6 +343,39 @@ class _Images(Dataset[Any]):
 
     def __len__(self) -> int:
         return len(self.paths)
+
+
+def decoded(source: Path | Any, mode: str = "RGB") -> Tensor:
+    """Return an image file, or an image of Pillow's, as bytes (C, H, W).
+
+    Raises:
+        InputError: it is no image that can be decoded; it names the file.
+    """
+    from PIL import Image
+    from torchvision.transforms.v2 import functional as tv
+
+    try:
+        if isinstance(source, Image.Image):
+            return tv.pil_to_tensor(source.convert(mode))
+        with Image.open(source) as file:
+            return tv.pil_to_tensor(file.convert(mode))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for broken files
+        raise InputError(f"{source} is no image that can be decoded: {error}") from error
+
+
+def centred(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images (..., C, H, W) resized to cover a height and width, and cropped in the centre.
+
+    Those of this size are returned as they are.
+    """
+    from torchvision.transforms.v2 import functional as tv
+
+    sides = image.shape[-2:]
+    if tuple(sides) == size:
+        return image
+    scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
+    whole = [max(wanted, round(scale * s)) for wanted, s in zip(size, sides, strict=True)]
+    return tv.center_crop(tv.resize(image, whole, antialias=True), list(size))
 
 
 def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mixwell.errors import InputError
+from mixwell.studies.declare import as_study
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
 from mixwell.studies.records import RunRecord
 from mixwell.studies.results_file import ResultsFile
@@ -27,14 +28,19 @@ Report = Callable[[Cell, dict[str, Any]], None]
 
 
 def run_study(
-    study: Study,
+    study: Study | str,
     out: str | Path,
     *,
+    methods: str | Sequence[str] | None = None,
+    seeds: int | Sequence[int] | None = None,
+    settings: Mapping[str, Any] | None = None,
+    preset: str | None = None,
     workers: int = 1,
     engine: Engine | None = None,
     report: Report = lambda cell, event: None,
     command: str = "",
     results: str | Path | None = None,
+    **options: Any,
 ) -> list[RunRecord]:
     """Run what a study still lacks; return the records of all its cells.
 
@@ -45,8 +51,14 @@ def run_study(
     the others; the next call tries it again.
 
     Args:
-        study: what to run.
+        study: what to run, or a protocol's name ("balanced"), of which the following arguments
+            say what is to be otherwise.
         out: its folder.
+        methods: names or compositions, with settings or without: a list, or
+            "erm,mixup(alpha=0.2)".
+        seeds: how many, or which.
+        settings: of the methods: ``{"alpha": 0.4, "sk_mixup:tau_std": 0.5}``.
+        preset: of the protocol: the papers' settings, say.
         workers: runs at a time; each gets its share of the processor.
         engine: where they run; on this machine by default.
         report: told of each cell's events, in this thread: those of :func:`train
@@ -57,12 +69,17 @@ def run_study(
             the same configuration, label and seed is not trained again, whichever version of torch
             it was trained with: a study goes on from this file where its folder is gone. Of such a
             run there are measures, no predictions.
+        options: of the runs (``data="digits"``, ``epochs=20``), by the fields of
+            :class:`RunConfig <mixwell.training.RunConfig>`; one that is given a list varies.
 
     Raises:
         InputError: something can't work, or the folder holds a study of other settings.
     """
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise InputError(f"workers must be 1 at least, got {workers!r}")
+    study = as_study(
+        study, methods=methods, seeds=seeds, settings=settings, preset=preset, options=options
+    )
     cells = study.plan(out)
     return run_cells(
         cells, out, study=study, workers=workers, engine=engine, report=report, command=command,

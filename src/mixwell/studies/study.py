@@ -250,6 +250,8 @@ def build(
     """
     start = protocol.preset(preset)
     options = {name: _typed(name, value) for name, value in {**start.defaults, **given}.items()}
+    if isinstance(options.get("log"), list):
+        options["log"] = ",".join(map(str, options["log"]))  # these don't vary
     # What says how much data there is goes together: one that is given replaces the others.
     scarce = ("train_size", "imbalance", "shots")
     if any(name in given for name in scarce):

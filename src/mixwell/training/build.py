@@ -15,6 +15,7 @@ from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.methods import Method, has_setup, needs_of_data, setup_of
 from mixwell.training.config import RunConfig
+from mixwell.training.loggers import check_available
 from mixwell.training.probes import load_outliers, load_people
 from mixwell.training.semi_supervised import SemiSupervised
 
@@ -188,6 +189,7 @@ def make_step(config: RunConfig, dataset: Dataset) -> Method | SemiSupervised:
 def check(config: RunConfig, dataset: Dataset) -> None:
     """Raise an InputError if what is measured at the end could not be; nothing is trained."""
     make_step(config, dataset)
+    check_available(config.log)
     if config.people is not None:
         load_people(dataset, config)
     if config.ood is not None:

@@ -14,7 +14,10 @@ from mixwell.checks import check_choice, check_range, plain
 from mixwell.errors import InputError, suggest
 from mixwell.plugins import changed as changed_imports
 
-__all__ = ["RunConfig"]
+__all__ = ["LOGGERS", "RunConfig", "loggers_of"]
+
+LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
+"""What a run's course may be logged by."""
 
 
 def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) -> Any:
@@ -37,7 +40,7 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "imbalance": (math.inf, True), "unlabelled_weight": (math.inf, False),
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
 }  # fmt: skip
-_NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes")
+_NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
 
 
 def _imported(record: Any) -> dict[str, Any]:
@@ -46,6 +49,27 @@ def _imported(record: Any) -> dict[str, Any]:
     if not isinstance(record, Mapping) or not {"name", "module"} <= set(record) <= known:
         raise InputError(f"imports must hold what mixwell.plugins.load returned, got {record!r}")
     return dict(record)
+
+
+def loggers_of(text: str | None) -> tuple[str, ...]:
+    """Return the loggers that "csv,tensorboard" names.
+
+    Raises:
+        InputError: one is unknown, or named twice.
+
+    >>> loggers_of("csv, tensorboard")
+    ('csv', 'tensorboard')
+    """
+    if text is None:
+        return ()
+    if not isinstance(text, str):
+        raise InputError(f"log must name loggers (csv,tensorboard), got {text!r}")
+    names = tuple(part.strip() for part in text.split(","))
+    for name in names:
+        check_choice("log", name, LOGGERS)
+    if len(set(names)) < len(names):
+        raise InputError(f"log={text!r} names one twice")
+    return names
 
 
 @dataclass(frozen=True)
@@ -165,6 +189,11 @@ class RunConfig:
     checkpoint_minutes: float = _option(
         5.0, "machine", "longest time between checkpoints; the end of each epoch writes one, too"
     )
+    log: str | None = _option(
+        None,
+        "machine",
+        "log its course by these, too: csv,tensorboard,wandb,mlflow",
+    )
     seed: int = _option(0, "method", "of the split, the weights, the order and the mixing")
     imports: tuple[dict[str, Any], ...] = field(  # what mixwell.plugins.load returned
         default=(), metadata={"group": "method", "help": "", "choices": ()}
@@ -190,6 +219,7 @@ class RunConfig:
         for name, (high, is_open) in _REAL.items():
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 0, high, open=is_open)
+        loggers_of(self.log)
         if not 0 < check_range("val_fraction", self.val_fraction, 0, 1) < 1:
             raise InputError(f"val_fraction must be between 0 and 1, got {self.val_fraction!r}")
         if self.ema is not None and not 0 < check_range("ema", self.ema, 0, 1) < 1:

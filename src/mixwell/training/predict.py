@@ -24,6 +24,7 @@ def predict(
     *,
     features: bool = False,
     change: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = _BATCH,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the outputs (N, C), the targets (N,) and, if asked, the features (N, d) of a split.
 
@@ -35,6 +36,7 @@ def predict(
         device: where the model is.
         features: return the inputs of the model's head, too.
         change: applied to each batch of inputs first.
+        batch_size: samples at a time.
     """
     outputs, targets, seen = [], [], []
 
@@ -42,7 +44,7 @@ def predict(
         seen.append(value.flatten(1).float().cpu())
         return value
 
-    batches = split.batches(_BATCH, device=device)
+    batches = split.batches(batch_size, device=device)
     double = next((p.dtype == torch.float64 for p in model.parameters()), False)
     with inference(model):
         for x, y, _ in batches:

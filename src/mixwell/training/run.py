@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import platform
@@ -18,6 +19,7 @@ import torch
 import mixwell
 from mixwell import models, plugins
 from mixwell.data import Dataset
+from mixwell.data.transform import Transform, raw_samples
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.metrics.measures import VALIDATION
@@ -31,12 +33,14 @@ from mixwell.training.files import (
     write_atomically,
     write_json,
 )
+from mixwell.training.loggers import Log
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
 from mixwell.training.result import FORMAT, is_finished, read_result
 from mixwell.training.state import State
 
 __all__ = ["is_finished", "read_result", "train", "trainer"]
 
+_KEPT = 8  # raw test samples
 Report = Callable[[dict[str, Any]], None]
 """Is told of a run's events: "start", "step", "epoch" and "done"."""
 
@@ -133,11 +137,14 @@ def _work(
     state = State(fabric, config, dataset, model, method)
     state.load(folder / "checkpoint.pt")
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
-    while state.epoch < state.epochs:
-        row = _epoch(fabric, config, dataset, state, folder, report)
-        if fabric.global_rank == 0:
-            report({"kind": "epoch", **row})
-    result = _finish(fabric, config, dataset, state, folder, command)
+    with contextlib.closing(Log(config, folder, state.history, fabric.global_rank == 0)) as log:
+        while state.epoch < state.epochs:
+            row = _epoch(fabric, config, dataset, state, folder, report)
+            log.epoch()
+            if fabric.global_rank == 0:
+                report({"kind": "epoch", **row})
+        result = _finish(fabric, config, dataset, state, folder, command)
+        log.end(result.get("metrics", {}))
     report({"kind": "done"})
     return result
 
@@ -260,6 +267,7 @@ def _finish(
             "label": config.label,
             "task": dataset.task,
             "classes": list(dataset.classes),
+            "transform": Transform.of(dataset, config.data, config.target).to_dict(),
             "metrics": found.measures,
             "details": found.details,
             "history": state.history,
@@ -278,6 +286,8 @@ def _finish(
             },
             "command": command,
         }
+        # To check an export against, where the data aren't at hand.
+        found.arrays["test_inputs"] = raw_samples(dataset.test, _KEPT).numpy()
         write_atomically(
             folder / "predictions.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **found.arrays),

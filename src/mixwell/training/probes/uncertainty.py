@@ -15,7 +15,7 @@ from mixwell.metrics.evidence import Spread
 from mixwell.training.probes.subject import Findings, Subject
 from mixwell.view import inference, logits_of
 
-__all__ = ["uncertainty"]
+__all__ = ["dropped", "has_dropout", "uncertainty"]
 
 
 @contextlib.contextmanager
@@ -35,8 +35,7 @@ def uncertainty(subject: Subject, found: Findings) -> dict[str, Any]:
     nor have classifiers.
     """
     model, dataset = subject.model, subject.dataset
-    rates = [m.p for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd)]
-    if dataset.classes or not any(rates):
+    if dataset.classes or not has_dropout(model):
         return {}
     held_out, test = (_distribution(subject, split) for split in (dataset.val, dataset.test))
     scale = fit_variance_scale(*held_out)
@@ -48,23 +47,37 @@ def uncertainty(subject: Subject, found: Findings) -> dict[str, Any]:
     return {"spread": Spread(mean, std, wanted, scale)}
 
 
-def _distribution(subject: Subject, split: Split) -> tuple[Tensor, Tensor, Tensor]:
-    """Return mean and deviation of the passes over a split, and its targets: (N, K) each."""
-    model, dataset = subject.model, subject.dataset
+def dropped(
+    model: nn.Module, split: Split, device: torch.device, passes: int, batch_size: int = 512
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and deviation of passes with dropout at work, and the targets: (N, K) each.
+
+    Standardised as the model is trained. What is dropped depends on the batch size alone.
+    """
     total, squares, targets = [], [], []
     with _dropping(model), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        for x, y, _ in split.batches(512, device=subject.device):
+        for x, y, _ in split.batches(batch_size, device=device):
             x = x.double() if next(model.parameters()).dtype == torch.float64 else x
-            passes = torch.stack(
-                [logits_of(model(x)).double() for _ in range(subject.config.mc_samples)]
-            )
-            total.append(passes.mean(0).cpu())
-            squares.append(passes.var(0).cpu())
+            found = torch.stack([logits_of(model(x)).double() for _ in range(passes)])
+            total.append(found.mean(0).cpu())
+            squares.append(found.var(0).cpu())
             targets.append(y.cpu())
-    mean, wanted = torch.cat(total), torch.cat(targets).double()
+    wanted = torch.cat(targets).double()
     std = torch.cat(squares).sqrt().clamp_min(1e-6)
-    wanted = wanted.reshape(len(wanted), -1)
+    return torch.cat(total), std, wanted.reshape(len(wanted), -1)
+
+
+def has_dropout(model: nn.Module) -> bool:
+    """Whether MC-dropout has anything to draw in a network."""
+    return any(m.p for m in model.modules() if isinstance(m, nn.modules.dropout._DropoutNd))
+
+
+def _distribution(subject: Subject, split: Split) -> tuple[Tensor, Tensor, Tensor]:
+    """Return mean and deviation of the passes over a split, and its targets: (N, K) each."""
+    dataset = subject.dataset
+    passes = subject.config.mc_samples
+    mean, std, wanted = dropped(subject.model, split, subject.device, passes)
     if dataset.num_outputs == 1:
         assert dataset.target_std is not None
         mean, wanted = dataset.in_units(mean), dataset.in_units(wanted)
