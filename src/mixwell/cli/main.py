@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from mixwell.cli import bench, compare, describe, methods, preview, report, study, train, tune
+from mixwell.cli import (
+    bench,
+    compare,
+    describe,
+    methods,
+    preview,
+    recommend,
+    report,
+    study,
+    train,
+    tune,
+)
 from mixwell.cli.command import Parser
 from mixwell.cli.importing import add_import, imported, taken_out
 from mixwell.errors import InputError
@@ -17,10 +28,10 @@ __all__ = ["COMMANDS", "main"]
 
 _ABOUT = "Mixup for PyTorch: every method, one interface, any composition."
 
-COMMANDS = {
-    module.COMMAND.name: module.COMMAND
-    for module in (train, compare, study, tune, preview, methods, describe, report, bench)
-}
+_MODULES = (
+    train, compare, recommend, study, tune, preview, methods, describe, report, bench,
+)  # fmt: skip
+COMMANDS = {module.COMMAND.name: module.COMMAND for module in _MODULES}
 
 
 def _parser(arguments: Sequence[str]) -> Parser:
