@@ -301,3 +301,28 @@ def test_an_average_of_weights_forgets_the_random_start():
     assert average.tolist() == pytest.approx([0.9 * 0.9 + 0.1 * 2] * 2)
     update([count], [torch.tensor(9)], 3)
     assert count == 9
+
+
+@pytest.mark.parametrize("method", ["mixup", "am_mixup"])
+def test_a_run_in_parts_ends_like_one_in_one_go(method, tmp_path, monkeypatch):
+    config = RunConfig(method=method, train_size=200, epochs=4, threads=1)
+    train(config, tmp_path / "whole")
+    with monkeypatch.context() as closed:  # nothing of the test split is looked at on the way
+        closed.setattr(run, "measure", lambda *_: pytest.fail("the test split was looked at"))
+        for until in (1, 1, 3, 9):
+            found = train(config, tmp_path / "parts", until=until)
+            assert found["epoch"] == len(found["history"]) == min(until, 4)
+            assert set(found["metrics"]) == {"val_accuracy", "val_ece", "val_nll"}
+            last = found["history"][-1]
+            assert found["metrics"]["val_nll"] == pytest.approx(last["val_nll"])
+            assert not is_finished(tmp_path / "parts")
+    train(config, tmp_path / "parts")
+    assert_same_weights(tmp_path / "whole", tmp_path / "parts")
+    ours, theirs = (read_result(tmp_path / run)["metrics"] for run in ("whole", "parts"))
+    assert ours == theirs
+
+
+def test_until_is_an_epoch(tmp_path):
+    with pytest.raises(InputError, match="until must be a whole number from 1 on, got 0"):
+        train(RunConfig(**TINY), tmp_path / "run", until=0)
+    assert not (tmp_path / "run").exists()

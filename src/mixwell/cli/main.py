@@ -16,6 +16,7 @@ from mixwell.cli import (
     methods,
     predict,
     preview,
+    recommend,
     report,
     study,
     train,
@@ -29,12 +30,11 @@ __all__ = ["COMMANDS", "main"]
 
 _ABOUT = "Mixup for PyTorch: every method, one interface, any composition."
 
-COMMANDS = {
-    module.COMMAND.name: module.COMMAND
-    for module in (
-        train, compare, study, tune, predict, export, preview, methods, describe, report, bench,
-    )
-}  # fmt: skip
+_MODULES = (
+    train, compare, recommend, study, tune, predict, export, preview, methods, describe, report,
+    bench,
+)  # fmt: skip
+COMMANDS = {module.COMMAND.name: module.COMMAND for module in _MODULES}
 
 
 def _parser(arguments: Sequence[str]) -> Parser:

@@ -103,7 +103,8 @@ class LocalEngine(Engine):
         config = cell.config
         if config.threads is None:
             config = replace(config, threads=fair_threads(self.slots))
-        arguments = (theirs, their_life, config, cell.folder, command, _portable(_measures()))
+        own = _portable(_measures())
+        arguments = (theirs, their_life, config, cell.folder, command, own, cell.until)
         process: BaseProcess = self._context.Process(target=_run, args=arguments)
         process.start()
         theirs.close()
@@ -167,7 +168,7 @@ def _portable(measures: list[Measure]) -> list[Measure]:
 
 def _run(
     pipe: Connection, parent: Connection, config: RunConfig, folder: Path, command: str,
-    measures: list[Measure],
+    measures: list[Measure], until: int | None,
 ) -> None:  # fmt: skip
     """Train one cell, telling the parent; end when the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
@@ -189,7 +190,7 @@ def _run(
         make_folder("out", folder)
         _log_to(folder / "log.txt")
         adopt(measures)
-        result = train(config, folder, report=report, command=command, wait=30.0)
+        result = train(config, folder, report=report, command=command, wait=30.0, until=until)
         report({"kind": "result", "result": result})
     except InputError as error:
         report({"kind": "failed", "error": str(error)})
@@ -276,7 +277,7 @@ class RayEngine(Engine):
         config = replace(cell.config, threads=cell.config.threads or self._threads)
         task = self._task.remote(
             config.to_dict(), str(cell.folder.resolve()), command, self._events, cell.name,
-            _measures(),
+            _measures(), cell.until, _checkpoint(cell),
         )  # fmt: skip
         self._running[task] = cell
 
@@ -329,12 +330,22 @@ class _Mailbox:
         return events
 
 
-_FILES = ("predictions.npz", "model.pt", "config.json", "log.txt", "result.json")  # the last last
+_CHECKPOINT = "checkpoint.pt"
+_FILES = (
+    "predictions.npz", "model.pt", "config.json", "log.txt", _CHECKPOINT, "result.json",
+)  # fmt: skip
+# The last last: what has it is finished.
+
+
+def _checkpoint(cell: Cell) -> bytes | None:
+    """Return the checkpoint that a run of several cells goes on from, for a node without it."""
+    path = cell.folder / _CHECKPOINT
+    return path.read_bytes() if cell.until is not None and path.is_file() else None
 
 
 def _run_remotely(
     config: dict[str, Any], folder: str, command: str, mailbox: Any, name: str,
-    measures: Sequence[Measure] = (),
+    measures: Sequence[Measure] = (), until: int | None = None, checkpoint: bytes | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Train one cell on a node; return its result and files, or its error."""
     last = 0.0
@@ -354,9 +365,12 @@ def _run_remotely(
         try:
             own.mkdir(parents=True, exist_ok=True)
             adopt(measures)
+            if checkpoint is not None and not is_shared:
+                (own / _CHECKPOINT).write_bytes(checkpoint)
             result = train(
-                RunConfig.from_dict(config), own, report=report, command=command, wait=60.0
-            )
+                RunConfig.from_dict(config), own, report=report, command=command, wait=60.0,
+                until=until,
+            )  # fmt: skip
         except InputError as error:
             return {"error": str(error)}
         except Exception:

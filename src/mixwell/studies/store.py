@@ -61,17 +61,20 @@ class Cell:
         folder: where its checkpoint, log, predictions and weights lie.
         vary: the fields that differ between the study's parts, and their values here.
         label: what tables call its method.
+        until: the epoch after which it stops, to be gone on with by another cell of its folder;
+            None for a whole run.
     """
 
     config: RunConfig
     folder: Path
     vary: dict[str, Any]
     label: str
+    until: int | None = None
 
     @property
     def name(self) -> str:
         """What it is called, in the store and while it runs."""
-        return self.folder.name
+        return self.folder.name + (f".epoch{self.until}" if self.until else "")
 
 
 def _myself() -> str:

@@ -60,7 +60,7 @@ class Study:
         Raises:
             InputError: a method, a setting, the data or a folder can't work.
         """
-        chosen = self._options()
+        chosen = self.options()
         for name, values in (("seeds", self.seeds), *self.vary.items()):
             if not values:
                 raise InputError(f"{name} must name one at least")
@@ -103,9 +103,9 @@ class Study:
 
     def labels(self) -> list[str]:
         """Return the methods with their settings, as tables call them."""
-        return [label for label, _, _, _ in self._options()]
+        return [label for label, _, _, _ in self.options()]
 
-    def _options(self) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:
+    def options(self) -> list[tuple[str, str, dict[str, Any], dict[str, Any]]]:
         """Return each method's label, name, settings, and options of its runs alone.
 
         The label tells the settings that were asked for, not those that the protocol has anyway.

@@ -15,7 +15,7 @@ from mixwell.training.config import RunConfig
 from mixwell.training.predict import evidence_of, linear_head, predict
 from mixwell.training.probes import PROBES, Findings, Subject
 
-__all__ = ["Findings", "measure", "predict", "quick_measure"]
+__all__ = ["Findings", "measure", "predict", "quick_measure", "validate"]
 
 _KEPT = 2000  # test samples whose features are kept for pictures
 
@@ -31,6 +31,13 @@ def quick_measure(
     head = None if features is None else linear_head(model, dataset, device, features.shape[1])
     found = evidence_of(dataset, outputs, targets, features=features, head=head)
     return measures.take(found, (m for m in measures.of(dataset.task) if m.each_epoch))
+
+
+def validate(model: nn.Module, dataset: Dataset, device: torch.device) -> dict[str, float]:
+    """Return all measures that are taken of the validation split; the test split stays closed."""
+    outputs, targets, _ = predict(model, dataset.val, device)
+    known = [m for m in measures.of(dataset.task) if m.each_epoch or dataset.task in m.validated]
+    return measures.take(evidence_of(dataset, outputs, targets), known)
 
 
 def measure(

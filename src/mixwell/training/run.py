@@ -18,6 +18,7 @@ import torch
 
 import mixwell
 from mixwell import models, plugins
+from mixwell.checks import check_whole
 from mixwell.data import Dataset
 from mixwell.data.transform import Transform, raw_samples
 from mixwell.errors import InputError
@@ -25,7 +26,7 @@ from mixwell.methods import Method
 from mixwell.metrics.measures import VALIDATION
 from mixwell.training import build
 from mixwell.training.config import RunConfig
-from mixwell.training.evaluate import measure, quick_measure
+from mixwell.training.evaluate import measure, quick_measure, validate
 from mixwell.training.files import (
     clear_leftovers,
     make_folder,
@@ -56,6 +57,7 @@ def train(
     report: Report = _silent,
     command: str = "",
     wait: float = 0.0,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train, evaluate and write one run; return its result.
 
@@ -70,10 +72,15 @@ def train(
         report: told of the run's events as they happen.
         command: the command line, to be kept in the result.
         wait: seconds to wait for another process to leave the folder: one that is being killed.
+        until: stop after this epoch, or the last, and leave the checkpoint. The schedule is that
+            of the whole run, and the test split is not looked at: what is returned has measures
+            of the validation split alone. Called again, the run goes on.
 
     Raises:
         InputError: the configuration, the data or the folder can't work; the loss is not finite.
     """
+    if until is not None:
+        check_whole("until", until, 1)
     folder = Path(out)
     dataset = build.load_data(config)
     config = build.resolved(config, dataset)
@@ -95,20 +102,21 @@ def train(
         if is_finished(folder):  # by the process that was waited for
             return read_result(folder)
         clear_leftovers(folder)
-        return _launch(config, dataset, folder, report, command)
+        return _launch(config, dataset, folder, report, command, until)
 
 
 def _launch(
-    config: RunConfig, dataset: Dataset, folder: Path, report: Report, command: str
-) -> dict[str, Any]:
+    config: RunConfig, dataset: Dataset, folder: Path, report: Report, command: str,
+    until: int | None,
+) -> dict[str, Any]:  # fmt: skip
     fabric = make_fabric(config)
     write_json(folder / "config.json", config.to_dict())
     if config.devices > 1:
         work: Any = _work  # typed for functions without arguments, it passes them on
         # As plain values: Lightning takes apart what it hands to processes.
-        fabric.launch(work, config.to_dict(), None, str(folder), _silent, command)
-        return read_result(folder)
-    return _work(fabric, config, dataset, folder, report, command)
+        back = fabric.launch(work, config.to_dict(), None, str(folder), _silent, command, until)
+        return read_result(folder) if until is None else dict(back)
+    return _work(fabric, config, dataset, folder, report, command, until)
 
 
 # -------------------------------------------------------------------------------------- the loop
@@ -121,6 +129,7 @@ def _work(
     folder: str | Path,
     report: Report,
     command: str,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train in one process; with several devices, each one's process calls this."""
     if isinstance(config, dict):
@@ -138,11 +147,13 @@ def _work(
     state.load(folder / "checkpoint.pt")
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
     with contextlib.closing(Log(config, folder, state.history, fabric.global_rank == 0)) as log:
-        while state.epoch < state.epochs:
+        while state.epoch < min(until or state.epochs, state.epochs):
             row = _epoch(fabric, config, dataset, state, folder, report)
             log.epoch()
             if fabric.global_rank == 0:
                 report({"kind": "epoch", **row})
+        if until is not None:
+            return _stopped(fabric, config, dataset, state)
         result = _finish(fabric, config, dataset, state, folder, command)
         log.end(result.get("metrics", {}))
     report({"kind": "done"})
@@ -169,7 +180,7 @@ def _train_epoch(
     )
     on_cpu = fabric.device.type == "cpu"
     given = state.given
-    for x, y, index in itertools.islice(batches, state.batch, None):
+    for x, y, index in itertools.islice(batches, state.batch, state.batches):
         group = min(
             config.accumulate, state.batches - state.batch // config.accumulate * config.accumulate
         )
@@ -221,19 +232,21 @@ def _epoch(
     return row
 
 
-def trainer(config: RunConfig, dataset: Dataset) -> Callable[[], None]:
-    """Return what trains an epoch with each call as :func:`train` does, for the benchmark.
+def trainer(config: RunConfig, dataset: Dataset, batches: int | None = None) -> Callable[[], None]:
+    """Return what trains an epoch with each call as :func:`train` does, to measure its time.
 
     Nothing is measured or kept. After the last epoch training goes on, at the schedule's last rate.
 
     Args:
         config: resolved for the data.
         dataset: to train on.
+        batches: that an epoch is cut to; all without.
     """
     fabric = make_fabric(config)
     method = build.make_step(config, dataset).to(fabric.device)
     state = State(fabric, config, dataset, build.make_model(config, dataset), method)
     state.saved = math.inf  # no checkpoint is ever due
+    state.batches = min(state.batches, batches or state.batches)
 
     def epoch() -> None:
         _train_epoch(fabric, config, state, Path(), _silent)
@@ -249,6 +262,21 @@ def _diverged(config: RunConfig, state: State) -> InputError:
         f"(lr={config.lr}, method {config.label}): try a lower lr or grad_clip; the last good "
         "epoch's checkpoint is kept"
     )
+
+
+def _stopped(fabric: Any, config: RunConfig, dataset: Dataset, state: State) -> dict[str, Any]:
+    """Return what is known of a run that goes on later: nothing of the test split."""
+    found = validate(state.evaluated, dataset, fabric.device)
+    return {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "label": config.label,
+        "task": dataset.task,
+        "metrics": {VALIDATION + name: value for name, value in found.items()},
+        "history": state.history,
+        "seconds": state.seconds,
+        "epoch": state.epoch,
+    }
 
 
 def _finish(

@@ -1,0 +1,48 @@
+"""What is raced: methods that have shown something somewhere, those that are likelier first.
+
+A budget that has no room for all takes the first. A candidate is written as a study's methods are:
+"sk_mixup+decoupled(eta=0.5)".
+"""
+
+from __future__ import annotations
+
+from mixwell.data import Dataset
+
+__all__ = ["candidates"]
+
+_CLASSES = (
+    "mixup", "sk_mixup", "decoupled", "infinite_class", "am_mixup", "regmixup", "cutmix",
+    "sk_mixup+regmixup", "mixup(alpha=0.2)", "sk_mixup+decoupled", "regmixup+infinite_class",
+    "cutmix+infinite_class", "infinite_class(alpha=0.2)", "manifold_mixup", "am_mixup(k=2)",
+    "sk_mixup(tau_std=0.75)", "cutmix+decoupled",
+)  # fmt: skip
+_LONG_TAIL = (
+    "infinite_class", "am_mixup", "remix", "mixup", "sk_mixup", "decoupled", "balanced_mixup",
+    "remix+infinite_class", "regmixup", "cutmix+infinite_class", "regmixup+infinite_class",
+    "infinite_class(alpha=0.2)", "cutmix", "sk_mixup+regmixup", "mixup(alpha=0.2)",
+    "manifold_mixup",
+)  # fmt: skip
+_REAL = (
+    "mixup", "c_mixup", "sk_mixup", "manifold_mixup", "regmixup", "mixup(alpha=0.2)",
+    "c_mixup(layer=auto)", "c_mixup+regmixup", "sk_mixup+regmixup", "c_mixup(bandwidth=1.0)",
+    "local_mixup", "c_mixup(alpha=0.5)",
+)  # fmt: skip
+_TAIL = 5
+"""How many times the smallest class the largest is, from where on methods for long tails race."""
+
+
+def candidates(dataset: Dataset, baseline: str = "erm") -> list[str]:
+    """Return what is raced on a data set, without the baseline, the likelier first.
+
+    Args:
+        dataset: whose task, classes and shape decide.
+        baseline: that they are compared with.
+    """
+    if not dataset.classes:
+        chosen = _REAL
+    else:
+        counts = dataset.class_counts
+        tailed = int(counts.max()) >= _TAIL * max(int(counts.min()), 1)
+        chosen = _LONG_TAIL if tailed else _CLASSES
+    images = len(dataset.input_shape) == 3
+    return [name for name in chosen if name != baseline and (images or "cutmix" not in name)]
