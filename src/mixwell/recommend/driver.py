@@ -147,8 +147,8 @@ def _configs(
         raise InputError(f"methods must name one at least beside the baseline {baseline!r}")
     found: dict[str, RunConfig] = {}
     study = Study(base, [baseline, *others], [0], settings=settings)
-    for place, (label, method, options, _) in enumerate(study.options()):
-        config = replace(base, method=method, method_options=options)
+    for place, (label, method, options, trained) in enumerate(study.options()):
+        config = replace(base, method=method, method_options=options, **trained)
         try:
             check(config, dataset)
         except InputError:
