@@ -158,6 +158,7 @@ def _render(
         seeds=sorted({record.seed for record in done}),
         methods=methods,
         colours=colours,
+        hiding=Markup(_hiding(methods)),
         columns=columns,
         parts=parts,
         varied=varied,
@@ -171,6 +172,17 @@ def _render(
         csv_data=base64.b64encode(table.encode()).decode(),
         latex_data=base64.b64encode(latex.encode()).decode(),
     )
+
+
+def _hiding(methods: Sequence[str]) -> str:
+    """Return the style by which a method's box hides what is marked as the method's own."""
+    rules = []
+    for place, method in enumerate(methods):
+        safe = "".join(c if c.isascii() and c.isalnum() else f"\\{ord(c):x} " for c in method)
+        rules.append(
+            f'main:has(#shown{place}:not(:checked)) [data-method="{safe}"] {{ display: none; }}'
+        )
+    return "\n".join(rules)
 
 
 def _results(part: sections.Part, columns: Sequence[Measure]) -> dict[str, Any]:
