@@ -46,6 +46,7 @@ PALETTE = (
 )  # fmt: skip
 
 # Stand-ins that matplotlib writes and the page's own colours replace.
+_DPI = 120  # of what is kept in pixels: many points
 INK, FAINT = "#010203", "#040506"
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -208,10 +209,11 @@ def svg_of(figure: Figure, label: str, points: Iterable[Point] = ()) -> str:
     buffer = io.StringIO()
     # The salt keeps the ids of several figures on one page apart, and the file reproducible.
     with plt.rc_context({**STYLE, "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=144)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=_DPI)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
     svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")
     svg = svg.replace("font: 10px sans-serif", "font: 10px inherit")
     svg = svg.replace('<g id="method:', '<g data-method="')
