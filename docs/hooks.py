@@ -19,6 +19,16 @@ from equations import mathml
 
 IMAGES = Path(__file__).parent / "images" / "methods"
 
+CREDITS = """
+The pictures show photographs that come with scikit-image: the astronaut Eileen Collins (NASA, public
+domain), the cat Chelsea (Stéfan van der Walt, CC0), a cup of coffee (Rachel Michetti, CC0), a Falcon 9
+(SpaceX, public domain); and with scikit-learn: a
+[temple](https://www.flickr.com/photos/danielbuechele/6061409035) (danielbuechele) and a
+[flower](https://www.flickr.com/photos/vultilion/6056698931) (vultilion), both
+[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), cropped and mixed. Where a method asks the
+model where it looks, a small network was asked that had learnt to tell crops of them apart.
+"""
+
 PAPERS = {  # of the papers that aren't on arXiv
     "mit": "https://openaccess.thecvf.com/content/CVPR2023/html/"
     "Wang_On_the_Pitfall_of_Mixup_for_Uncertainty_Calibration_CVPR_2023_paper.html",
@@ -101,15 +111,27 @@ def _settings(known: Description) -> list[str]:
     return ["## Settings", _table(head, rows)] if rows else []
 
 
+def _shown(name: str) -> str:
+    """Return what a method's picture shows, for those who can't see it."""
+    special = {
+        "sk_mixup": "a similar pair is blended evenly, of a dissimilar one almost one image is left",
+        "decoupled": "its loss over the logit of one class of an even mix",
+        "decoupled_bce": "its loss over the logit of one class of an even mix",
+        "am_mixup": "its λ over training, falling to the midpoint",
+        "c_mixup": "mixed points of a curve stay by it",
+        "infinite_class": "mixed samples find their mixed classifiers",
+        "manifold_mixup": "features, and where they are moved",
+    }
+    return special.get(name, "photographs, and what it makes of them")
+
+
 def page(name: str) -> str:
     """Return the page of a method, in Markdown."""
     known: Description = mixwell.describe(name)
     paper = linked(name, known.paper)
     parts = [f"# {name}", f"*{known.title}*", f"{paper}.", _told(known.doc)]
     if (IMAGES / f"{name}.png").is_file():
-        parts.append(
-            f"![{name}: two samples, and what it makes of them](../images/methods/{name}.png)"
-        )
+        parts.append(f"![{name}: {_shown(name)}](../images/methods/{name}.png)")
     parts += ["## Equation", _equation(known)]
     arguments = ", num_classes=10" if known.tasks[0] != "regression" else ""
     needed = [f"{key}=..." for key, value in known.defaults.items() if value == "required"]
@@ -136,7 +158,7 @@ def index() -> str:
         '`mixwell.create(NAME, published="cifar100")`, and what is not as they have it. '
         "`mixwell describe NAME` tells the same in a terminal.\n\n"
     )
-    return head + _table(("name", "what it does", "paper"), rows) + "\n"
+    return head + _table(("name", "what it does", "paper"), rows) + f"\n{CREDITS}"
 
 
 # ---------------------------------------------------------------------------------- the commands

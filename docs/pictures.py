@@ -1,7 +1,7 @@
 """Draw the pictures of the methods, ``python docs/pictures.py [NAME ...]``.
 
 They show photographs with a free licence that come with scikit-image and scikit-learn; whose they
-are is told in docs/images/photographs.md. Policies that ask the model where it looks ask a small
+are is told below the list of methods. Policies that ask the model where it looks ask a small
 network that was trained to tell crops of these photographs apart.
 
 The pictures have no ground of their own and a grey that can be read on a light and on a dark one.
