@@ -20,13 +20,13 @@ from equations import mathml
 IMAGES = Path(__file__).parent / "images" / "methods"
 
 CREDITS = """
-The pictures show photographs that come with scikit-image: the astronaut Eileen Collins (NASA, public
-domain), the cat Chelsea (Stéfan van der Walt, CC0), a cup of coffee (Rachel Michetti, CC0), a Falcon 9
-(SpaceX, public domain); and with scikit-learn: a
+The pictures show photographs that come with scikit-image: the astronaut Eileen Collins (NASA,
+public domain), the cat Chelsea (Stéfan van der Walt, CC0), a cup of coffee (Rachel Michetti, CC0),
+a Falcon 9 (SpaceX, public domain); and with scikit-learn: a
 [temple](https://www.flickr.com/photos/danielbuechele/6061409035) (danielbuechele) and a
 [flower](https://www.flickr.com/photos/vultilion/6056698931) (vultilion), both
-[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), cropped and mixed. Where a method asks the
-model where it looks, a small network was asked that had learnt to tell crops of them apart.
+[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), cropped and mixed. Where a method asks
+the model where it looks, a small network was asked that had learnt to tell crops of them apart.
 """
 
 PAPERS = {  # of the papers that aren't on arXiv
@@ -114,7 +114,7 @@ def _settings(known: Description) -> list[str]:
 def _shown(name: str) -> str:
     """Return what a method's picture shows, for those who can't see it."""
     special = {
-        "sk_mixup": "a similar pair is blended evenly, of a dissimilar one almost one image is left",
+        "sk_mixup": "a similar pair is blended evenly, a dissimilar one hardly",
         "decoupled": "its loss over the logit of one class of an even mix",
         "decoupled_bce": "its loss over the logit of one class of an even mix",
         "am_mixup": "its λ over training, falling to the midpoint",
