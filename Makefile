@@ -1,12 +1,13 @@
 # Two commands do all the set-up on a fresh machine with Python and make:
 #   make demo    trains seven methods on handwritten digits and writes a report
 #   make test    runs the test suite; make test ARGS="-m slow" the tests that take longer
+# And make dist builds the wheel and the source archive into dist/.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint dist clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -26,6 +27,11 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+dist: $(VENV)/installed
+	rm -rf dist
+	$(BIN)/python -m build --quiet --no-isolation --outdir dist .
+	ls dist
 
 clean:
 	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,7 +1,10 @@
 """Draw the pictures of the methods, ``python docs/pictures.py [NAME ...]``.
 
-They show images of the data set "shapes" at 64 pixels. Policies that ask the model where it looks
-ask a small network that was trained on these images for a minute first.
+They show photographs with a free licence that come with scikit-image and scikit-learn; whose they
+are is told below the list of methods. Policies that ask the model where it looks ask a small
+network that was trained to tell crops of these photographs apart.
+
+The pictures have no ground of their own and a grey that can be read on a light and on a dark one.
 """
 
 from __future__ import annotations
@@ -14,50 +17,97 @@ from pathlib import Path
 import matplotlib
 import torch
 from matplotlib import pyplot as plt
+from PIL import Image
 from timm.models import VisionTransformer
 from torch import Tensor, nn
 
 import mixwell
 from mixwell import InputError, MixedTarget, functional
-from mixwell.data.shapes import CLASSES, shapes
 from mixwell.losses import DecoupledBCE, DecoupledCrossEntropy, MixedCrossEntropy
 from mixwell.mix import MultiMix
 
-SIDE = 64
+SIDE = 96
+CLASSES = ("astronaut", "cat", "coffee", "rocket", "temple", "flower")
 FOLDER = Path(__file__).parent / "images" / "methods"
-COUNTS = [600.0, 500, 400, 300, 200, 100, 60, 40, 20, 10]
+COUNTS = [600.0, 300, 100, 60, 20, 10]
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
+INK = "#7b8490"
+SHARES = matplotlib.colors.LinearSegmentedColormap.from_list("shares", [ORANGE, BLUE])
 matplotlib.use("Agg")
+plt.rcParams.update(
+    {
+        "savefig.transparent": True, "text.color": INK, "axes.labelcolor": INK,
+        "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK, "font.size": 10,
+    }
+)  # fmt: skip
 
 
-def pictures(size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return images (N, 3, 64, 64) in [0, 1] and their classes."""
-    x, y = shapes(size, seed, SIDE)
-    return x.float() / 255, y
+@cache
+def photographs() -> list[Tensor]:
+    """Return the photographs, each (3, H, W) in [0, 1], in the order of the classes."""
+    from skimage import data
+    from sklearn.datasets import load_sample_image
+
+    found = [data.astronaut(), data.cat(), data.coffee(), data.rocket()]
+    found += [load_sample_image("china.jpg"), load_sample_image("flower.jpg")]
+    return [torch.tensor(image).permute(2, 0, 1).float() / 255 for image in found]
+
+
+# What is seen of each at the least: left, top and side of a square, in shares of the shorter side.
+SUBJECTS = ((0.2, 0.0, 0.72), (0.33, 0.02, 0.8), (0.2, 0.0, 0.95), (0.35, 0.05, 0.8),
+            (0.0, 0.0, 0.9), (0.28, 0.06, 0.85))  # fmt: skip
+
+
+def pictures(size: int, seed: int, loose: float = 0.12) -> tuple[Tensor, Tensor]:
+    """Return crops of the photographs, half of them mirrored: (N, 3, 96, 96), and their classes.
+
+    Args:
+        size: how many.
+        seed: of the crops.
+        loose: how far a crop may be from its subject, in shares of the shorter side.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(len(CLASSES), (size,), generator=generator)
+    made = []
+    for label in y.tolist():
+        image = photographs()[label]
+        height, width = image.shape[1:]
+        shorter = min(height, width)
+        left, top, side = (shorter * share for share in SUBJECTS[label])
+        right, down, larger = (shorter * loose * torch.randn(3, generator=generator)).tolist()
+        square = int(min(max(side + larger, 0.4 * shorter), shorter))
+        x0 = int(min(max(left + right, 0), width - square))
+        y0 = int(min(max(top + down, 0), height - square))
+        crop = image[None, :, y0 : y0 + square, x0 : x0 + square]
+        crop = nn.functional.interpolate(crop, (SIDE, SIDE), mode="bilinear", antialias=True)[0]
+        made.append(crop.flip(2) if torch.rand((), generator=generator) < 0.5 else crop)
+    return torch.stack(made), y
 
 
 def convolutions() -> nn.Module:
     """Return a small convolutional network."""
     layers: list[nn.Module] = []
     width = 3
-    for out in (24, 48, 96, 96):
+    for out in (16, 32, 64, 96):
         layers += [nn.Conv2d(width, out, 3, padding=1), nn.BatchNorm2d(out), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
         width = out
-    return nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, 10))
+    return nn.Sequential(
+        *layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(96, len(CLASSES))
+    )
 
 
 def transformer() -> nn.Module:
     """Return a small vision transformer."""
     return VisionTransformer(
-        img_size=SIDE, patch_size=8, embed_dim=96, depth=4, num_heads=3, num_classes=10
+        img_size=SIDE, patch_size=8, embed_dim=96, depth=4, num_heads=3, num_classes=len(CLASSES)
     )
 
 
-def trained(model: nn.Module, name: str = "erm", epochs: int = 4) -> tuple[nn.Module, nn.Module]:
+def trained(model: nn.Module, name: str = "erm", epochs: int = 8) -> tuple[nn.Module, nn.Module]:
     """Return the model after some epochs, and the method that it was trained with."""
     torch.manual_seed(0)
-    x, y = pictures(3000, 1)
+    x, y = pictures(600, 1)
     method = create(name)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for _ in range(epochs):
@@ -78,30 +128,32 @@ def looking(network: Callable[[], nn.Module]) -> nn.Module:
 def create(name: str) -> mixwell.Method:
     """Return a method with what it needs to be told."""
     needed = {"class_counts": COUNTS} if "class_counts" in mixwell.describe(name).defaults else {}
-    return mixwell.create(name, num_classes=10, **needed)
+    return mixwell.create(name, num_classes=len(CLASSES), **needed)
 
 
 def finish(name: str) -> None:
     """Write the figure that was drawn."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    plt.savefig(FOLDER / f"{name}.png", dpi=80)
+    path = FOLDER / f"{name}.png"
+    plt.savefig(path, dpi=110)
+    with Image.open(path) as drawn:  # 256 colours: half the size, and no eye sees it
+        drawn.quantize(256, method=Image.Quantize.FASTOCTREE).save(path, optimize=True)
     plt.close("all")
 
 
 def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module) -> None:
     """Draw pairs, where each position comes from, and the mix."""
-    x, y = pictures(256, 2)
+    x, y = pictures(96, 2, loose=0.04)
     torch.manual_seed(3)
     made, _, mix = method.preview(x, y, model=model, index=torch.arange(len(x)))
-    # Pairs of different classes, about evenly mixed: there is most to see.
     if isinstance(mix, MultiMix):
         sources = mix.partners
-        order = (mix.weights.max(1).values).argsort()
+        order = mix.weights.max(1).values.argsort()
     else:
         sources = torch.stack([torch.arange(len(x)), mix.partner], 1)
-        order = ((mix.lam - 0.55).abs() + (y == y[mix.partner]).float()).argsort()
+        order = (mix.lam - 0.55).abs().argsort()
     mask = None if isinstance(mix, MultiMix) else mix.dense_mask()
-    chosen = order[:4]
+    chosen = varied(order.tolist(), y[sources])
     columns = sources.shape[1] + 1 + (mask is not None)
     _, axes = plt.subplots(
         2, 2 * columns + 1, figsize=(1.15 * (2 * columns + 0.3), 2.75), layout="constrained",
@@ -109,20 +161,74 @@ def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module) -> None:
     )  # fmt: skip
     for axis in axes.flat:
         axis.axis("off")
-    for place, sample in enumerate(chosen.tolist()):
+    for place, sample in enumerate(chosen):
         row, column = divmod(place, 2)
         group = axes[row, column * (columns + 1) :][:columns]
         for axis, source in zip(group, sources[sample].tolist(), strict=False):
             axis.imshow(x[source].permute(1, 2, 0))
             axis.set_title(CLASSES[int(y[source])], fontsize=9)
         if mask is not None:
-            group[-2].imshow(mask[sample, 0].float(), cmap="gray", vmin=0, vmax=1)
-            group[-2].set_title("own weight", fontsize=9)
+            group[-2].imshow(mask[sample, 0].float(), cmap=SHARES, vmin=0, vmax=1)
+            group[-2].set_title("own: blue", fontsize=9)
             group[-2].axis("on")
             group[-2].set_xticks([])
             group[-2].set_yticks([])
         group[-1].imshow(made[sample].clamp(0, 1).permute(1, 2, 0))
         group[-1].set_title(f"λ = {float(mix.lam[sample]):.2f}", fontsize=9, fontweight="bold")
+    finish(name)
+
+
+def varied(order: list[int], classes: Tensor, count: int = 4) -> list[int]:
+    """Return the first samples of an order whose sources show different classes, each pair once.
+
+    Args:
+        order: the samples, the best first.
+        classes: (N, k) of each sample's sources.
+        count: how many.
+    """
+    seen: set[frozenset[int]] = set()
+    first, rest = [], []
+    for sample in order:
+        pair = frozenset(classes[sample].tolist())
+        new = len(pair) > 1 and pair not in seen
+        seen.add(pair)
+        (first if new else rest).append(sample)
+    return [*first, *rest][:count]
+
+
+def by_similarity(name: str) -> None:
+    """Draw a similar and a dissimilar pair, with their λ and how λ of such a pair is spread."""
+    x, y = pictures(96, 2, loose=0.04)
+    model = looking(convolutions).eval()
+    method = create(name)
+    torch.manual_seed(5)
+    made, _, mix = method.preview(x, y, model=model)
+    features = nn.Sequential(*list(model.children())[:-1])(x)
+    tau = functional.similarity_tau(features, mix.partner)
+    alike = y == y[mix.partner]
+    far = torch.where(alike, torch.inf, tau).argsort()[:8]
+    near = torch.where(alike, -torch.inf, -tau.log().abs() - (mix.lam - 0.5).abs())
+    similar = torch.where(alike & (tau > 2), -(mix.lam - 0.5).abs(), -torch.inf).argmax()
+    similar = similar if bool((alike & (tau > 2)).any()) else near.argmax()
+    _, axes = plt.subplots(2, 4, figsize=(6.6, 3.3), layout="constrained",
+                           width_ratios=[1, 1, 1, 1.6])  # fmt: skip
+    for row, (sample, what) in enumerate(((int(similar), "similar"), (int(far[0]), "dissimilar"))):
+        images = (x[sample], x[int(mix.partner[sample])], made[sample])
+        lam = float(mix.lam[sample])
+        titles = (
+            f"{what}: {CLASSES[y[sample]]}",
+            CLASSES[y[mix.partner[sample]]],
+            f"λ = {lam:.2f}",
+        )
+        for axis, image, title in zip(axes[row], images, titles, strict=False):
+            axis.imshow(image.clamp(0, 1).permute(1, 2, 0))
+            axis.set_title(title, fontsize=9)
+            axis.axis("off")
+        draws = functional.sample_beta(tau[sample].expand(20_000))
+        axes[row, 3].hist(draws, bins=40, range=(0, 1), density=True, color=BLUE)
+        axes[row, 3].set_yticks([])
+        axes[row, 3].spines[["top", "right", "left"]].set_visible(False)
+        axes[row, 3].set_title(f"λ of such a pair, τ = {float(tau[sample]):.2g}", fontsize=9)
     finish(name)
 
 
@@ -267,8 +373,10 @@ def regression(name: str) -> None:
 
 def main(names: list[str]) -> None:
     """Draw the pictures of these methods; of all without names."""
-    special = {"decoupled": losses, "decoupled_bce": losses, "am_mixup": schedule,
-               "c_mixup": regression}  # fmt: skip
+    special = {
+        "sk_mixup": by_similarity, "decoupled": losses, "decoupled_bce": losses,
+        "am_mixup": schedule, "c_mixup": regression,
+    }  # fmt: skip
     for name in names or mixwell.list_methods():
         print(name)
         if name in special:

@@ -6,19 +6,24 @@ import pkgutil
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+import browser
 import pytest
 import torch
 from torch import nn
 
 import mixwell
 from mixwell import Mix, MixedTarget
+from mixwell.cli.main import COMMANDS
 from mixwell.methods import spec
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
-PAGES = sorted((ROOT / "docs").rglob("*.md"))
+# Tutorials are run from top to bottom by a test of their own.
+PAGES = [p for p in sorted((ROOT / "docs").rglob("*.md")) if p.parent.name != "tutorials"]
 MODULES = [
     name
     for _, name, _ in pkgutil.walk_packages(mixwell.__path__, "mixwell.")
@@ -32,6 +37,16 @@ def test_docstrings(name):
     extra = {"torch": torch, "Mix": Mix, "MixedTarget": MixedTarget}
     result = doctest.testmod(module, extraglobs=extra)
     assert result.failed == 0
+
+
+@cache
+def loaded(name):
+    """Return a module of the site's."""
+    pytest.importorskip("latex2mathml" if name == "hooks" else "griffe")
+    found = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
 
 
 def blocks_of(page):
@@ -101,10 +116,7 @@ def test_every_method_says_when_it_helps_and_when_it_hurts(name):
 
 @pytest.mark.parametrize("name", mixwell.list_methods())
 def test_every_methods_page_has_its_setups_and_says_whether_it_is_as_published(name):
-    found = importlib.util.spec_from_file_location("hooks", ROOT / "docs" / "hooks.py")
-    hooks = importlib.util.module_from_spec(found)
-    found.loader.exec_module(hooks)
-    page, known = hooks.page(name), mixwell.describe(name)
+    page, known = loaded("hooks").page(name), mixwell.describe(name)
     assert all(text in page for text in known.fidelity[name].differs)
     assert f"**The same.** {known.fidelity[name].same}" in page.split("## As published?")[1]
     setups = page.split("## Published set-ups")[1].split("## As published?")[0]
@@ -112,15 +124,103 @@ def test_every_methods_page_has_its_setups_and_says_whether_it_is_as_published(n
     assert ("None is known." in setups) == (not known.published)
 
 
-@pytest.mark.slow
-def test_the_site_builds_without_a_warning(tmp_path):
+@pytest.mark.parametrize("name", mixwell.list_methods())
+def test_every_methods_page_has_its_equations_links_and_what_its_settings_are(name):
+    hooks, known = loaded("hooks"), mixwell.describe(name)
+    page = hooks.page(name)
+    assert page.count("<math") >= len(hooks.mathml(name).splitlines()) - 2
+    assert "\\" not in re.sub(r"<annotation.*?</annotation>", "", hooks.mathml(name))
+    assert "](https://" in page.split("## Equation")[0]
+    settings = page.split("## Settings")[1].split("## Published")[0] if known.defaults else ""
+    for key in known.defaults:
+        (row,) = [line for line in settings.splitlines() if line.startswith(f"| `{key}` ")]
+        assert len(row.split(" | ")[2]) > 5
+
+
+def test_an_equation_without_latex_is_shown_as_text():
+    known = replace(mixwell.describe("mixup"), name="unheard_of")
+    assert loaded("hooks")._equation(known).startswith("```text\nλ_i ~ Beta")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_commands_page_has_all_its_options(name):
+    page = loaded("hooks").command(name)
+    helped = subprocess.run(
+        [sys.executable, "-m", "mixwell", name, "--help"], capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+    options = set(re.findall(r"^  (--[a-z][a-z-]*)", helped, re.M))
+    assert options
+    assert all(f"{option}" in page for option in options)
+    assert page.startswith(f"# mixwell {name}\n")
+    assert "==SUPPRESS==" not in page
+
+
+def test_examples_in_docstrings_are_shown_as_code():
+    docstrings = loaded("docstrings")
+    text = "A sum.\n\n>>> f(\n...     1)\n3\n\nMore.\n"
+    shown = docstrings.PROMPTS.sub(docstrings._session, text)
+    assert shown == "A sum.\n\n```pycon\n>>> f(\n...     1)\n3\n```\n\nMore.\n"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory):
     pytest.importorskip("mkdocs")
     pytest.importorskip("mkdocstrings")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", folder]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(site):
     for name in mixwell.list_methods():
-        assert (tmp_path / "methods" / name / "index.html").is_file()
+        assert (site / "methods" / name / "index.html").is_file()
+    for name in COMMANDS:
+        assert (site / "commands" / name / "index.html").is_file()
+    shown = (site / "reference" / "studies" / "index.html").read_text(encoding="utf-8")
+    assert 'id="mixwell.studies.summarise"' in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+@pytest.mark.parametrize(
+    "page",
+    ["methods/sk_mixup", "methods/puzzlemix", "methods", "commands/train", "reference/studies",
+     "tutorials/new_method", "studies", "changes", "."],
+)  # fmt: skip
+def test_no_page_is_cut_or_white_in_the_dark(page, width, dark, site, tmp_path):
+    found = browser.run(
+        site / page / "index.html",
+        tmp_path,
+        """
+        const white = async image => {
+          await image.decode();
+          const canvas = document.createElement("canvas");
+          canvas.width = canvas.height = 1;  // the corner: what the picture lies on
+          const pen = canvas.getContext("2d");
+          pen.drawImage(image, 0, 0);
+          const [r, g, b, seen] = pen.getImageData(0, 0, 1, 1).data;
+          return seen > 100 && Math.min(r, g, b) > 230;
+        };
+        const images = [...document.querySelectorAll(".md-content img")];
+        const cut = [...document.querySelectorAll(".md-content *")].filter(part =>
+          !part.closest(".md-typeset__scrollwrap, .equations, mjx-container, .tabbed-labels")
+          && part.getClientRects().length && getComputedStyle(part).position !== "absolute"
+          && part.getBoundingClientRect().right > innerWidth + 1);
+        return {scroll: document.documentElement.scrollWidth, width: innerWidth,
+                white: (await Promise.all(images.map(white))).filter(Boolean).length,
+                cut: cut.map(part => part.outerHTML.slice(0, 100))};
+        """,
+        width=width,
+        dark=dark,
+    )
+    assert found["width"] == width
+    assert found["scroll"] <= width
+    assert found["cut"] == []
+    assert found["white"] == 0
 
 
 @pytest.mark.slow

@@ -27,6 +27,13 @@ def _classification(place, noise, generator, arrays, details, kind):
         rows = [{"severity": s, "accuracy": 0.9 - 0.1 * s, "ece": 0.05 * s} for s in range(1, 6)]
         details["shift"] = {"blur": rows, "contrast": rows}
         details["fine_classes"] = list("abcdef")
+    if kind == "images" and place:
+        for name in ("own", "partner", "mixed"):
+            images = generator.integers(0, 256, (2, 8, 8, 1)).astype(np.uint8)
+            arrays[f"samples_{name}"] = images
+        arrays |= {
+            "samples_lam": np.array([0.25, 0.5]), "samples_classes": np.array([[0, 1], [2, 0]]),
+        }  # fmt: skip
     if kind == "toy":
         measures |= {"intrusion": 0.1, "off_manifold": 0.2}
         axis = np.linspace(-1, 1, 10)

@@ -1,11 +1,13 @@
 import csv
 import json
 import re
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
 
 from mixwell import InputError
+from mixwell.report import page as report_page
 from mixwell.report import write
 from mixwell.studies import summarise
 
@@ -151,3 +153,22 @@ def test_what_seeds_can_show_is_told(make_records, tmp_path):
     text = " ".join(" ".join(read(write(make_records(), tmp_path, command="").html).text).split())
     assert "What 3 seeds can and can’t show" in text
     assert "least difference that 3 seeds show" in text
+
+
+def test_figures_that_make_a_page_too_large_are_left_out_and_it_says_so(
+    make_records, tmp_path, monkeypatch
+):
+    parts = ({"imbalance": 10.0}, {"imbalance": 100.0})
+    records = make_records(parts=parts, seeds=2)
+    whole = write(records, tmp_path, command="").html.read_text(encoding="utf-8")
+    assert "too large" not in whole
+    assert len(whole) < 1_000_000
+    monkeypatch.setattr(report_page, "_fit", partial(report_page._fit, most=150_000))
+    fitted = write(records, tmp_path, command="").html.read_text(encoding="utf-8")
+    figures = re.findall(r"<svg role=.*?</svg>", fitted, re.S)
+    own = [figure for figure in figures if "over imbalance" not in figure]
+    assert 0 < sum(map(len, own)) <= 150_000
+    said = [m.start() for m in re.finditer("too large", fitted)]
+    assert said
+    assert said[0] > fitted.index('id="part1"')
+    assert len([at for at in said if at > fitted.index('id="part2"')]) * 2 >= len(said)

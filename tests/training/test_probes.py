@@ -366,3 +366,40 @@ def test_methods_that_do_not_always_mix_inputs_show_no_mixed_points(name):
     assert "surface" in found.arrays
     assert not any(key.startswith("mixed") for key in found.arrays)
     assert found.measures == {}
+
+
+@pytest.mark.parametrize("method", ["cutmix", "mixup"])
+def test_images_are_kept_as_they_are_mixed(method):
+    dataset = data.load("digits", train_size=100)
+    model = linear(1, 8, 8, num_outputs=10)
+    made = mixwell.create(method, num_classes=10).eval()
+    before, random = state_of(model), torch.get_rng_state()
+    found = Findings()
+    assert probes.samples(look_at(model, dataset, method=made), found) == {}
+    own, partner, mixed = (found.arrays[f"samples_{n}"] for n in ("own", "partner", "mixed"))
+    assert own.shape == partner.shape == mixed.shape == (5, 8, 8, 1)
+    assert own.dtype == np.uint8
+    low, high = np.minimum(own, partner), np.maximum(own, partner)
+    assert (low.astype(int) - 1 <= mixed).all()
+    assert (mixed <= high.astype(int) + 1).all()
+    lam = found.arrays["samples_lam"][:, None, None, None]
+    share = (mixed == own).mean((1, 2, 3)) if method == "cutmix" else None
+    if method == "cutmix":  # at the least the box's complement is the own image
+        assert (share >= lam[:, 0, 0, 0] - 1e-6).all()
+    else:
+        assert np.abs(lam * own + (1 - lam) * partner - mixed).max() <= 1
+    names = found.arrays["samples_classes"]
+    assert (names[:, 0] != names[:, 1]).all()
+    assert state_of(model) == before
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not made.training
+
+
+@pytest.mark.parametrize("method", ["erm", "manifold_mixup", "multi_mixup", None])
+def test_where_no_pairs_of_images_are_mixed_none_are_kept(method):
+    dataset = data.load("digits", train_size=100)
+    options = {"layer": "head"} if method == "manifold_mixup" else {}
+    made = method and mixwell.create(method, num_classes=10, **options)
+    found = Findings()
+    probes.samples(look_at(linear(1, 8, 8, num_outputs=10), dataset, method=made), found)
+    assert found.arrays == {}

@@ -268,9 +268,9 @@ class SAMix(AutoMix):
         eta: η ≥ 0; 1 is the mixed cross-entropy.
         variance: the weight of the masks' variance.
         stage: see :class:`AutoMix`, as for all that follow.
-        gamma: γ.
-        epsilon: ε.
-        momentum: m.
+        gamma: γ, the weight of what keeps masks to their share.
+        epsilon: ε, how far a mask's share may be from λ at no cost.
+        momentum: m, of the copy that the mixer looks at.
         margin: where λ or 1 - λ is no more than this, samples are mixed evenly.
         mixer_lr: the learning rate of the Mixer's optimizer.
     """

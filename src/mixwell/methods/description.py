@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -108,6 +109,7 @@ class Description:
         tasks: the tasks it is defined for.
         published: its set-ups by name, as :func:`setups`.
         fidelity: "As published?", of each method.
+        meanings: what each argument is, in the words of the part that takes it.
     """
 
     name: str
@@ -121,6 +123,7 @@ class Description:
     ranges: dict[str, Range] = field(default_factory=dict)
     published: dict[str, Setup] = field(default_factory=dict)
     fidelity: dict[str, Fidelity] = field(default_factory=dict)
+    meanings: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         lines = [self.name, "=" * len(self.name), self.title, self.paper, ""]
@@ -133,7 +136,9 @@ class Description:
             "",
             f"Arguments of create({self.name!r}, num_classes=..., ...) and their defaults",
         ]
-        lines += [f"    {name:<{width}}  {value}" for name, value in self.defaults.items()]
+        for name, value in self.defaults.items():
+            lines.append(f"    {name:<{width}}  {value}")
+            lines += _wrapped(self.meanings.get(name, ""), 8)
         if self.ranges:
             lines += ["", "Searched by 'mixwell tune'"]
             lines += [f"    {name:<{width}}  {bounds}" for name, bounds in self.ranges.items()]
@@ -205,15 +210,18 @@ def describe(name: str) -> Description:
     composition = Composition(name)
     specs = composition.specs
     defaults: dict[str, Any] = {}
+    meanings: dict[str, str] = {}
     for slot in composition.slots.values():
         for argument, parameter in arguments_of(slot.part).items():
             default = parameter.default
             value = "required" if default is inspect.Parameter.empty else default
             value = slot.given.get(argument, value)
-            if argument in defaults and defaults[argument] != value:
-                defaults[f"{slot.names[-1]}__{argument}"] = value
-            else:
-                defaults[argument] = value
+            other = argument in defaults and defaults[argument] != value
+            key = f"{slot.names[-1]}__{argument}" if other else argument
+            defaults[key] = value
+            meaning = meaning_of(slot.part, argument)
+            if meaning and meaning not in meanings.get(key, ""):
+                meanings[key] = f"{meanings[key]} {meaning}" if key in meanings else meaning
     parts = {
         key: slot.part.__name__
         for key, slot in composition.slots.items()
@@ -235,4 +243,25 @@ def describe(name: str) -> Description:
         ranges=ranges(name),
         published=setups(name),
         fidelity={spec.name: spec.fidelity for spec in specs if spec.fidelity},
+        meanings=meanings,
     )
+
+
+def meaning_of(part: type, argument: str) -> str:
+    """Return what an argument is, as the "Args" of a part or of what it inherits from say it.
+
+    >>> from mixwell.coefficient import SimilarityKernel
+    >>> meaning_of(SimilarityKernel, "tau_std")
+    "the kernel's width; > 0."
+    """
+    for owner in part.__mro__:
+        text = inspect.cleandoc(owner.__doc__ or "")
+        _, found, section = text.partition("\nArgs:\n")
+        if not found:
+            continue
+        section = re.split(r"\n(?=\S)", section)[0]
+        for entry in re.split(r"\n(?=    \S)", "\n" + section):
+            name, _, told = entry.strip().partition(":")
+            if name == argument:
+                return re.sub(r":\w+:`~?([^`]+)`", r"\1", " ".join(told.split())).replace("``", "")
+    return ""

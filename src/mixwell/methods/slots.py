@@ -59,7 +59,13 @@ def arguments_of(part: type) -> dict[str, inspect.Parameter]:
 
 
 class RecipeSettings(nn.Module):
-    """The arguments of a Recipe that are not parts."""
+    """The arguments of a Recipe that are not parts.
+
+    Args:
+        p: how likely mixing is at all, in [0, 1].
+        per: whether that is decided for each "sample" or for the whole "batch", and of which of
+            them λ is drawn.
+    """
 
     def __init__(self, p: float = 1.0, per: Per = "sample") -> None:
         super().__init__()
@@ -67,7 +73,11 @@ class RecipeSettings(nn.Module):
 
 
 class TermSettings(nn.Module):
-    """The arguments of a Term that are not parts."""
+    """The arguments of a Term that are not parts.
+
+    Args:
+        weight: of the mixed samples' loss beside that of the clean ones.
+    """
 
     ranges: ClassVar = {"weight": Range(0.1, 3, log=True)}
 
@@ -81,6 +91,10 @@ class CombinedSettings(TermSettings):
 
     The mean is weighted, (clean + weight · mixed) / (1 + weight), so that the size of the loss, and
     with it what a learning rate means, doesn't follow ``weight``.
+
+    Args:
+        weight: of the mixed samples' loss beside that of the clean ones.
+        combine: "sum", or "mean": the weighted mean of the two losses.
     """
 
     def __init__(self, weight: float = 1.0, combine: str = "sum") -> None:

@@ -67,7 +67,7 @@ class InverseFrequency(Pairing):
 
     Args:
         class_counts: (C,) training samples of each class.
-        tau: τ.
+        tau: τ, how much likelier partners of frequent classes are; below 0, of rare ones.
 
     Source: "Towards Calibrated Model for Long-Tailed Visual Recognition from Prior Perspective",
     arXiv:2111.03874.

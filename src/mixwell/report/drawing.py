@@ -1,11 +1,18 @@
-"""How the page's figures are drawn: SVG that takes its colours from the page, dark ones too."""
+"""How the page's figures are drawn: SVG that takes its colours from the page, dark ones too.
+
+What belongs to a method is marked as its own (:func:`mark`), so that the page can hide it, and what
+a figure shows is told by points (:class:`Point`): places with a text, which browsers show under the
+pointer, with scripts or without.
+"""
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import matplotlib
@@ -15,8 +22,21 @@ matplotlib.use("Agg")  # never a window, wherever this runs
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
-__all__ = ["FAINT", "INK", "PALETTE", "STYLE", "canvas", "svg_of"]
+__all__ = [
+    "FAINT",
+    "INK",
+    "PALETTE",
+    "STYLE",
+    "Point",
+    "canvas",
+    "keep_shares",
+    "mark",
+    "name_points",
+    "svg_of",
+    "thinned",
+]
 
 # Wong's colours (Nature Methods 2011), apart under colour blindness, on light and dark ground;
 # then some of Paul Tol's, for studies of many methods.
@@ -26,6 +46,7 @@ PALETTE = (
 )  # fmt: skip
 
 # Stand-ins that matplotlib writes and the page's own colours replace.
+_DPI = 120  # of what is kept in pixels: many points
 INK, FAINT = "#010203", "#040506"
 STYLE: Any = {
     "svg.fonttype": "none",
@@ -63,19 +84,164 @@ def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
             plt.close(figure)
 
 
-def svg_of(figure: Figure, label: str) -> str:
-    """Return the figure as an inline SVG with a text for those who can't see it."""
+@dataclass(frozen=True)
+class Point:
+    """A place in a figure that tells something.
+
+    Attributes:
+        axes: in which it is.
+        x: in the axes' data.
+        y: likewise.
+        text: what it tells.
+        method: whose it is; empty where it is no method's.
+    """
+
+    axes: Axes
+    x: float
+    y: float
+    text: str
+    method: str = ""
+
+
+def mark(artists: Any, method: str) -> None:
+    """Mark what was drawn as a method's own: one artist, or any nesting of containers of them."""
+    if hasattr(artists, "set_gid"):
+        artists.set_gid(f"method:{method}")
+    elif artists is not None:
+        children = artists.get_children() if hasattr(artists, "get_children") else artists
+        for artist in children:
+            mark(artist, method)
+
+
+def thinned(count: int, most: int = 24) -> list[int]:
+    """Return the places, of so many in a row, that points tell of: the first, the last, between."""
+    if count <= most:
+        return list(range(count))
+    return sorted({round(i * (count - 1) / (most - 1)) for i in range(most)})
+
+
+def keep_shares(axes: Axes, lowest: float = 0.0, highest: float = 100.0) -> None:
+    """Limit a vertical axis to what a share can be: no tick beyond, half a marker's room."""
+    low, high = axes.get_ylim()
+    low, high = max(low, lowest), min(high, highest)
+    room = 0.02 * (high - low)
+    ticks = [tick for tick in axes.get_yticks() if low <= tick <= high]
+    axes.set_yticks(ticks)
+    axes.set_ylim(
+        low - room if low == lowest else low, high + room if high == highest else high
+    )  # fmt: skip
+
+
+_PLACES = (
+    (1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom"),
+    (0, -1, "center", "top"), (1, 1, "left", "bottom"), (1, -1, "left", "top"),
+    (-1, 1, "right", "bottom"), (-1, -1, "right", "top"),
+)  # fmt: skip
+
+
+def name_points(
+    figure: Figure, points: Sequence[Point], colours: Sequence[str], taken: Sequence[Any] = ()
+) -> None:
+    """Write each point's method beside it, where it covers no point, line or other name.
+
+    Args:
+        figure: whose limits are settled.
+        points: in axes of the figure.
+        colours: of the texts.
+        taken: ((x, y), (x, y)) ends of the lines, along the axes, that no text should cover.
+    """
+    figure.draw_without_rendering()
+    covered = []
+    for point in points:
+        x, y = point.axes.transData.transform((point.x, point.y))
+        covered.append(Bbox.from_extents(x - 5, y - 5, x + 5, y + 5))
+        covered += [_around(*point.axes.transData.transform(ends)) for ends in taken]
+    for point, colour in zip(points, colours, strict=True):
+        places = [
+            _written(point, colour, away, *place) for away in (7, 16, 28) for place in _PLACES
+        ]
+        text, box = min(places, key=lambda place: _harm(point.axes, *place, covered))
+        for other, _ in places:
+            if other is not text:
+                other.remove()
+        mark(text, point.method)
+        covered.append(box)
+
+
+def _written(
+    point: Point, colour: str, away: int, right: int, up: int, across: Any, along: Any
+) -> tuple[Any, Bbox]:
+    """Write a point's method at a place; return the text and its box."""
+    text = point.axes.annotate(
+        point.method, (point.x, point.y), (away * right, away * up), ha=across, va=along,
+        textcoords="offset pixels", fontsize=8, color=colour, annotation_clip=False,
+    )  # fmt: skip
+    return text, text.get_window_extent()
+
+
+def _harm(axes: Axes, text: Any, box: Bbox, covered: Sequence[Bbox]) -> float:
+    """Return how bad a place is: what it hides, what of it is outside, how far away it is."""
+    outside = box.width * box.height - _overlap(box, axes.get_window_extent())
+    away = abs(text.xyann[0]) + abs(text.xyann[1])
+    return sum(_overlap(box, other) for other in covered) + 3 * outside + 0.3 * away
+
+
+def _around(start: Any, end: Any) -> Bbox:
+    low, high = (choose(start[0], end[0]) for choose in (min, max))
+    below, above = (choose(start[1], end[1]) for choose in (min, max))
+    return Bbox.from_extents(low - 1.5, below - 1.5, high + 1.5, above + 1.5)
+
+
+def _overlap(one: Bbox, other: Bbox) -> float:
+    width = min(one.x1, other.x1) - max(one.x0, other.x0)
+    height = min(one.y1, other.y1) - max(one.y0, other.y0)
+    return max(width, 0.0) * max(height, 0.0)
+
+
+def svg_of(figure: Figure, label: str, points: Iterable[Point] = ()) -> str:
+    """Return the figure as an inline SVG.
+
+    Args:
+        figure: that is drawn.
+        label: a text for those who can't see it.
+        points: what it tells where.
+    """
     buffer = io.StringIO()
     # The salt keeps the ids of several figures on one page apart, and the file reproducible.
     with plt.rc_context({**STYLE, "svg.hashsalt": label}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=144)
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=_DPI)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r"\s*\n\s*", " ", svg).replace("> <", "><")
     svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")
     svg = svg.replace("font: 10px sans-serif", "font: 10px inherit")
+    svg = svg.replace('<g id="method:', '<g data-method="')
+    # A hundredth of a point is more than any screen shows.
+    svg = re.sub(r' (?:d|x|y)="[^"]*"', _rounded, svg)
     size = re.search(r'width="([\d.]+)pt" height="([\d.]+)pt"', svg)
     if size:
         svg = svg.replace(size[0], 'width="100%"', 1)
-    safe = label.replace("&", "and").replace('"', "'").replace("<", "(").replace(">", ")")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{safe}"', 1)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
+    return svg.replace("</svg>", f"{_told(figure, points)}</svg>")
+
+
+def _rounded(found: re.Match[str]) -> str:
+    return re.sub(r"(\.\d\d)\d+", r"\1", found[0])
+
+
+def _told(figure: Figure, points: Iterable[Point]) -> str:
+    """Return the points as circles that are not seen, in groups by method, each with its text."""
+    groups: dict[str, list[str]] = {}
+    width, height = figure.bbox.width, figure.bbox.height
+    across, along = 72 * figure.get_size_inches()
+    for point in points:
+        x, y = point.axes.transData.transform((point.x, point.y))
+        place = f'cx="{across * x / width:.1f}" cy="{along * (1 - y / height):.1f}"'
+        circle = f'<circle {place} r="6"><title>{escape(point.text)}</title></circle>'
+        groups.setdefault(point.method, []).append(circle)
+    return "".join(
+        f'<g class="told"{f" data-method={chr(34)}{escape(method)}{chr(34)}" if method else ""}>'
+        f"{''.join(circles)}</g>"
+        for method, circles in groups.items()
+    )

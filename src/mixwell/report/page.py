@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from mixwell.training.files import write_atomically, write_json
 
 __all__ = ["Paths", "write"]
 
+_MOST = 3_700_000  # bytes of figures: with all else the page stays below 4 MB
 _VARYING = ("method", "method_options", "seed", "data_dir")  # what runs of one report differ in
 
 
@@ -138,6 +139,7 @@ def _render(
         part = sections.Part(own, group, colours, base, protocol)
         blocks = sections.drawn(part) if own else []
         parts.append({"name": name, "blocks": blocks, **_results(part, columns)})
+    _fit(parts)
     several = len(parts) > 1
     environment = Environment(
         loader=PackageLoader("mixwell.report"),
@@ -158,6 +160,7 @@ def _render(
         seeds=sorted({record.seed for record in done}),
         methods=methods,
         colours=colours,
+        hiding=Markup(_hiding(methods)),
         columns=columns,
         parts=parts,
         varied=varied,
@@ -171,6 +174,42 @@ def _render(
         csv_data=base64.b64encode(table.encode()).decode(),
         latex_data=base64.b64encode(latex.encode()).decode(),
     )
+
+
+def _fit(parts: Sequence[dict[str, Any]], most: int = _MOST) -> None:
+    """Take figures out until the page's are below ``most`` bytes, and say in their place that.
+
+    The largest of all blocks goes first, of the last part that has one like it.
+    """
+    while sum(_size(block) for part in parts for block in part["blocks"]) > most:
+        sizes = [
+            (max(_size(b) for p in parts for b in p["blocks"] if b.title == title), title)
+            for title in {b.title for p in parts for b in p["blocks"]}
+        ]
+        _, title = max(sizes)
+        blocks, place = next(
+            (part["blocks"], i)
+            for part in reversed(parts)
+            for i, block in enumerate(part["blocks"])
+            if block.title == title and block.pictures
+        )
+        told = "The figures are left out: with them the page would be too large (4 MB)."
+        blocks[place] = replace(blocks[place], pictures=(), note=told)
+
+
+def _size(block: sections.Block) -> int:
+    return sum(len(picture.svg.encode()) for picture in block.pictures)
+
+
+def _hiding(methods: Sequence[str]) -> str:
+    """Return the style by which a method's box hides what is marked as the method's own."""
+    rules = []
+    for place, method in enumerate(methods):
+        safe = "".join(c if c.isascii() and c.isalnum() else f"\\{ord(c):x} " for c in method)
+        rules.append(
+            f'main:has(#shown{place}:not(:checked)) [data-method="{safe}"] {{ display: none; }}'
+        )
+    return "\n".join(rules)
 
 
 def _results(part: sections.Part, columns: Sequence[Measure]) -> dict[str, Any]:

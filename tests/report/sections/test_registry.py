@@ -30,7 +30,7 @@ def page_of(records, folder, **options):
 
 def test_one_from_outside_is_on_the_page_where_it_is_put(hardest, make_records, tmp_path):
     page = page_of(make_records(), tmp_path)
-    assert page.index("What a step costs") < page.index("Hardest &lt;classes&gt;")
+    assert page.index("Accuracy against time") < page.index("Hardest &lt;classes&gt;")
     assert page.index("Hardest &lt;classes&gt;") < page.index("Learning curves")
     for text in ("Of digits.", "<li>a &amp; b</li>", "<td>&lt;2&gt;</td>", '<th scope="row">b'):
         assert text in page
@@ -64,4 +64,6 @@ def test_each_draws_the_first_run_of_each_method_that_has_one(make_records):
 
     part = sections.Part(done, summarise(records), {"erm": "red", "mixup": "blue"}, "erm", "toy")
     drawn = part.each(lambda run, colour: f"{run.label}-{run.seed}-{colour}")
-    assert drawn == [Picture("erm-0-red", "erm"), Picture("mixup-1-blue", "mixup, seed 1")]
+    assert drawn == [
+        Picture("erm-0-red", "erm", "", "erm"), Picture("mixup-1-blue", "mixup, seed 1", "", "mixup"),
+    ]  # fmt: skip

@@ -1,8 +1,12 @@
 import re
+from html import escape, unescape
 
+import numpy as np
 import pytest
+import torch
 
 from mixwell.report import sections
+from mixwell.report.sections.cost import frontier
 from mixwell.studies import summarise
 
 REGISTERED = {section.name: section for section in sections.registered()}
@@ -37,7 +41,9 @@ def test_which_sections_a_part_has(make_part):
         return {name for name in REGISTERED if shown(part, name)}
 
     usual = {"findings", "power", "differences", "cost", "curves"}
-    assert names(methods=("erm", "mixup")) == usual | {"reliability", "features"}
+    assert names(methods=("erm", "mixup")) == usual | {
+        "classes", "confusion", "reliability", "features",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -64,13 +70,109 @@ def test_a_figure_of_each_method_with_its_measures(make_part):
     part = make_part(methods=("erm", "mixup"), kind="everything")
     block = shown(part, "reliability")
     assert [picture.title for picture in block.pictures] == ["erm", "mixup"]
-    first = part.first.metrics
-    assert block.pictures[0].caption == (
-        f"ECE {100 * first['ece']:.1f} %, after T {100 * first['ece_scaled']:.1f} %"
-    )
+    mean = part.summaries[0].metrics["ece"].mean
+    assert block.pictures[0].caption.startswith(f"ECE {100 * mean:.1f} %, after T ")
     assert shown(part, "outliers").pictures[1].caption == "AUROC 80.0 %, FPR95 50.0 %"
     assert shown(part, "people").pictures[0].caption == "people's KL 0.250, people's ρ 0.50"
-    assert block.note.endswith("Seed 0.")
+    assert shown(part, "people").note.endswith("Seed 0.")
+
+
+def told(picture):
+    return [unescape(text) for text in re.findall("<title>(.*?)</title>", picture.svg)]
+
+
+def test_reliability_is_of_all_seeds_together_with_the_share_in_each_bin(make_part):
+    part = make_part(methods=("erm", "mixup"))
+    texts = told(shown(part, "reliability").pictures[0])
+    for start in ("as trained", "after T", "confidence"):
+        counts = [int(t.split("(")[1].rstrip(")")) for t in texts if t.startswith(start)]
+        assert sum(counts) == 3 * 50
+    logits = np.concatenate(
+        [run.predictions()["test_logits"] for run in part.by_method["erm"]]
+    ).astype(float)
+    confidence = torch.from_numpy(logits).softmax(1).amax(1)
+    share = ((confidence > 0.4) & (confidence <= 7 / 15)).double().mean()
+    assert f"confidence 0.40 to 0.47: {100 * share:.1f} % of the samples" in " ".join(texts)
+
+
+def test_the_frontier_leaves_out_what_a_faster_method_is_as_good_as():
+    times, values = [3.0, 1.0, 2.0, 4.0, 1.0], [0.9, 0.7, 0.6, 0.9, 0.8]
+    assert frontier(times, values, higher_is_better=True) == [4, 0]
+    assert frontier(times, values, higher_is_better=False) == [1, 2]
+
+
+def test_each_method_tells_its_measure_and_its_time(make_part):
+    part = make_part(methods=("erm", "mixup"))
+    texts = told(shown(part, "cost").pictures[0])
+    mean = part.summaries[1].metrics["accuracy"].mean
+    assert texts[1].startswith(f"mixup: accuracy {100 * mean:.2f} ±")
+    assert texts[1].endswith("%, 2 s, 10.0 ms a step")
+
+
+def test_no_axis_of_shares_goes_beyond_them(make_part):
+    part = make_part(methods=("erm", "mixup", "am_mixup", "cutmix", "fmix", "remix"))
+    for name in ("cost", "curves"):
+        for picture in shown(part, name).pictures:
+            if "%" in picture.svg.split('"')[3]:
+                ticks = [float(t) for t in re.findall(r">([\d.]+)</text>", picture.svg)]
+                assert ticks
+                assert max(ticks) <= 100
+
+
+def test_the_range_of_curves_is_that_of_settled_epochs(make_part):
+    part = make_part(methods=("erm",))
+    losses = [50.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.4, 0.4]
+    for run in part.records:
+        run.history[:] = [{"epoch": i, "val_nll": v, "loss": v} for i, v in enumerate(losses)]
+    (picture,) = [p for p in shown(part, "curves").pictures if "NLL" in p.svg]
+    ticks = [float(t) for t in re.findall(r"<text[^>]*>(\d+\.\d+)</text>", picture.svg)]
+    assert max(ticks) < 2
+    assert "epoch 1:" not in picture.svg
+    assert "erm, epoch 10: 0.400 ±0.000" in told(picture)
+
+
+def test_accuracy_by_class_and_what_is_taken_for_what(make_part):
+    part = make_part(methods=("erm", "mixup"))
+    texts = told(shown(part, "classes").pictures[0])
+    assert "erm, b: 50.0 ±0.0 %" in texts
+    assert len(texts) == 6
+    picture = shown(part, "confusion").pictures[0]
+    tables = []
+    for run in part.by_method["erm"]:
+        arrays = run.predictions()
+        taken = arrays["test_logits"].argmax(1)[arrays["test_labels"] == 0]
+        tables.append((taken == 2).mean())
+    assert f"a taken for c: {100 * np.mean(tables):.1f} %" in told(picture)
+
+
+def test_many_classes_have_a_table_of_what_is_confused_most(make_part, monkeypatch):
+    part = make_part(methods=("erm", "mixup"))
+    monkeypatch.setattr(sections.classes, "_MATRIX", 2)
+    table = shown(part, "confusion").table
+    assert table.headings == ("class taken for another", "erm", "mixup")
+    shares = [float(row[1]) for row in table.rows]
+    assert shares == sorted(shares, reverse=True)
+    assert {row[0] for row in table.rows} == {
+        f"{a} → {b}" for a in "abc" for b in "abc" if a != b
+    }  # fmt: skip
+
+
+def test_samples_are_shown_beside_what_they_are_mixed_of(make_part):
+    part = make_part(methods=("erm", "mixup"), kind="images")
+    (picture,) = shown(part, "samples").pictures
+    assert (picture.title, picture.method) == ("mixup", "mixup")
+    assert picture.svg.count("<image") == 3 * 2
+    assert picture.svg.count("data:image/png;base64,") == 6
+    assert "λ = 0.25" in picture.svg
+
+
+def test_what_is_a_methods_own_is_marked_as_its(make_part):
+    method = 'mixup(layer="a<b&c")'
+    part = make_part(methods=("erm", method))
+    for name in ("differences", "cost", "curves", "classes"):
+        for picture in shown(part, name).pictures:
+            found = set(re.findall('data-method="(.*?)"', picture.svg))
+            assert escape(method) in found
 
 
 def test_curves_are_of_what_the_task_takes_each_epoch(make_part):

@@ -17,12 +17,14 @@ from dataclasses import replace
 from mixwell.errors import InputError
 from mixwell.report.sections import (
     calibration,
+    classes,
     cost,
     curves,
     features,
     long_tail,
     outliers,
     people,
+    samples,
     shift,
     tests,
     toys,
@@ -44,9 +46,9 @@ __all__ = [
 
 _SECTIONS = [
     tests.FINDINGS, tests.POWER, long_tail.SECTION, toys.SURFACES, toys.MIXED, toys.MARGINS,
-    tests.DIFFERENCES, cost.SECTION, curves.SECTION, calibration.RELIABILITY,
-    calibration.DEVIATIONS, people.SECTION, outliers.SECTION, shift.MEANS, shift.BY_CORRUPTION,
-    features.SECTION,
+    tests.DIFFERENCES, cost.SECTION, samples.SECTION, curves.SECTION, classes.ACCURACY,
+    classes.CONFUSION, calibration.RELIABILITY, calibration.DEVIATIONS, people.SECTION,
+    outliers.SECTION, shift.MEANS, shift.BY_CORRUPTION, features.SECTION,
 ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from mixwell.metrics.measures import Measure, get, registered
 from mixwell.report.tables import leading
 from mixwell.studies import MethodSummary, RunRecord
+from mixwell.studies.statistics import Interval
 
 __all__ = ["Block", "Part", "Picture", "Section", "Table", "plain"]
 
@@ -21,11 +22,13 @@ class Picture:
         svg: what :func:`mixwell.report.drawing.svg_of` returns.
         title: above it.
         caption: below it.
+        method: whose it is alone: the page hides it with the method.
     """
 
     svg: str
     title: str = ""
     caption: str = ""
+    method: str = ""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,26 @@ class Part:
             if svg:
                 other = left[0].seed != self.first.seed
                 title = f"{method}, seed {left[0].seed}" if other else method
-                shown.append(Picture(svg, title, caption(left[0].metrics)))
+                shown.append(Picture(svg, title, caption(left[0].metrics), method))
+        return shown
+
+    def pooled(
+        self,
+        draw: Callable[[Sequence[RunRecord], str], str | None],
+        caption: Callable[[MethodSummary], str] = lambda summary: "",
+    ) -> list[Picture]:
+        """Return a picture of each method's runs together, where there is something to draw.
+
+        Args:
+            draw: takes the runs, one at least, and their method's colour.
+            caption: takes the method's summary.
+        """
+        shown = []
+        for summary in self.summaries:
+            method, runs = summary.method, self.by_method[summary.method]
+            svg = draw(runs, self.colours[method]) if runs else None
+            if svg:
+                shown.append(Picture(svg, method, caption(summary), method))
         return shown
 
 
@@ -184,6 +206,12 @@ class Section:
 def plain(*drawn: str | None) -> list[Picture]:
     """Return pictures without titles, of those that there are."""
     return [Picture(svg) for svg in drawn if svg]
+
+
+def spread_text(measure: Measure, found: Interval) -> str:
+    """Return a mean with the half-width of its interval in words: "91.20 ±0.41 %"."""
+    half = "" if found.half_width is None else f" ±{measure.text(found.half_width)}"
+    return f"{measure.text(found.mean)}{half} {measure.unit}".strip()
 
 
 def told(metrics: Mapping[str, float], name: str, digits: int) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 from mixwell import metrics
 from mixwell.metrics.measures import get
-from mixwell.report.drawing import INK, STYLE, canvas, svg_of
+from mixwell.report.drawing import INK, STYLE, Point, canvas, svg_of
 from mixwell.report.sections.base import Block, Part, Section, told
-from mixwell.studies import RunRecord
+from mixwell.studies import MethodSummary, RunRecord
 
 __all__ = ["DEVIATIONS", "RELIABILITY"]
 
@@ -18,15 +21,21 @@ __all__ = ["DEVIATIONS", "RELIABILITY"]
 def _reliability(part: Part) -> Block:
     return Block(
         "Reliability and confidence",
-        "Accuracy against confidence in 15 bins, as trained and after temperature scaling; "
-        "below, how confidences are spread as trained. On the dashed line confidence is what "
-        "it should be; below it the network is overconfident. " + part.seed,
-        pictures=part.each(
-            reliability,
-            lambda m: f"{told(m, 'ece', 1)}, after T {get('ece').shown(m['ece_scaled'], 1)}",
-        ),
+        "Accuracy against confidence in 15 bins, the samples of all seeds together, as trained and "
+        "after each run’s temperature scaling; below, the share of the samples in each bin as "
+        "trained. A dot’s size is its bin’s share: what few samples say is little. On the dashed "
+        "line confidence is what it should be; below it the network is overconfident.",
+        pictures=part.pooled(reliability, _errors),
         small=True,
     )
+
+
+def _errors(summary: MethodSummary) -> str:
+    ece, scaled = (summary.metrics.get(name) for name in ("ece", "ece_scaled"))
+    if ece is None:
+        return ""
+    after = "" if scaled is None else f", after T {get('ece').shown(scaled.mean, 1)}"
+    return f"{get('ece').title} {get('ece').shown(ece.mean, 1)}{after}"
 
 
 RELIABILITY = Section("reliability", _reliability, lambda part: part.measured("ece"), files=True)
@@ -49,55 +58,75 @@ def _deviations(part: Part) -> Block:
 DEVIATIONS = Section("deviations", _deviations, lambda part: part.measured("ence"), files=True)
 
 
-def reliability(run: RunRecord, colour: str) -> str | None:
-    """Return a run's reliability diagram, before and after scaling, over its confidences."""
-    arrays = run.predictions()
-    if "test_logits" not in arrays:
+def reliability(runs: Sequence[RunRecord], colour: str) -> str | None:
+    """Return the reliability diagram of a method's runs together, before and after scaling."""
+    found = [(run, run.predictions()) for run in runs]
+    found = [(run, arrays) for run, arrays in found if "test_logits" in arrays]
+    if not found:
         return None
-    logits = torch.from_numpy(arrays["test_logits"]).double()
-    labels = torch.from_numpy(arrays["test_labels"])
+    labels = torch.cat([torch.from_numpy(arrays["test_labels"]) for _, arrays in found])
+    plain = torch.cat([_probabilities(arrays) for _, arrays in found])
+    scaled = torch.cat(
+        [_probabilities(arrays, run.metrics.get("temperature", 1.0)) for run, arrays in found]
+    )
+    method = runs[0].label
     with plt.rc_context(STYLE):
         figure, (top, bottom) = plt.subplots(
             2, 1, figsize=(2.7, 3.4), sharex=True, height_ratios=(3, 1), layout="constrained"
         )
         top.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        temperature = run.metrics.get("temperature", 1.0)
-        for scale, line, alpha, name in (
-            (1.0, "-", 1.0, "as trained"), (temperature, ":", 0.9, "after T"),
-        ):  # fmt: skip
-            diagram = metrics.reliability_diagram((logits / scale).softmax(1), labels)
-            count = diagram.count.numpy()
-            there = count > 0
-            confidence, accuracy = diagram.confidence.numpy(), diagram.accuracy.numpy()
-            top.plot(
-                confidence[there],
-                accuracy[there],
-                color=colour,
-                linestyle=line,
-                linewidth=1.4,
-                alpha=alpha,
-                label=name,
-            )
-            if scale == 1.0:
-                # A bin's dot grows with its share of the samples: few samples say little.
-                share = count[there] / count.sum()
-                top.scatter(confidence[there], accuracy[there], s=4 + 60 * share, color=colour)
-                edges = np.linspace(0, 1, len(count) + 1)
-                bottom.bar(
-                    (edges[:-1] + edges[1:]) / 2, count / count.sum(), width=0.9 / len(count),
-                    color=colour,
-                )  # fmt: skip
+        points = _draw_bins(top, plain, labels, colour, "-", "as trained", sized=True)
+        points += _draw_bins(top, scaled, labels, colour, ":", "after T")
+        points += _draw_shares(bottom, plain, labels, colour)
         top.set_xlim(0, 1)
         top.set_ylim(0, 1)
         top.set_ylabel("accuracy")
-        top.legend(loc="upper left", fontsize=8, handlelength=1.6)
+        top.legend(loc="best", fontsize=8, handlelength=1.6, borderaxespad=0.2)
         bottom.set_ylabel("share")
+        bottom.set_ylim(bottom=0)
         bottom.set_xlabel("confidence")
-        svg = svg_of(
-            figure, f"{run.label}: accuracy against confidence, and the histogram of confidences"
-        )
+        what = "accuracy against confidence, and the share of samples in each bin"
+        svg = svg_of(figure, f"{method}: {what}", points)
         plt.close(figure)
         return svg
+
+
+def _probabilities(arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> torch.Tensor:
+    return (torch.from_numpy(arrays["test_logits"]).double() / temperature).softmax(1)
+
+
+def _draw_bins(
+    axes: Axes, probs: torch.Tensor, labels: torch.Tensor, colour: str, line: str, name: str,
+    sized: bool = False,
+) -> list[Point]:  # fmt: skip
+    """Draw accuracy over confidence; return what each bin tells."""
+    diagram = metrics.reliability_diagram(probs, labels)
+    there = diagram.count.numpy() > 0
+    x, y = diagram.confidence.numpy()[there], diagram.accuracy.numpy()[there]
+    count = diagram.count.numpy()[there]
+    share = count / count.sum()
+    axes.plot(x, y, color=colour, linestyle=line, linewidth=1.4, label=name)
+    if sized:
+        axes.scatter(x, y, s=4 + 60 * share, color=colour)
+    return [
+        Point(
+            axes, a, b, f"{name}: confidence {a:.3f}, accuracy {b:.3f}, {100 * c:.1f} % ({n:.0f})"
+        )
+        for a, b, c, n in zip(x, y, share, count, strict=True)
+    ]
+
+
+def _draw_shares(axes: Axes, probs: torch.Tensor, labels: torch.Tensor, colour: str) -> list[Point]:
+    """Draw the share of the samples in each bin; return what each tells."""
+    count = metrics.reliability_diagram(probs, labels).count.numpy()
+    share = count / count.sum()
+    middle = (np.arange(len(share)) + 0.5) / len(share)
+    axes.bar(middle, share, width=0.9 / len(share), color=colour)
+    return [
+        Point(axes, x, s / 2, f"confidence {x - 0.5 / len(share):.2f} to "
+              f"{x + 0.5 / len(share):.2f}: {100 * s:.1f} % of the samples ({n:.0f})")
+        for x, s, n in zip(middle, share, count, strict=True)
+    ]  # fmt: skip
 
 
 def deviations(run: RunRecord, colour: str) -> str | None:

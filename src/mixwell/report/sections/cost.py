@@ -1,73 +1,106 @@
-"""What a step costs: the leading measures over the time of a training step."""
+"""What it costs: the leading measures against the time that training takes, with the frontier."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from mixwell.report.drawing import canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, plain
+import numpy as np
+from matplotlib.axes import Axes
+
+from mixwell.metrics.measures import Measure
+from mixwell.report.drawing import INK, Point, canvas, keep_shares, mark, name_points, svg_of
+from mixwell.report.sections.base import Block, Part, Section, plain, spread_text
 from mixwell.studies import MethodSummary
 
-__all__ = ["SECTION"]
+__all__ = ["SECTION", "frontier"]
+
+Line = tuple[tuple[float, float], tuple[float, float]]
+
+_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 
 
 def _draw(part: Part) -> Block:
     return Block(
-        "What a step costs",
-        "The measure over the median time of a training step, a point for each method; bars are "
-        "95 % intervals. Runs beside each other share the machine.",
-        pictures=plain(
-            *(
-                cost(part.summaries, part.colours, m.name, m.heading, m.factor)
-                for m in part.leading[:2]
-            )
-        ),
+        "Accuracy against time",
+        "A point for each method: the measure, with its 95 % interval, and the time that a "
+        "training takes, as mean over seeds. The dotted line is the frontier: no faster method is "
+        "as good. Runs beside each other share the machine, and so does what else it does.",
+        pictures=plain(*(cost(part, m) for m in part.leading[:2])),
     )
 
 
 SECTION = Section("cost", _draw)
 
 
-def cost(
-    summaries: Sequence[MethodSummary], colours: Mapping[str, str], key: str, title: str,
-    factor: float,
-) -> str | None:  # fmt: skip
-    """Return a measure over the time of a training step: a point for each method.
+def frontier(times: Sequence[float], values: Sequence[float], higher_is_better: bool) -> list[int]:
+    """Return the places of those that no faster one is as good as, from the fastest on.
 
-    Args:
-        summaries: of the methods.
-        colours: of the methods.
-        key: the measure.
-        title: of it.
-        factor: that the measure is multiplied by.
+    >>> frontier([1.0, 3.0, 2.0], [0.8, 0.9, 0.7], higher_is_better=True)
+    [0, 1]
     """
-    shown = [s for s in summaries if key in s.metrics and "seconds_per_step" in s.metrics]
+    sign = 1 if higher_is_better else -1
+    best: list[int] = []
+    for place in sorted(range(len(times)), key=lambda i: (times[i], -sign * values[i])):
+        if not best or sign * values[place] > sign * values[best[-1]]:
+            best.append(place)
+    return best
+
+
+def cost(part: Part, measure: Measure) -> str | None:
+    """Return a measure over the time of training: a point for each method, and the frontier."""
+    seconds = {
+        method: float(np.mean([run.seconds for run in runs]))
+        for method, runs in part.by_method.items()
+        if runs
+    }
+    shown = [s for s in part.summaries if measure.name in s.metrics and s.method in seconds]
     if len(shown) < 2:
         return None
+    longest = max(seconds[s.method] for s in shown)
+    scale, unit = next((pair for pair in _UNITS if longest >= 2 * pair[0]), _UNITS[-1])
+    times = [seconds[s.method] / scale for s in shown]
+    means = [measure.factor * s.metrics[measure.name].mean for s in shown]
+    title = measure.heading
     with canvas(5.2, 3.4) as (figure, axes):
-        for summary in shown:
-            value, time = summary.metrics[key], summary.metrics["seconds_per_step"]
-            axes.errorbar(
-                1000 * time.mean, factor * value.mean, yerr=factor * (value.half_width or 0),
-                fmt="o", color=colours[summary.method], capsize=2, markersize=6, linewidth=1.1,
+        lines: list[Line] = []
+        for summary, time, mean in zip(shown, times, means, strict=True):
+            half = measure.factor * (summary.metrics[measure.name].half_width or 0)
+            drawn = axes.errorbar(
+                time, mean, yerr=half, fmt="o", capsize=2, markersize=6, linewidth=1.1,
+                color=part.colours[summary.method],
             )  # fmt: skip
-        axes.set_xlim(left=0)
-        axes.margins(x=0.15)
-        figure.draw_without_rendering()
-        placed: list[tuple[float, float]] = []
-        for summary in sorted(shown, key=lambda s: factor * s.metrics[key].mean):
-            point = (
-                1000 * summary.metrics["seconds_per_step"].mean, factor * summary.metrics[key].mean
-            )  # fmt: skip
-            x, y = axes.transData.transform(point)
-            level = y + 4
-            while any(abs(x - u) < 90 and abs(level - v) < 10 for u, v in placed):
-                level += 10  # above the names that are there already
-            placed.append((x, level))
-            axes.annotate(
-                summary.method, point, (5, level - y), textcoords="offset pixels", fontsize=7.5,
-                color=colours[summary.method],
-            )  # fmt: skip
-        axes.set_xlabel("time of a training step, ms")
+            mark(drawn, summary.method)
+            lines.append(((time, mean - half), (time, mean + half)))
+        if measure.higher_is_better is not None:
+            lines += _draw_frontier(axes, times, means, measure.higher_is_better)
+        axes.set_xlim(0, 1.18 * max(times))
+        axes.margins(y=0.1)
+        if measure.unit == "%":
+            keep_shares(axes)
+        axes.set_xlabel(f"time of training, {unit}")
         axes.set_ylabel(title)
-        return svg_of(figure, f"{title} over the time of a training step, one point a method")
+        points = [
+            Point(axes, time, mean, _text(measure, s, time, unit), s.method)
+            for s, time, mean in zip(shown, times, means, strict=True)
+        ]
+        colours = [part.colours[s.method] for s in shown]
+        name_points(figure, points, colours, lines)
+        return svg_of(figure, f"{title} over the time of training, one point a method", points)
+
+
+def _draw_frontier(
+    axes: Axes, times: Sequence[float], means: Sequence[float], higher: bool
+) -> list[Line]:
+    """Draw the frontier's steps; return them."""
+    best = frontier(times, means, higher)
+    x, y = [times[i] for i in best], [means[i] for i in best]
+    axes.step(x, y, where="post", color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+    flat: list[Line] = [((a, b), (c, b)) for a, b, c in zip(x, y, x[1:], strict=False)]
+    return flat + [((c, b), (c, d)) for b, c, d in zip(y, x[1:], y[1:], strict=False)]
+
+
+def _text(measure: Measure, summary: MethodSummary, time: float, unit: str) -> str:
+    step = summary.metrics.get("seconds_per_step")
+    own = "" if step is None else f", {1000 * step.mean:.1f} ms a step"
+    value = spread_text(measure, summary.metrics[measure.name])
+    return f"{summary.method}: {measure.title} {value}, {time:.3g} {unit}{own}"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from mixwell.metrics.measures import Measure
-from mixwell.report.drawing import canvas, svg_of
+from mixwell.report.drawing import Point, canvas, keep_shares, mark, svg_of
+from mixwell.report.sections.base import spread_text
 from mixwell.studies import MethodSummary
 
 __all__ = ["overview"]
@@ -56,6 +57,7 @@ def over_values(
     with canvas(5.2, 3.1) as (figure, axes):
         count = len(colours)
         drawn = False
+        points: list[Point] = []
         for number, (method, colour) in enumerate(colours.items()):
             found = [
                 next((s.metrics.get(measure.name) for s in by_value[v] if s.method == method), None)
@@ -70,19 +72,24 @@ def over_values(
             # Side by side, so that bars of one value don't hide each other.
             aside = (number - (count - 1) / 2) * (0.012 if numeric else 0.07)
             x = place[there] * (10**aside) if numeric else place[there] + aside
-            axes.errorbar(
+            drawn_line = axes.errorbar(
                 x, means, yerr=reach, color=colour, marker="o", markersize=4, capsize=2,
                 linewidth=1.5 if numeric else 0, elinewidth=1.0,
             )  # fmt: skip
+            mark(drawn_line, method)
+            points += [
+                Point(axes, a, b, f"{method}, {axis} {values[i]}: {spread_text(measure, found[i])}",
+                      method)
+                for a, b, i in zip(x, means, there, strict=True)
+            ]  # fmt: skip
         if not drawn:
             return None
         if measure.unit == "%":  # a share: an interval may leave 0 to 100, the picture need not
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(low, 0), min(high, 100.5))
+            keep_shares(axes)
         if numeric:
             axes.set_xscale("log")
         axes.set_xticks(place, [f"{v:g}" if numeric else str(v) for v in values])
         axes.set_xticks([], minor=True)
         axes.set_xlabel(axis)
         axes.set_ylabel(measure.heading)
-        return svg_of(figure, f"{measure.heading} over {axis}, one line a method")
+        return svg_of(figure, f"{measure.heading} over {axis}, one line a method", points)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mixwell.metrics.measures import Measure, get
-from mixwell.report.drawing import canvas, svg_of
+from mixwell.report.drawing import Point, canvas, keep_shares, mark, svg_of
 from mixwell.report.sections.base import Block, Part, Picture, Section, plain
 from mixwell.studies import RunRecord
 
@@ -61,7 +61,7 @@ def shifted(
     with canvas(5.2 if corruption is None else 2.7, 3.1 if corruption is None else 2.2) as (
         figure, axes,
     ):  # fmt: skip
-        drawn = False
+        points: list[Point] = []
         for method, runs in by_method.items():
             rows = []
             for run in runs:
@@ -73,19 +73,26 @@ def shifted(
                 values = np.mean([[row[measure.name] for row in table[c]] for c in chosen], 0)
                 rows.append([clean, *values])
             if rows:
-                drawn = True
                 mean, spread = (
                     measure.factor * value for value in (np.mean(rows, 0), np.std(rows, 0))
                 )
                 place = np.arange(len(mean))
-                axes.plot(place, mean, color=colours[method], marker="o", markersize=3, lw=1.4)
-                axes.fill_between(
-                    place, mean - spread, mean + spread, color=colours[method], alpha=0.15, lw=0
-                )
-        if not drawn:
+                colour = colours[method]
+                line = axes.plot(place, mean, color=colour, marker="o", markersize=3, lw=1.4)
+                low, high = mean - spread, mean + spread
+                band = axes.fill_between(place, low, high, color=colour, alpha=0.15, lw=0)
+                mark([line, band], method)
+                points += [
+                    Point(axes, x, y, f"{method}, severity {x}: {y:.2f} ±{s:.2f} {measure.unit}",
+                          method)
+                    for x, y, s in zip(place, mean, spread, strict=True)
+                ]  # fmt: skip
+        if not points:
             return None
+        if measure.unit == "%":
+            keep_shares(axes)
         axes.set_xlabel("severity (0: as it is)")
         title = f"{measure.title}, {measure.unit}"
         axes.set_ylabel(title)
         name = corruption or "all corruptions"
-        return svg_of(figure, f"{title} over severity, {name}")
+        return svg_of(figure, f"{title} over severity, {name}", points)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mixwell.metrics.measures import Measure
-from mixwell.report.drawing import INK, canvas, svg_of
+from mixwell.report.drawing import INK, Point, canvas, mark, svg_of
 from mixwell.report.sections.base import Block, Part, Section, Table, plain
 from mixwell.report.tables import p_text
 from mixwell.studies import PROTOCOLS, MethodSummary
@@ -99,15 +99,12 @@ def _differences(part: Part) -> Block:
     for measure in part.tested[:_SHOWN]:
         unit = {"": "", "%": ", percentage points"}.get(measure.unit, f", {measure.unit}")
         title = measure.title + unit
-        drawn.append(
-            differences(
-                part.summaries, part.colours, measure.name, title, measure.factor, part.base
-            )
-        )
+        drawn.append(differences(part.summaries, part.colours, measure, title, part.base))
     return Block(
         f"Difference to {part.base}",
-        "Mean of the paired differences and its 95 % interval, uncorrected; an interval that "
-        "crosses zero shows no difference.",
+        "Mean of the paired differences and its 95 % interval, uncorrected. Where an interval "
+        "crosses zero no difference is known: there may be one, either way, that these seeds "
+        "don’t show.",
         pictures=plain(*drawn),
     )
 
@@ -116,22 +113,37 @@ DIFFERENCES = Section("differences", _differences, lambda part: bool(part.tested
 
 
 def differences(
-    summaries: Sequence[MethodSummary], colours: Mapping[str, str], key: str, title: str,
-    factor: float, baseline: str,
+    summaries: Sequence[MethodSummary], colours: Mapping[str, str], measure: Measure, title: str,
+    baseline: str,
 ) -> str:  # fmt: skip
     """Return each method's difference to the baseline with its 95 % interval."""
-    shown = [s for s in summaries if s.tests.get(key)][::-1]
+    shown = [s for s in summaries if s.tests.get(measure.name)][::-1]
+    points = []
     with canvas(5.2, 0.75 + 0.34 * max(len(shown), 1)) as (figure, axes):
         for row, summary in enumerate(shown):
-            test = summary.tests[key]
+            test = summary.tests[measure.name]
             assert test is not None
-            axes.errorbar(
-                factor * test.difference, row, xerr=factor * test.half_width, fmt="o",
-                color=colours[summary.method], capsize=3, markersize=5, linewidth=1.6,
+            middle, half = measure.factor * test.difference, measure.factor * test.half_width
+            drawn = axes.errorbar(
+                middle, row, xerr=half, fmt="o", color=colours[summary.method], capsize=3,
+                markersize=5, linewidth=1.6,
             )  # fmt: skip
+            mark(drawn, summary.method)
+            low, high = (
+                measure.text(test.difference + sign * test.half_width, signed=True)
+                for sign in (-1, 1)
+            )
+            text = (
+                f"{summary.method}: {measure.text(test.difference, signed=True)} [{low}, {high}], "
+                f"{p_text(test.p_value)}, {p_text(test.adjusted)} after Holm"
+            )
+            points.append(Point(axes, middle, row, text, summary.method))
         axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(shown)), [summary.method for summary in shown])
+        for label, summary in zip(axes.get_yticklabels(), shown, strict=True):
+            mark(label, summary.method)
         axes.set_ylim(-0.6, len(shown) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(title)
-        return svg_of(figure, f"{title}, difference to {baseline} with 95 % intervals")
+        name = f"{title}, difference to {baseline} with 95 % intervals"
+        return svg_of(figure, name, points)

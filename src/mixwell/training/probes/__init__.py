@@ -8,6 +8,7 @@ from mixwell.training.probes.collapse import collapse
 from mixwell.training.probes.fine import fine_classes
 from mixwell.training.probes.outliers import load_outliers, outliers
 from mixwell.training.probes.people import load_people, people
+from mixwell.training.probes.samples import samples
 from mixwell.training.probes.shift import shift
 from mixwell.training.probes.subject import Findings, Subject, moments
 from mixwell.training.probes.surface import surface
@@ -24,9 +25,10 @@ __all__ = [
     "moments",
     "outliers",
     "people",
+    "samples",
     "shift",
     "surface",
     "uncertainty",
 ]
 
-PROBES = (collapse, fine_classes, people, outliers, shift, uncertainty, surface)
+PROBES = (collapse, fine_classes, people, outliers, shift, uncertainty, surface, samples)
