@@ -5,6 +5,10 @@
 >>> # loss = method(model, x, y)
 """
 
+from mixwell import _start  # noqa: F401  (before what takes long to import)
+
+# isort: split
+
 from mixwell import functional, losses, metrics
 from mixwell.errors import InputError
 from mixwell.methods import Method, Recipe, Step, Term, create, describe, list_methods

@@ -16,8 +16,7 @@ from mixwell.studies.records import RunRecord
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
-from mixwell.training.files import read_json
-from mixwell.training.result import is_finished, read_result
+from mixwell.training.result import finished_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
 
@@ -78,6 +77,7 @@ def run_cells(
     if study is not None:
         store.check("shared", study.shared)
     store.add(cells)
+    store.mend(cells)
     store.describe(command=command, protocol="balanced" if study is None else study.protocol)
     by_name = {cell.name: cell for cell in cells}
     status = store.status()
@@ -97,9 +97,9 @@ def run_cells(
                         break
                     waiting.remove(name)
                     cell = by_name[name]
-                    if _is_finished(cell):
+                    if (result := _finished(cell)) is not None:
                         # Killed after the run had ended and before it was entered here.
-                        store.finish(name, read_result(cell.folder))
+                        store.finish(name, result)
                         report(cell, {"kind": "kept"})
                         continue
                     running.add(name)
@@ -130,12 +130,14 @@ def _kept(store: Store, cell: Cell, event: dict[str, Any]) -> dict[str, Any]:
     return {"kind": "done"}
 
 
-def _is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its own result."""
-    if not is_finished(cell.folder):
-        return False
-    before = RunConfig.from_dict(read_json(cell.folder / "config.json"))
-    return before.fingerprint == cell.config.fingerprint
+def _finished(cell: Cell) -> dict[str, Any] | None:
+    """Return the result that the cell's folder holds, if it is its own and whole."""
+    result = finished_result(cell.folder)
+    if result is None or RunConfig.from_dict(result["config"]).fingerprint != (
+        cell.config.fingerprint
+    ):
+        return None
+    return result
 
 
 def _of_others(
