@@ -85,7 +85,7 @@ def output() -> Iterator[Output]:
             stream.reconfigure(errors="replace")  # ± in ASCII is a ?
     real = before or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     patient = Output(real)
-    sys.stdout = patient  # type: ignore[assignment]
+    sys.stdout = patient
     try:
         yield patient
     finally:
