@@ -29,11 +29,11 @@ from mixwell.errors import InputError, explained
 from mixwell.studies.engines import Engine
 from mixwell.training.run import train
 
-TINY = ["--data", "moons", "--model", "mlp", "--epochs", "2", "--threads", "1"]
+TINY = ["--data", "diabetes", "--epochs", "2", "--threads", "1", "--model-set", "width=16"]
 COMMANDS = {
-    "train": ["train", *TINY, "--method", "sk_mixup", "--train-size", "40"],
-    "compare": ["compare", *TINY, "--methods", "erm,mixup", "--seeds", "2", "--train-size", "40"],
-    "tune": ["tune", *TINY, "--method", "mixup", "--trials", "3", "--train-size", "40"],
+    "train": ["train", *TINY, "--method", "sk_mixup", "--train-size", "60"],
+    "compare": ["compare", *TINY, "--methods", "erm,mixup", "--seeds", "2", "--train-size", "60"],
+    "tune": ["tune", *TINY, "--method", "mixup", "--trials", "3", "--train-size", "60"],
 }
 _TIMES = ("seconds", "seconds_per_step", "peak_memory_mb", "command", "sha256")
 _FAULTS = ctypes.CDLL(None)

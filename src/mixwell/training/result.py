@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 from mixwell.errors import InputError
+from mixwell.training import checkpoints
 from mixwell.training.config import RunConfig
 from mixwell.training.files import Damaged, read_json, set_aside
 
@@ -36,14 +38,20 @@ def read_result(folder: Path) -> dict[str, Any]:
 
 
 def finished_result(folder: Path) -> dict[str, Any] | None:
-    """Return a finished run's result; None where there is none, or it was damaged and set aside."""
+    """Return a finished run's result; None where there is none, or it was damaged and set aside.
+
+    Checkpoints that a process left that was killed just then are removed.
+    """
     if not is_finished(folder):
         return None
     try:
-        return read_result(folder)
+        result = read_result(folder)
     except Damaged as damage:
         set_aside(folder / "result.json", damage, "The run is made again.")
         return None
+    with contextlib.suppress(OSError):  # a folder that can only be read
+        checkpoints.clear(folder)
+    return result
 
 
 def read_config(folder: Path) -> RunConfig | None:
