@@ -7,6 +7,10 @@
 
 from __future__ import annotations
 
+from mixwell import _start  # noqa: F401  (before what takes long to import)
+
+# isort: split
+
 from pathlib import Path
 from typing import TYPE_CHECKING
 

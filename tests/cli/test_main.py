@@ -5,6 +5,8 @@ import sys
 import pytest
 
 from mixwell.cli import main
+from mixwell.training import RunConfig
+from mixwell.training.files import write_json
 
 TINY = ["--train-size", "100", "--epochs", "1", "--threads", "1"]
 
@@ -46,7 +48,7 @@ def test_train_and_train_again(tmp_path, capsys):
 def test_compare_report_and_exit_status_of_a_failure(tmp_path, capsys):
     out = tmp_path / "all"
     (out / "mixup-seed0").mkdir(parents=True)
-    (out / "mixup-seed0" / "checkpoint.pt").write_bytes(b"damaged")
+    write_json(out / "mixup-seed0" / "config.json", RunConfig(method="erm").to_dict())
     arguments = ["compare", "--methods", "erm,mixup", "--seeds", "1", *TINY, "--out", str(out)]
     assert main(arguments) == 1
     captured = capsys.readouterr()

@@ -15,7 +15,9 @@ import sqlalchemy as sql
 from mixwell import InputError
 from mixwell.studies import Cell, LocalEngine, Store, Study, load_records, run_study
 from mixwell.studies.engines import Engine
+from mixwell.studies.owners import lives, myself
 from mixwell.training import RunConfig
+from mixwell.training.files import write_json
 
 TINY = RunConfig(train_size=100, epochs=1, threads=1)
 
@@ -84,13 +86,13 @@ def test_a_real_process_that_fails_or_is_killed_says_so(tmp_path):
     study = Study(TINY, ["erm", "mixup"], [0])
     cells = study.plan(tmp_path)
     cells[0].folder.mkdir()
-    (cells[0].folder / "checkpoint.pt").write_bytes(b"damaged")
+    write_json(cells[0].folder / "config.json", RunConfig(method="am_mixup").to_dict())
     with LocalEngine(1) as engine:
         engine.start(cells[0], "")
         seen = []
         while not seen or seen[-1]["kind"] != "ended":
             seen += [event for _, event in engine.events(1.0)]
-        assert "checkpoint.pt can't be read" in seen[-2]["error"]
+        assert "holds another run" in seen[-2]["error"]
         engine.start(Cell(replace(cells[1].config, epochs=10_000), cells[1].folder, {}, ""), "")
         seen = []
         while not any(event["kind"] == "epoch" for event in seen):
@@ -145,14 +147,33 @@ def test_a_dead_owners_claim_is_taken(tmp_path):
     cells = Study(TINY, ["erm"], [0]).plan(tmp_path)
     store = Store(tmp_path, create=True)
     store.add(cells)
-    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    store.owner = f"{os.uname().nodename}:{other.pid}:{psutil.Process(other.pid).create_time()}"
-    assert store.claim([cells[0].name])
-    mine = Store(tmp_path)
-    assert mine.claim([cells[0].name]) is None
-    other.kill()
-    other.wait()
-    assert mine.claim([cells[0].name]) == cells[0].name
+    read, write = os.pipe()
+    other = os.fork()
+    if not other:  # it claims the cell, says so, and does nothing more
+        Store(tmp_path).claim([cells[0].name])
+        os.write(write, b".")
+        signal.pause()
+    assert os.read(read, 1) == b"."
+    assert store.claim([cells[0].name]) is None
+    assert Store(tmp_path).claim([cells[0].name]) is None
+    os.kill(other, signal.SIGKILL)
+    os.waitpid(other, 0)
+    assert store.claim([cells[0].name]) == cells[0].name
+
+
+def test_an_owner_that_no_lock_tells_of_must_have_been_heard(tmp_path):
+    now = time.time()
+    for owner in ("elsewhere:17", "elsewhere:17:0.5", "nonsense", ""):
+        assert lives(tmp_path, owner, now - 100)
+        assert not lives(tmp_path, owner, now - 130)
+        assert not lives(tmp_path, owner, None)
+        assert not lives(tmp_path, owner, "lately")
+    assert not lives(tmp_path, None, now)
+    assert not lives(tmp_path, 7, now)
+    assert lives(tmp_path, myself(tmp_path), None)
+    here = myself(tmp_path).rpartition(":")[0]
+    assert not lives(tmp_path, f"{here}:17", now)  # on this machine the lock tells
+    assert lives(tmp_path, f"{here}:{1 << 80}", now)
 
 
 def test_a_study_is_seen_whole_or_not_at_all(tmp_path):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Any
 
 from mixwell.cli import (
     bench,
@@ -24,7 +23,8 @@ from mixwell.cli import (
 )
 from mixwell.cli.command import Parser
 from mixwell.cli.importing import add_import, imported, taken_out
-from mixwell.errors import InputError
+from mixwell.cli.terminal import Interrupts, output, plain_warnings
+from mixwell.errors import InputError, explained
 
 __all__ = ["COMMANDS", "main"]
 
@@ -56,6 +56,9 @@ def _parser(arguments: Sequence[str]) -> Parser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         add_import(own)
+        own.add_argument(
+            "--debug", action="store_true", help="show the traceback of what goes wrong"
+        )
         command.add(own, asked)
     return parser
 
@@ -63,25 +66,35 @@ def _parser(arguments: Sequence[str]) -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status.
 
-    0: all went well. 1: a run failed. 2: the command line, the data or a folder can't work.
-    130: interrupted.
+    0: all went well. 1: a run failed, or the machine did: a full disk, no memory. 2: the command
+    line, the data or a folder can't work. 130: interrupted.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    try:
-        # Before anything else is parsed: options and their help tell of what is registered.
-        names, arguments = taken_out(arguments)
-        records = imported(names) if any(word in COMMANDS for word in arguments) else ()
-        parser = _parser(arguments)
-    except InputError as error:
-        print(f"mixwell: error: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        return _missing("", error)
-    return _run(parser, parser.parse_args(arguments), records)
+    name = next((word for word in arguments if word in COMMANDS), "")
+    farewell = f"Interrupted. {_kept(name)}"
+    with Interrupts(farewell) as interrupts, output() as out, plain_warnings(name):
+        try:
+            status = _run(arguments)
+        except (Exception, KeyboardInterrupt) as error:
+            if "--debug" in arguments:
+                traceback.print_exc()
+            if interrupts.came:  # imports that are cut off raise whatever they come to
+                print(farewell, file=sys.stderr)
+                return 130
+            return _failed(name, error)
+        out.flush()
+    if out.lost is not None:
+        print(f"mixwell {name}: error: output: {explained(out.lost)}", file=sys.stderr)
+    return status if out.lost is None else status or 1
 
 
-def _run(parser: Parser, options: argparse.Namespace, records: tuple[dict[str, Any], ...]) -> int:
+def _run(arguments: list[str]) -> int:
     """Run the command that was asked for; return the exit status."""
+    # Before anything else is parsed: options and their help tell of what is registered.
+    names, arguments = taken_out(arguments)
+    records = imported(names) if any(word in COMMANDS for word in arguments) else ()
+    parser = _parser(arguments)
+    options = parser.parse_args(arguments)
     if options.version:
         import mixwell
 
@@ -91,31 +104,38 @@ def _run(parser: Parser, options: argparse.Namespace, records: tuple[dict[str, A
         parser.print_help()
         return 2
     options.imports = records
-    try:
-        return COMMANDS[options.command].run(options)
-    except InputError as error:
-        print(f"mixwell {options.command}: error: {error}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        return _missing(options.command, error)
-    except KeyboardInterrupt:
-        kept = "The same command goes on from the last checkpoint."
-        if options.command == "bench":
-            kept = "Of the sections that had ended the results are kept."
-        print(f"\nInterrupted. {kept}", file=sys.stderr)
+    return COMMANDS[options.command].run(options)
+
+
+def _failed(command: str, error: BaseException) -> int:
+    """Say in a sentence what went wrong and what is kept; return the exit status."""
+    start = f"mixwell {command}: error:" if command else "mixwell: error:"
+    if isinstance(error, KeyboardInterrupt):
+        print(f"Interrupted. {_kept(command)}", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # What reads our output has gone (| head); nothing more can be said.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-
-
-def _missing(command: str, error: ImportError) -> int:
-    """Say which package is missing."""
-    if (error.name or "mixwell").startswith("mixwell"):
-        raise error
+    if isinstance(error, InputError):
+        print(start, error, file=sys.stderr)
+        return 2
+    if isinstance(error, ImportError) and not (error.name or "mixwell").startswith("mixwell"):
+        print(start, f"{error.name} is not installed; pip install 'mixwell[all]'", file=sys.stderr)
+        return 2
+    cause = explained(error)
+    if cause is not None:
+        print(start, f"{cause}. {_kept(command)}", file=sys.stderr)
+        return 1
+    first = str(error).strip().partition("\n")[0]
     print(
-        f"mixwell {command}: error: {error.name} is not installed; pip install 'mixwell[all]'",
+        start,
+        f"unforeseen {type(error).__name__}: {first} (--debug shows where). {_kept(command)}",
         file=sys.stderr,
     )
-    return 2
+    return 1
+
+
+def _kept(command: str) -> str:
+    """Return in a sentence what is there of a command that did not end."""
+    if command in ("train", "compare", "study", "tune"):
+        return "What was done is kept: the same command goes on from there."
+    if command == "bench":
+        return "Of the sections that had ended the results are kept."
+    return "Nothing was half-written."

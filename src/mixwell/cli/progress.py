@@ -64,25 +64,34 @@ class Progress:
             self.bars.update(self.tasks[name], completed=event["done"])
         elif kind == "epoch":
             self.bars.update(self.tasks[name], note=_row(event))
+        elif kind == "note":
+            self.bars.console.print(f"{name}: {event['text']}", markup=False)
         elif kind in _ENDS:
             if name in self.tasks and self.runs is not None:
                 self.bars.remove_task(self.tasks.pop(name))
             if self.runs is not None:
                 self.bars.advance(self.tasks[""])
             if kind == "failed":
-                self.bars.console.print(f"{name} failed: {event['error'].splitlines()[-1]}")
+                self.bars.console.print(f"{name} failed: {_last(event['error'])}", markup=False)
 
     def _line(self, name: str, event: dict[str, Any]) -> None:
         kind = event["kind"]
         if kind == "start" and event["done"]:
             print(f"{name}: goes on at epoch {event['epoch'] + 1}", flush=True)
+        elif kind == "note":
+            print(f"{name}: {event['text']}", flush=True)
         elif kind == "epoch" and self.runs is None:
             print(f"{name}: {_row(event)}", flush=True)
         elif kind in _ENDS and self.runs is not None:
             self.ended += 1
             word = _ENDS[kind]
-            cause = f": {event['error'].splitlines()[-1]}" if kind == "failed" else ""
+            cause = f": {_last(event['error'])}" if kind == "failed" else ""
             print(f"[{self.ended}/{self.runs}] {name} {word}{cause}", flush=True)
+
+
+def _last(error: str | None) -> str:
+    """Return the last line of an error: of a traceback, what was raised."""
+    return "".join((error or "").strip().splitlines()[-1:])
 
 
 def _row(event: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.resource_tracker
 import os
 import pickle
 import queue
@@ -14,8 +15,9 @@ import tempfile
 import threading
 import time
 import traceback
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -23,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from mixwell import plugins
-from mixwell.errors import InputError
+from mixwell.errors import InputError, Note, explained
 from mixwell.metrics.measures import Measure, adopt, outside
 from mixwell.studies.store import Cell
 from mixwell.training.config import RunConfig
@@ -97,6 +99,10 @@ class LocalEngine(Engine):
         )
 
     def start(self, cell: Cell, command: str) -> None:
+        with _without_interrupts():
+            self._start(cell, command)
+
+    def _start(self, cell: Cell, command: str) -> None:
         ours, theirs = self._context.Pipe(duplex=False)
         # The run holds one end of this and waits for the other to close: then we are gone.
         their_life, our_life = self._context.Pipe(duplex=False)
@@ -147,6 +153,20 @@ class LocalEngine(Engine):
         self._running.clear()
 
 
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Start processes that Ctrl-C doesn't reach, from their first moment on: it is ours."""
+    multiprocessing.resource_tracker.ensure_running()  # started later, it would lift the mask
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _measures() -> list[Measure]:
     """Return the measures from outside that a run's own imports don't bring."""
     brought = plugins.measures()
@@ -171,7 +191,7 @@ def _run(
     measures: list[Measure], until: int | None,
 ) -> None:  # fmt: skip
     """Train one cell, telling the parent; end when the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where there is no mask to inherit
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     last = 0.0
 
@@ -189,13 +209,27 @@ def _run(
     try:
         make_folder("out", folder)
         _log_to(folder / "log.txt")
+        _tell_warnings(report)
         adopt(measures)
         result = train(config, folder, report=report, command=command, wait=30.0, until=until)
         report({"kind": "result", "result": result})
     except InputError as error:
         report({"kind": "failed", "error": str(error)})
-    except Exception:
-        report({"kind": "failed", "error": traceback.format_exc()})
+    except Exception as error:
+        traceback.print_exc()  # into the log
+        report({"kind": "failed", "error": explained(error) or traceback.format_exc()})
+
+
+def _tell_warnings(report: Callable[[dict[str, Any]], None]) -> None:
+    """Let what a user should know be told where the study runs, too, not only in the log."""
+    write = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        write(message, category, *where, **more)
+        if category is Note:
+            report({"kind": "note", "text": str(message)})
+
+    warnings.showwarning = show
 
 
 def _end_with(parent: Connection) -> None:
@@ -373,8 +407,8 @@ def _run_remotely(
             )  # fmt: skip
         except InputError as error:
             return {"error": str(error)}
-        except Exception:
-            return {"error": traceback.format_exc()}
+        except Exception as error:
+            return {"error": explained(error) or traceback.format_exc()}
         files = {} if is_shared else {
             entry: (own / entry).read_bytes() for entry in _FILES if (own / entry).is_file()
         }  # fmt: skip

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mixwell.errors import InputError
+from mixwell.errors import explained
 from mixwell.training.config import RunConfig
+from mixwell.training.files import Damaged, checked, set_aside
 
 __all__ = ["RunRecord"]
+
+_WITHOUT = "Figures of its predictions are left out; without its folder the run is made again."
 
 
 @dataclass(frozen=True)
@@ -104,7 +109,12 @@ class RunRecord:
         if not path.is_file():
             return {}
         try:
-            with np.load(path) as arrays:
+            with np.load(checked(path), allow_pickle=False) as arrays:
                 return {name: arrays[name] for name in arrays.files}
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} can't be read: {error}") from error
+        except Damaged as damage:
+            set_aside(path, damage, _WITHOUT)
+        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            if isinstance(error, OSError) and explained(error) is not None:
+                raise
+            set_aside(path, Damaged(f"{path} can't be read: {error}"), _WITHOUT)
+        return {}

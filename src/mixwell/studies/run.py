@@ -18,8 +18,7 @@ from mixwell.studies.results_file import ResultsFile
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
-from mixwell.training.files import read_json
-from mixwell.training.result import is_finished, read_result
+from mixwell.training.result import finished_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
 
@@ -106,6 +105,7 @@ def run_cells(
     if study is not None:
         store.check("shared", study.shared)
     store.add(cells)
+    store.mend(cells)
     store.describe(command=command, protocol="balanced" if study is None else study.protocol)
     by_name = {cell.name: cell for cell in cells}
     book = _Book(store, by_name, entered)
@@ -127,9 +127,9 @@ def run_cells(
                         break
                     waiting.remove(name)
                     cell = by_name[name]
-                    if _is_finished(cell):
+                    if (result := _finished(cell)) is not None:
                         # Killed after the run had ended and before it was entered here.
-                        store.finish(name, read_result(cell.folder))
+                        store.finish(name, result)
                         book.enter([name])
                         report(cell, {"kind": "kept"})
                         continue
@@ -165,7 +165,9 @@ class _Book:
             return
         status = self.store.status()
         for name, cell in self.cells.items():
-            if status[name] == "done" or _is_finished(cell):  # what has its files goes first
+            if (
+                status[name] == "done" or _finished(cell) is not None
+            ):  # what has its files goes first
                 continue
             result = self.file.result(cell)
             if result is not None:
@@ -216,12 +218,14 @@ class _Book:
         self.late = []
 
 
-def _is_finished(cell: Cell) -> bool:
-    """Whether the cell's folder holds its own result."""
-    if not is_finished(cell.folder):
-        return False
-    before = RunConfig.from_dict(read_json(cell.folder / "config.json"))
-    return before.fingerprint == cell.config.fingerprint
+def _finished(cell: Cell) -> dict[str, Any] | None:
+    """Return the result that the cell's folder holds, if it is its own and whole."""
+    result = finished_result(cell.folder)
+    if result is None or RunConfig.from_dict(result["config"]).fingerprint != (
+        cell.config.fingerprint
+    ):
+        return None
+    return result
 
 
 def _of_others(

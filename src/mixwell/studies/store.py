@@ -1,34 +1,44 @@
 """A study's results in one file: an SQLite database that several processes may share.
 
 A cell is *claimed* before it is run, by one conditional update, so that no two processes run the
-same one. A claim holds as long as its owner lives: on the same machine that is looked up, of
-another one it must have been heard within two minutes. A result is written as its cell ends, in
-one transaction, and never overwritten.
+same one. A claim holds as long as its owner lives: on the same machine a lock tells, of another one
+it must have been heard within two minutes. A result is written as its cell ends, in one
+transaction, and never overwritten. It carries its digest: a row that is damaged is named and, when
+the study is run, made again.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import sqlalchemy as sql
 
-from mixwell.errors import InputError
+from mixwell.errors import InputError, explained, say
+from mixwell.studies.owners import lives, myself
 from mixwell.studies.records import RunRecord
 from mixwell.training.config import RunConfig
+from mixwell.training.files import Damaged, opened, sealed
 from mixwell.training.result import is_finished, read_result
 
 __all__ = ["Cell", "Store", "load_records"]
 
 FORMAT = "1"
-_SILENCE = 120.0  # seconds after which another machine's claim counts as given up
+_WAIT = 60.0  # seconds that another process's transaction is waited for
+
+
+class _Text(sql.types.UserDefinedType):
+    """JSON as its text: a damaged cell is to be named, so that it is parsed row by row."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSON"
+
 
 _TABLES = sql.MetaData()
 _META = sql.Table(
@@ -40,13 +50,13 @@ _CELLS = sql.Table(
     "cells", _TABLES,
     sql.Column("name", sql.String, primary_key=True),
     sql.Column("place", sql.Integer, nullable=False),
-    sql.Column("config", sql.JSON, nullable=False),
-    sql.Column("vary", sql.JSON, nullable=False),
+    sql.Column("config", _Text, nullable=False),
+    sql.Column("vary", _Text, nullable=False),
     sql.Column("label", sql.String, nullable=False),
     sql.Column("status", sql.String, nullable=False, default="waiting"),
     sql.Column("owner", sql.String),
     sql.Column("heard", sql.Float),
-    sql.Column("result", sql.JSON),
+    sql.Column("result", _Text),
     sql.Column("error", sql.Text),
     sql.Column("ended", sql.Float),
 )  # fmt: skip
@@ -77,11 +87,6 @@ class Cell:
         return self.folder.name + (f".epoch{self.until}" if self.until else "")
 
 
-def _myself() -> str:
-    process = psutil.Process()
-    return f"{socket.gethostname()}:{process.pid}:{process.create_time()}"
-
-
 class Store:
     """The database of a study.
 
@@ -101,12 +106,16 @@ class Store:
         # A file that is empty is one that another process is making just now.
         if not create and not (path.is_file() and path.stat().st_size):
             raise InputError(f"{str(folder)!r} holds no study: there is no {self.FILE}")
-        self.owner = _myself()
+        self._owner: str | None = None
         # No pool: a connection must not outlive a fork, and opening a file costs nothing here.
         self._engine = sql.create_engine(
-            f"sqlite:///{path}", connect_args={"timeout": 60}, poolclass=sql.NullPool
-        )
+            sql.URL.create("sqlite", database=str(path)),
+            connect_args={"timeout": _WAIT}, poolclass=sql.NullPool,
+        )  # fmt: skip
+        sql.event.listen(self._engine, "connect", _bear_any_text)
         try:
+            if path.is_file() and (create or Path(f"{path}-journal").exists()):
+                self._check_whole(path)
             if create:
                 with self._engine.begin() as connection:
                     # In one transaction: who reads meanwhile sees no table or all of them.
@@ -115,11 +124,41 @@ class Store:
                         connection.execute(sql.schema.CreateTable(table, if_not_exists=True))
             with self._engine.connect() as connection:
                 found = dict(connection.execute(sql.select(_META.c.name, _META.c.value)).all())
+                missing = {table.name for table in _TABLES.sorted_tables} - set(
+                    sql.inspect(connection).get_table_names()
+                )
         except sql.exc.DatabaseError as error:
+            cause = explained(error)
+            if cause is not None and not any(word in cause for word in ("damaged", "no database")):
+                raise  # the machine's fault, not the file's
             raise InputError(f"{path} is no study's database: {error.orig}") from error
+        if missing:
+            raise InputError(
+                f"{path} is damaged: it lacks the table {', '.join(sorted(missing))}; the same "
+                "study makes it again from the runs' folders"
+            )
         if found.get("format", FORMAT) != FORMAT:
             raise InputError(
                 f"{path} is of format {found['format']}, this version of mixwell reads {FORMAT}"
+            )
+
+    @property
+    def owner(self) -> str:
+        """The name of this process in claims."""
+        return self._owner or myself(self.folder)
+
+    @owner.setter
+    def owner(self, name: str) -> None:
+        self._owner = name
+
+    def _check_whole(self, path: Path) -> None:
+        """Raise an InputError if a crash, of a process or of the machine, damaged the file."""
+        with self._engine.connect() as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check(3)").scalars().all()
+        if found != ["ok"]:
+            raise InputError(
+                f"{path} is damaged: {'; '.join(map(str, found))}. Move it away: the same study "
+                "makes it again from the runs' folders"
             )
 
     # ----------------------------------------------------------------------------- what it is of
@@ -138,8 +177,8 @@ class Store:
         Raises:
             InputError: it is not.
         """
-        before = json.loads(self.described(name, "null"))
-        if before is None:
+        before = _parsed(self.described(name, "null"))
+        if not isinstance(before, dict):
             self.describe(**{name: value})
         elif before != json.loads(json.dumps(value)):
             keys = [key for key in {**before, **value} if before.get(key) != value.get(key)]
@@ -165,28 +204,59 @@ class Store:
         """
         with self._engine.begin() as connection:
             known = {
-                row.name: row
+                row.name: row.config
                 for row in connection.execute(sql.select(_CELLS.c.name, _CELLS.c.config))
             }
             new = []
             for place, cell in enumerate(cells):
-                if cell.name not in known:
-                    new.append(
-                        {
-                            "name": cell.name, "place": place, "config": cell.config.to_dict(),
-                            "vary": cell.vary, "label": cell.label, "status": "waiting",
-                        }
-                    )  # fmt: skip
+                if cell.name in known:
+                    self._refuse_another(cell, known[cell.name])
                     continue
-                before = RunConfig.from_dict(known[cell.name].config)
-                if before.fingerprint != cell.config.fingerprint:
-                    raise InputError(
-                        f"out={str(self.folder)!r} holds runs of other settings ({cell.name}: "
-                        f"{before.difference(cell.config)}); choose another folder or delete it"
-                    )
+                new.append(
+                    {
+                        "name": cell.name, "place": place, "status": "waiting",
+                        "config": _row_text(cell.config.to_dict()),
+                        "vary": json.dumps(cell.vary), "label": cell.label,
+                    }
+                )  # fmt: skip
             if new:
                 # Another process may have added them just now.
                 connection.execute(sql.insert(_CELLS).prefix_with("OR IGNORE"), new)
+
+    def _refuse_another(self, cell: Cell, kept: Any) -> None:
+        """Raise an InputError if a row is of another run than the cell of its name."""
+        try:
+            before = RunConfig.from_dict(opened(_parsed(kept), cell.name))
+        except (InputError, TypeError):
+            return  # :meth:`mend` writes it again
+        if before.fingerprint != cell.config.fingerprint:
+            raise InputError(
+                f"out={str(self.folder)!r} holds runs of other settings ({cell.name}: "
+                f"{before.difference(cell.config)}); choose another folder or delete it"
+            )
+
+    def mend(self, cells: Sequence[Cell]) -> None:
+        """Write the damaged rows of these cells again, as waiting; each is named.
+
+        Where a run's folder holds its result it is entered from there, not made again.
+        """
+        by_name = {cell.name: cell for cell in cells}
+        with self._engine.begin() as connection:
+            for row in connection.execute(sql.select(_CELLS)).all():
+                cell = by_name.get(row.name)
+                if cell is None:
+                    continue
+                try:
+                    _record(self.folder, row)
+                except Damaged as damage:
+                    say(f"{self.FILE}: {damage}. It is entered again from its folder, or made.")
+                    values = {
+                        "status": "waiting", "owner": None, "heard": None, "result": None,
+                        "error": None, "ended": None, "label": cell.label,
+                        "config": _row_text(cell.config.to_dict()), "vary": json.dumps(cell.vary),
+                    }  # fmt: skip
+                    here = sql.update(_CELLS).where(_CELLS.c.name == row.name)
+                    connection.execute(here.values(values))
 
     # -------------------------------------------------------------------------------- who does what
 
@@ -201,11 +271,13 @@ class Store:
             }
         for name in names:
             row = rows[name]
-            if row.status == "done" or (row.status == "running" and _lives(row.owner, row.heard)):
+            if row.status == "done" or (
+                row.status == "running" and lives(self.folder, row.owner, row.heard)
+            ):
                 continue
             same = (
                 _CELLS.c.name == name,
-                _CELLS.c.status == row.status,
+                _CELLS.c.status.is_not_distinct_from(row.status),
                 _CELLS.c.owner.is_not_distinct_from(row.owner),
             )
             claimed = {"status": "running", "owner": self.owner, "heard": time.time()}
@@ -231,7 +303,8 @@ class Store:
     def finish(self, name: str, result: dict[str, Any]) -> None:
         """Keep a cell's result; what was kept before stays."""
         values = {
-            "status": "done", "result": result, "error": None, "owner": None, "ended": time.time()
+            "status": "done", "result": _row_text(result), "error": None, "owner": None,
+            "ended": time.time(),
         }  # fmt: skip
         open_ = (_CELLS.c.name == name, _CELLS.c.status != "done")
         with self._engine.begin() as connection:
@@ -254,34 +327,70 @@ class Store:
 
     def records(self, names: Sequence[str] | None = None) -> list[RunRecord]:
         """Return the records of the cells that ended or failed: of ``names`` in their order."""
-        query = sql.select(_CELLS).where(_CELLS.c.status.in_(["done", "failed"]))
+        query = sql.select(_CELLS).order_by(_CELLS.c.place, _CELLS.c.name)
         with self._engine.connect() as connection:
-            rows = connection.execute(query.order_by(_CELLS.c.place, _CELLS.c.name)).all()
-        found = {
-            row.name: RunRecord.of(
-                self.folder / row.name, row.result, row.config, row.error, row.vary, row.label
-            )
-            for row in rows
-        }
+            rows = connection.execute(query).all()
+        found = {}
+        for row in rows:
+            try:
+                record = _record(self.folder, row)
+            except Damaged as damage:
+                say(f"{self.folder / self.FILE}: {damage}. It is left out; the same study mends it")
+                continue
+            if record is not None:
+                found[row.name] = record
         if names is None:
             return list(found.values())
         return [found[name] for name in names if name in found]
 
 
-def _lives(owner: str | None, heard: float | None) -> bool:
-    """Whether the process that claimed a cell is still at work."""
-    if owner is None:
-        return False
-    host, pid, started = owner.rsplit(":", 2)
-    if host != socket.gethostname():
-        return time.time() - (heard or 0) < _SILENCE
-    if int(pid) == os.getpid():
-        return True
+def _bear_any_text(connection: Any, _: Any) -> None:
+    """Let a text that is no UTF-8 be read: its digest tells, and no other row suffers."""
+    connection.text_factory = lambda text: text.decode("utf-8", "replace")
+
+
+_STATES = ("waiting", "running", "done", "failed")
+
+
+def _row_text(content: dict[str, Any]) -> str:
+    """Return what a row keeps of an object: its JSON, with its digest."""
+    return json.dumps(sealed(content))
+
+
+def _parsed(text: Any) -> Any:
+    """Return what a row's JSON says; None where it is none."""
     try:
-        # The number alone would not do: it may be another process's by now.
-        return abs(psutil.Process(int(pid)).create_time() - float(started)) < 1
-    except psutil.Error:
-        return False
+        return json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+
+
+def _record(folder: Path, row: Any) -> RunRecord | None:
+    """Return the record of a row; None if its cell has not ended.
+
+    Raises:
+        Damaged: the row does not hold what was written.
+    """
+    name = f"the row {row.name!r}"
+    if not isinstance(row.name, str):
+        raise Damaged(f"{name} is damaged: it has no name")
+    if row.status not in _STATES:
+        raise Damaged(f"{name} is damaged: its status is {row.status!r}")
+    config, vary = opened(_parsed(row.config), f"{name}: config"), _parsed(row.vary)
+    if not isinstance(vary, dict) or not isinstance(row.label, str):
+        raise Damaged(f"{name} is damaged: it has no label, or nothing of its part")
+    if row.status not in ("done", "failed"):
+        return None
+    result = None
+    if row.status == "done":
+        result = opened(_parsed(row.result), f"{name}: result")
+        if not isinstance(result.get("metrics"), dict):
+            raise Damaged(f"{name} is damaged: its result has no metrics")
+    try:
+        error = None if row.error is None else str(row.error)
+        return RunRecord.of(folder / row.name, result, config, error, vary, row.label)
+    except (InputError, TypeError, ValueError) as error:
+        raise Damaged(f"{name} is damaged: {error}") from error
 
 
 def load_records(folder: str | Path) -> list[RunRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,8 @@ from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import slug
 from mixwell.training.build import check, load_data, resolved
 from mixwell.training.config import RunConfig
-from mixwell.training.files import make_folder, write_atomically
+from mixwell.training.files import clear_leftovers, make_folder, write_atomically
+from mixwell.training.machine import locked
 
 __all__ = ["Tuned", "tunable", "tune"]
 
@@ -98,16 +100,19 @@ def tune(
     folder = Path(out)
     make_folder("out", folder)
     identity = f"{config.fingerprint}-{chosen.name}-{'-'.join(space)}-{list(seeds)}"
-    found = _search(folder, identity, chosen, space, trials, workers > 1)
+    at_a_time = max(1, workers // len(seeds))
 
     def tried(settings: Sequence[dict[str, Any]]) -> list[float | None]:
         return _measured(config, settings, folder, chosen, seeds, workers, report, command)
 
-    at_a_time = max(1, workers // len(seeds))
-    while missing := max(0, trials - _ended(found)):
-        _try_some(found, min(at_a_time, missing), space, tried)
-        _write(found, config, space, chosen, folder)
-    return _write(found, config, space, chosen, folder)
+    with locked(folder, 0.0):
+        clear_leftovers(folder)
+        found = _search(folder, identity, chosen, space)
+        sampler = _samplers(trials, at_a_time > 1)
+        while _ended(found) < trials:
+            _try_some(found, at_a_time, trials, space, tried, sampler)
+            _write(found, config, space, chosen, folder)
+        return _write(found, config, space, chosen, folder)
 
 
 def tunable(task: str) -> tuple[Measure, ...]:
@@ -135,10 +140,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def _search(
-    folder: Path, identity: str, measure: Measure, space: Mapping[str, Range], trials: int,
-    parallel: bool,
-) -> Any:  # fmt: skip
+def _search(folder: Path, identity: str, measure: Measure, space: Mapping[str, Range]) -> Any:
     """Return Optuna's study of a search, begun or to be gone on with."""
     optuna = _optuna()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -148,21 +150,30 @@ def _search(
         direction="maximize" if measure.higher_is_better else "minimize",
         load_if_exists=True,
     )
-    search.sampler = optuna.samplers.TPESampler(
-        # Where it goes on it must not draw again what it drew at first.
-        seed=_SEED + len(search.get_trials(deepcopy=False)),
-        constant_liar=parallel,
-        n_startup_trials=max(5, min(10, trials // 2)),
-    )
     usual = {name: bounds.default for name, bounds in space.items()}
     if not search.get_trials(deepcopy=False):
         search.enqueue_trial({k: v for k, v in usual.items() if v is not None})
-    state = optuna.trial.TrialState
-    for left in search.get_trials(deepcopy=False, states=[state.RUNNING]):
-        # A process that is gone had asked for it: its settings are tried again.
-        search.enqueue_trial(left.params)
-        search.tell(left.number, state=state.FAIL)
     return search
+
+
+def _samplers(trials: int, parallel: bool) -> Callable[[int, int], Any]:
+    """Return what makes the sampler of a trial's setting, of the trial's and its own number.
+
+    All that it draws follows from these and from the trials before: a search that is killed goes
+    on as it would have.
+    """
+    samplers = _optuna().samplers
+
+    def sampler(trial: int, setting: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # constant_liar is experimental, they say since 2021
+            return samplers.TPESampler(
+                seed=_SEED + 1009 * trial + setting,
+                constant_liar=parallel,
+                n_startup_trials=max(5, min(10, trials // 2)),
+            )
+
+    return sampler
 
 
 def _ended(search: Any, failed: bool | None = None) -> int:
@@ -173,24 +184,41 @@ def _ended(search: Any, failed: bool | None = None) -> int:
 
 
 def _try_some(
-    search: Any, count: int, space: Mapping[str, Range],
+    search: Any, at_a_time: int, trials: int, space: Mapping[str, Range],
     tried: Callable[[Sequence[dict[str, Any]]], list[float | None]],
+    sampler: Callable[[int, int], Any],
 ) -> None:  # fmt: skip
-    """Ask for so many settings, try them and tell how good they are."""
-    pruned = _optuna().trial.TrialState.PRUNED
-    asked = [search.ask() for _ in range(count)]
-    settings = [
-        {
-            name: trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log)
-            for name, bounds in space.items()
-        }
-        for trial in asked
-    ]
+    """Ask for the settings of a group of trials, try them and tell how good they are.
+
+    A group that a killed process had begun is gone on with: what it had asked for is tried, and
+    what it hadn't is asked for now.
+    """
+    states = _optuna().trial.TrialState
+    known = [t for t in search.get_trials(deepcopy=False) if t.state is not states.FAIL]
+    begun = [trial for trial in known if trial.state is states.RUNNING]
+    asked = [_optuna().trial.Trial(search, trial._trial_id) for trial in begun]
+    count = sum(trial.state is not states.WAITING for trial in known)
+    settings = [_asked(trial, space, sampler) for trial in asked]
+    while count < trials and (not asked or count % at_a_time):
+        asked.append(search.ask())
+        settings.append(_asked(asked[-1], space, sampler))
+        count += 1
     for trial, value in zip(asked, tried(settings), strict=True):
         if value is None:
-            search.tell(trial, state=pruned)  # it failed: not to be tried again
+            search.tell(trial, state=states.PRUNED)  # it failed: not to be tried again
         else:
             search.tell(trial, value)
+
+
+def _asked(
+    trial: Any, space: Mapping[str, Range], sampler: Callable[[int, int], Any]
+) -> dict[str, float]:
+    """Return a trial's settings, each drawn by a sampler of its own; those it has stay."""
+    found = {}
+    for place, (name, bounds) in enumerate(space.items()):
+        trial.study.sampler = sampler(trial.number, place)
+        found[name] = trial.suggest_float(name, bounds.low, bounds.high, log=bounds.log)
+    return found
 
 
 def _space(config: RunConfig, search: Sequence[str] | None, task: str) -> Mapping[str, Range]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import mixwell
 from mixwell.errors import InputError
 from mixwell.trained.run import TrainedRun
-from mixwell.training.files import make_folder, write_atomically
+from mixwell.training.files import checked, make_folder, write_atomically
 from mixwell.view import logits_of
 
 __all__ = ["Deployed", "Exported", "export"]
@@ -162,7 +162,7 @@ def _samples(run: TrainedRun) -> tuple[Tensor, bool]:
     path = run.folder / "predictions.npz"
     if path.is_file():
         try:
-            with np.load(path) as arrays:
+            with np.load(checked(path), allow_pickle=False) as arrays:
                 if "test_inputs" in arrays.files:
                     raw = torch.from_numpy(arrays["test_inputs"])
                     scale = 255 if raw.dtype == torch.uint8 else 1

@@ -17,6 +17,7 @@ from mixwell.errors import InputError
 from mixwell.trained.inputs import samples_of
 from mixwell.training.build import load_data
 from mixwell.training.config import RunConfig
+from mixwell.training.files import checked
 from mixwell.training.predict import predict
 from mixwell.training.probes.uncertainty import dropped, has_dropout
 from mixwell.training.result import is_finished, read_result
@@ -186,7 +187,9 @@ def _network(root: Path, config: RunConfig, transform: Transform, classes: int) 
     if not path.is_file():
         raise InputError(f"{str(root)!r} lacks its weights: there is no model.pt")
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(checked(path), map_location="cpu", weights_only=True)
+    except InputError:  # it is damaged
+        raise
     except Exception as error:  # pickle raises many kinds
         raise InputError(f"{path} can't be read: {error}") from error
     assert config.model is not None

@@ -1,7 +1,13 @@
-"""Files that are whole or not there: written beside, flushed to the disk, and moved into place."""
+"""Files that are whole or not there, and that say themselves whether they are as they were written.
+
+A file is written beside its place, flushed to the disk, and moved there. What is read back carries
+a SHA-256 digest: JSON under a key of its own, other files in a trailer that their readers skip.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 import tempfile
@@ -9,32 +15,103 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 
-__all__ = ["clear_leftovers", "make_folder", "read_json", "write_atomically", "write_json"]
+__all__ = [
+    "Damaged",
+    "checked",
+    "clear_leftovers",
+    "make_folder",
+    "opened",
+    "read_json",
+    "sealed",
+    "set_aside",
+    "write_atomically",
+    "write_json",
+]
+
+_KEY = "sha256"
+_MARK = b"\nmixwell sha256 "
+_TRAILER = len(_MARK) + 64 + 1
+_PIECE = 1 << 20
 
 
-def write_atomically(path: Path, content: bytes | Callable[[BinaryIO], object]) -> None:
+class Damaged(InputError):
+    """Raised for a file or a row that does not hold what was written; its text says which."""
+
+
+def write_atomically(
+    path: Path, content: bytes | Callable[[BinaryIO], object], *, seal: bool = False
+) -> None:
     """Put a file in the place of ``path`` once all of it is on the disk.
 
     Args:
         path: the file.
         content: what it holds, or a function that writes it.
+        seal: end it with the digest that :func:`checked` looks at. Zip files (``.pt``, ``.npz``)
+            stay readable by anything: what follows their directory is skipped.
     """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             if isinstance(content, bytes):
                 file.write(content)
             else:
                 content(file)
+            if seal:
+                size = file.seek(0, os.SEEK_END)
+                file.write(_MARK + _digest_of(file, size).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)  # mkstemp's are private; results are as readable as any file
         os.replace(name, path)
     except BaseException:
-        os.unlink(name)
+        with contextlib.suppress(OSError):  # the folder may be gone: the first error is to be seen
+            os.unlink(name)
         raise
+
+
+def _digest_of(file: BinaryIO, size: int) -> str:
+    """Return the SHA-256 of a file's first bytes; its position is their end afterwards."""
+    digest = hashlib.sha256()
+    file.seek(0)
+    while size and (piece := file.read(min(size, _PIECE))):
+        digest.update(piece)
+        size -= len(piece)
+    return digest.hexdigest()
+
+
+def checked(path: Path) -> Path:
+    """Return ``path`` if the file holds what :func:`write_atomically` sealed.
+
+    A file without a digest, of an older version, passes: its reader has to see whether it is whole.
+
+    Raises:
+        Damaged: it does not.
+    """
+    with path.open("rb") as file:
+        size = max(0, file.seek(0, os.SEEK_END) - _TRAILER)
+        file.seek(size)
+        trailer = file.read()
+        if trailer.startswith(_MARK) and trailer[len(_MARK) : -1].decode("latin1") != _digest_of(
+            file, size
+        ):
+            raise Damaged(f"{path} is damaged: its digest doesn't fit its content")
+    return path
+
+
+def set_aside(path: Path, damage: Damaged, then: str) -> None:
+    """Rename a damaged file to ``NAME.damaged``, and say so.
+
+    Args:
+        path: the file.
+        damage: what is wrong with it.
+        then: what is done without it, in words.
+    """
+    place = path.with_name(path.name + ".damaged")
+    with contextlib.suppress(FileNotFoundError):  # another process was faster
+        os.replace(path, place)
+    say(f"{damage}; it is kept as {place.name}. {then}")
 
 
 def clear_leftovers(folder: Path) -> None:
@@ -43,22 +120,50 @@ def clear_leftovers(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with the digest of what it holds."""
+    return {**content, _KEY: _json_digest(content)}
+
+
+def opened(content: Any, name: str) -> dict[str, Any]:
+    """Return the object that :func:`sealed` was given; one without a digest is older, and passes.
+
+    Raises:
+        Damaged: it is no object, or another one; the text begins with ``name``.
+    """
+    if not isinstance(content, dict):
+        raise Damaged(f"{name} is damaged: it holds no JSON object")
+    inner = {key: value for key, value in content.items() if key != _KEY}
+    if _KEY in content and content[_KEY] != _json_digest(inner):
+        raise Damaged(f"{name} is damaged: its digest doesn't fit its content")
+    return inner
+
+
+def _json_digest(content: Any) -> str:
+    # Of the text that is read back: a tuple is a list by then, a key a text. NaN is written as such
+    # by both ends, and numbers as Python's shortest.
+    text = json.dumps(json.loads(json.dumps(content)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def write_json(path: Path, content: Any) -> None:
-    """Write ``content`` as readable JSON, atomically."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=True)
+    """Write ``content`` as readable JSON, atomically; an object gets its digest."""
+    shown = sealed(content) if isinstance(content, dict) else content
+    text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=True)
     write_atomically(path, text.encode())
 
 
-def read_json(path: Path) -> Any:
-    """Return what a JSON file holds.
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file holds.
 
     Raises:
-        InputError: it is no JSON.
+        Damaged: it is no JSON object, or not the one that was written.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path} is no valid JSON: {error}") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested without end
+        raise Damaged(f"{path} is damaged: it is no valid JSON ({error})") from error
+    return opened(content, str(path))
 
 
 def make_folder(argument: str, path: Path) -> None:
@@ -67,7 +172,6 @@ def make_folder(argument: str, path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except OSError as error:
-        raise InputError(
-            f"{argument}={str(path)!r} can't be written to: {error.strerror}"
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the name
+        cause = getattr(error, "strerror", None) or error
+        raise InputError(f"{argument}={str(path)!r} can't be written to: {cause}") from error

@@ -60,7 +60,7 @@ def make_fabric(config: RunConfig) -> Any:
 
 @contextlib.contextmanager
 def locked(folder: Path, wait: float) -> Iterator[None]:
-    """Keep a second process out of a run folder; the system drops the lock if this one dies."""
+    """Keep a second process out of a folder; the system drops the lock if this one dies."""
     until = time.monotonic() + wait
     with (folder / ".lock").open("w") as file:
         while fcntl is not None:
@@ -70,17 +70,19 @@ def locked(folder: Path, wait: float) -> Iterator[None]:
             except OSError as error:
                 if time.monotonic() >= until:
                     raise InputError(
-                        f"out={str(folder)!r}: another process is training in this folder"
+                        f"out={str(folder)!r}: another process is at work in this folder"
                     ) from error
             time.sleep(0.1)
         yield
 
 
 def random_state() -> dict[str, Any]:
-    """Return the state of all random number generators."""
+    """Return the state of all random number generators, as tensors and numbers."""
+    version, words, gauss = random.getstate()
+    kind, keys, *numbers = np.random.get_state()  # noqa: NPY002
     return {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002
+        "python": [version, torch.tensor(words, dtype=torch.int64), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *numbers],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -88,8 +90,10 @@ def random_state() -> dict[str, Any]:
 
 def set_random_state(state: dict[str, Any]) -> None:
     """Put all random number generators in a state of :func:`random_state`."""
-    random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    kind, keys, *numbers = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *numbers))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
     if torch.cuda.is_available() and state["cuda"]:
         torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])

@@ -24,19 +24,24 @@ from mixwell.data.transform import Transform, raw_samples
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.metrics.measures import VALIDATION
-from mixwell.training import build
+from mixwell.training import build, checkpoints
 from mixwell.training.config import RunConfig
 from mixwell.training.evaluate import measure, quick_measure, validate
 from mixwell.training.files import (
     clear_leftovers,
     make_folder,
-    read_json,
     write_atomically,
     write_json,
 )
 from mixwell.training.loggers import Log
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
-from mixwell.training.result import FORMAT, is_finished, read_result
+from mixwell.training.result import (
+    FORMAT,
+    finished_result,
+    is_finished,
+    read_config,
+    read_result,
+)
 from mixwell.training.state import State
 
 __all__ = ["is_finished", "read_result", "train", "trainer"]
@@ -88,21 +93,24 @@ def train(
     if models.is_plugged(config.model or ""):
         build.make_model(config, dataset)  # who knows whether it works, before a folder is made
     make_folder("out", folder)
-    known = folder / "config.json"
-    if known.exists():
-        before = RunConfig.from_dict(read_json(known))
-        if before.fingerprint != config.fingerprint:
-            raise InputError(
-                f"out={str(folder)!r} holds another run ({before.difference(config)}); "
-                "choose another folder or delete it"
-            )
-    if is_finished(folder):
-        return read_result(folder)
+    _refuse_another(folder, read_config(folder), config)
+    if (kept := finished_result(folder)) is not None:
+        _refuse_another(folder, RunConfig.from_dict(kept["config"]), config)
+        return kept
     with locked(folder, wait):
-        if is_finished(folder):  # by the process that was waited for
-            return read_result(folder)
+        if (kept := finished_result(folder)) is not None:  # by the process that was waited for
+            return kept
         clear_leftovers(folder)
         return _launch(config, dataset, folder, report, command, until)
+
+
+def _refuse_another(folder: Path, before: RunConfig | None, config: RunConfig) -> None:
+    """Raise an InputError if what a folder holds is another run's."""
+    if before is not None and before.fingerprint != config.fingerprint:
+        raise InputError(
+            f"out={str(folder)!r} holds another run ({before.difference(config)}); "
+            "choose another folder or delete it"
+        )
 
 
 def _launch(
@@ -144,7 +152,7 @@ def _work(
     model = build.make_model(config, dataset)
     method = build.make_step(config, dataset).to(fabric.device)
     state = State(fabric, config, dataset, model, method)
-    state.load(folder / "checkpoint.pt")
+    state.load(folder)
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
     with contextlib.closing(Log(config, folder, state.history, fabric.global_rank == 0)) as log:
         while state.epoch < min(until or state.epochs, state.epochs):
@@ -202,7 +210,7 @@ def _train_epoch(
             due = (time.monotonic() - state.saved) / 60 >= config.checkpoint_minutes
             if fabric.broadcast(due) and state.batch < state.batches:
                 state.epoch_seconds = before + time.perf_counter() - started
-                state.save(folder / "checkpoint.pt")
+                state.save(folder)
     if not math.isfinite(float(state.sums["loss"])):
         raise _diverged(config, state)
     return before + time.perf_counter() - started
@@ -228,7 +236,7 @@ def _epoch(
     state.history.append(row)
     state.seconds += seconds + time.perf_counter() - finished
     state.next_epoch()
-    state.save(folder / "checkpoint.pt")
+    state.save(folder)
     return row
 
 
@@ -319,10 +327,11 @@ def _finish(
         write_atomically(
             folder / "predictions.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **found.arrays),
+            seal=True,
         )
         weights = state.evaluated.state_dict()
-        write_atomically(folder / "model.pt", lambda file: torch.save(weights, file))
+        write_atomically(folder / "model.pt", lambda file: torch.save(weights, file), seal=True)
         write_json(folder / "result.json", result)
-        (folder / "checkpoint.pt").unlink(missing_ok=True)
+        checkpoints.clear(folder)
     fabric.barrier()
     return result

@@ -16,9 +16,9 @@ from torch.optim.swa_utils import AveragedModel
 from mixwell.data import Dataset
 from mixwell.errors import InputError
 from mixwell.methods import Method, Term
+from mixwell.training import checkpoints
 from mixwell.training.build import make_optimizer, make_scheduler
 from mixwell.training.config import RunConfig
-from mixwell.training.files import write_atomically
 from mixwell.training.machine import random_state, set_random_state
 from mixwell.training.semi_supervised import SemiSupervised
 
@@ -42,6 +42,7 @@ class State:
         assert config.batch_size is not None
         self.fabric, self.method = fabric, method
         self.epochs = config.epochs
+        self.fingerprint = config.fingerprint
         world = fabric.world_size
         # What an epoch goes over.
         self.split = dataset.train if dataset.unlabelled is None else dataset.unlabelled
@@ -120,8 +121,11 @@ class State:
             self.ema.update_parameters(self.raw)
         self.step += 1
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint, atomically, with the random states of all processes."""
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint, atomically, with the random states of all processes.
+
+        The one before it is kept beside it.
+        """
         randomness: list[Any] = [None] * self.fabric.world_size
         own = random_state()
         if self.fabric.world_size > 1:
@@ -130,6 +134,7 @@ class State:
             randomness = [own]
         if self.fabric.global_rank == 0:
             content = {
+                "run": self.fingerprint,
                 "model": self.raw.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
@@ -139,29 +144,38 @@ class State:
                 "randomness": randomness,
                 "progress": {name: getattr(self, name) for name in self._PROGRESS},
             }
-            write_atomically(path, lambda file: torch.save(content, file))
+            checkpoints.write(folder, content)
         self.saved = time.monotonic()
 
-    def load(self, path: Path) -> None:
-        """Go on from a checkpoint, if there is one."""
-        if not path.is_file():
+    def load(self, folder: Path) -> None:
+        """Go on from the last checkpoint that is whole, if there is one.
+
+        Raises:
+            InputError: it is of another run, or doesn't fit this one.
+        """
+        # One process looks at them and sets damaged ones aside; all take the same.
+        fabric = self.fabric
+        path = fabric.broadcast(checkpoints.whole(folder) if fabric.global_rank == 0 else None)
+        if path is None:
             return
+        content = checkpoints.read(path, fabric.device)
+        if content.get("run", self.fingerprint) != self.fingerprint:
+            raise InputError(f"{path} is of another run; choose another folder or delete it")
         try:
-            content = torch.load(path, map_location=self.fabric.device, weights_only=False)
-        except Exception as error:
+            self.raw.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            self.scheduler.load_state_dict(content["scheduler"])
+            self.method.load_state_dict(content["method"])
+            if self.ema is not None:
+                self.ema.load_state_dict(content["ema"])
+            fabric._precision.load_state_dict(content["precision"])
+            for name, value in content["progress"].items():
+                setattr(self, name, value)
+            set_random_state(content["randomness"][fabric.global_rank])
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise InputError(
-                f"{path} can't be read: {error}; delete it to start this run anew"
+                f"{path} doesn't fit this run: {error}; delete it to start this run anew"
             ) from error
-        self.raw.load_state_dict(content["model"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.scheduler.load_state_dict(content["scheduler"])
-        self.method.load_state_dict(content["method"])
-        if self.ema is not None:
-            self.ema.load_state_dict(content["ema"])
-        self.fabric._precision.load_state_dict(content["precision"])
-        for name, value in content["progress"].items():
-            setattr(self, name, value)
-        set_random_state(content["randomness"][self.fabric.global_rank])
 
 
 def averaging(decay: float) -> Callable[..., None]:
