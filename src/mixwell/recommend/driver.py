@@ -79,7 +79,7 @@ def recommend(
     seconds = seconds_of(budget)
     if workers is not None and (isinstance(workers, bool) or workers < 1):
         raise InputError(f"workers must be 1 at least, got {workers!r}")
-    dataset, loading = _loaded(config, 0.03 * seconds)
+    dataset, loading = _loaded(config, 0.1 * seconds)
     chosen = _measure(measure, dataset)
     base = replace(resolved(replace(config, published=None), dataset), published=config.published)
     make_model(base, dataset)

@@ -52,11 +52,12 @@ def measure_costs(
     allowance = _SHARE * budget / (2 * len(configs))
     epochs: dict[str, float] = {}
     failed: dict[str, str] = {}
-    clock, worked = time.perf_counter(), time.process_time()
     with _untouched(threads):
-        started = time.perf_counter()
         first = next(iter(configs.values()))
         device = make_fabric(first).device
+        _timed(trainer(first, dataset, 1))  # imports, which runs' processes have done before
+        clock, worked = time.perf_counter(), time.process_time()
+        started = clock
         model = make_model(first, dataset).to(device)
         start = loading + time.perf_counter() - started
         for label, config in configs.items():
@@ -100,20 +101,20 @@ def _timed(work: Callable[[], object]) -> float:
 def _epoch(config: RunConfig, dataset: Dataset, allowance: float) -> float:
     """Return the seconds of an epoch's steps."""
     assert config.batch_size is not None
-    count = dataset.train.num_batches(config.batch_size, drop_last=False, world_size=1)
+    count = dataset.train.num_batches(config.batch_size)
+    step = trainer(config, dataset, 1)
+    _timed(step)  # the first takes longer: memory, compiled kernels, imports
+    first = _timed(step)
+    if 4 * first > allowance or count == 1:
+        return first * count
     few = min(4, count)
     steps = trainer(config, dataset, few)
-    first = _timed(steps)
-    if first > allowance:
-        return first / few * count
+    repeats = max(1, min(5, int(allowance / (few * first))))
+    each = statistics.median(_timed(steps) for _ in range(repeats))
     if isinstance(dataset.train, TensorSplit):
-        repeats = max(1, min(5, int(allowance / max(first, 1e-9))))
-        return statistics.median(_timed(steps) for _ in range(repeats)) / few * count
-    # A loader takes a while to begin: of two lengths, the difference is the steps' own.
-    short, many = _timed(steps), min(3 * few, count)
-    long = _timed(trainer(config, dataset, many)) if many > few else short
-    each = max(long - short, 0.0) / (many - few) if many > few else short / few
-    return short + each * (count - few)
+        return each / few * count
+    # A loader takes a while to begin: what more steps take more is the steps' own.
+    return first + max(each - first, 0.0) / (few - 1) * (count - 1)
 
 
 def _validation(
