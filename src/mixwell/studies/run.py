@@ -16,7 +16,7 @@ from mixwell.studies.records import RunRecord
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
-from mixwell.training.files import read_json
+from mixwell.training.files import make_folder, read_json
 from mixwell.training.result import is_finished, read_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
@@ -74,6 +74,7 @@ def run_cells(
     command: str = "",
 ) -> list[RunRecord]:
     """Run the cells of :meth:`Study.plan`; see :func:`run_study`."""
+    make_folder("out", Path(out))
     store = Store(out, create=True)
     if study is not None:
         store.check("shared", study.shared)

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 import mixwell
-from mixwell import models, plugins
+from mixwell import plugins
 from mixwell.data import Dataset
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 from mixwell.methods import Method
 from mixwell.metrics.measures import VALIDATION
 from mixwell.training import build
@@ -32,21 +32,25 @@ from mixwell.training.files import (
     write_json,
 )
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
+from mixwell.training.prepare import Prepared, prepare
 from mixwell.training.result import FORMAT, is_finished, read_result
+from mixwell.training.starting import train_mode
 from mixwell.training.state import State
 
 __all__ = ["is_finished", "read_result", "train", "trainer"]
 
 Report = Callable[[dict[str, Any]], None]
-"""Is told of a run's events: "start", "step", "epoch" and "done"."""
+"""Is told of a run's events: "note", "start", "step", "epoch" and "done"."""
 
 
 def _silent(event: dict[str, Any]) -> None:
-    pass
+    """Tell nothing but what goes otherwise than it was asked for."""
+    if event["kind"] == "note" and event["warns"]:
+        say(event["text"])
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | Prepared,
     out: str | Path,
     *,
     report: Report = _silent,
@@ -61,7 +65,7 @@ def train(
     processor ends bit for bit as if it had not been interrupted.
 
     Args:
-        config: what to train.
+        config: what to train; or what :func:`prepare` made of it, which isn't done again.
         out: the run's folder.
         report: told of the run's events as they happen.
         command: the command line, to be kept in the result.
@@ -71,11 +75,8 @@ def train(
         InputError: the configuration, the data or the folder can't work; the loss is not finite.
     """
     folder = Path(out)
-    dataset = build.load_data(config)
-    config = build.resolved(config, dataset)
-    build.check(config, dataset)
-    if models.is_plugged(config.model or ""):
-        build.make_model(config, dataset)  # who knows whether it works, before a folder is made
+    prepared = config if isinstance(config, Prepared) else prepare(config)
+    config, dataset = prepared.config, prepared.dataset
     make_folder("out", folder)
     known = folder / "config.json"
     if known.exists():
@@ -128,16 +129,21 @@ def _work(
     random.seed(config.seed)
     np.random.seed(config.seed)  # noqa: NPY002  (what others' code draws from)
     torch.manual_seed(config.seed)
-    model = build.make_model(config, dataset)
+    notes: list[str] = []
+    model = build.make_model(config, dataset, notes)
     method = build.make_step(config, dataset).to(fabric.device)
     state = State(fabric, config, dataset, model, method)
+    warnings = build.schedule_notes(config, state.steps_per_epoch, state.total_steps)
     state.load(folder / "checkpoint.pt")
+    if fabric.global_rank == 0:
+        for note in (*notes, *warnings):
+            report({"kind": "note", "text": note, "warns": note in warnings})
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
     while state.epoch < state.epochs:
         row = _epoch(fabric, config, dataset, state, folder, report)
         if fabric.global_rank == 0:
             report({"kind": "epoch", **row})
-    result = _finish(fabric, config, dataset, state, folder, command)
+    result = _finish(fabric, config, dataset, state, folder, command, [*notes, *warnings])
     report({"kind": "done"})
     return result
 
@@ -148,7 +154,7 @@ def _train_epoch(
     """Train from where the state is to the end of its epoch; return the seconds of all of it."""
     started = time.perf_counter()
     before = state.epoch_seconds
-    state.raw.train()
+    train_mode(state.raw)
     state.method.train()
     batches = state.split.batches(
         config.batch_size,  # type: ignore[arg-type]
@@ -202,7 +208,7 @@ def _epoch(
     seconds = _train_epoch(fabric, config, state, folder, report)
     finished = time.perf_counter()
     mean = {name: float(value) / state.batches for name, value in state.sums.items()}
-    row: dict[str, float] = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
+    row: dict[str, float] = {"epoch": state.epoch + 1, "lr": _highest_rate(state)}
     row.update(mean)
     measures = quick_measure(state.evaluated, dataset, fabric.device)
     row.update({VALIDATION + name: value for name, value in measures.items()})
@@ -212,6 +218,10 @@ def _epoch(
     state.next_epoch()
     state.save(folder / "checkpoint.pt")
     return row
+
+
+def _highest_rate(state: State) -> float:
+    return max(float(group["lr"]) for group in state.optimizer.param_groups)
 
 
 def trainer(config: RunConfig, dataset: Dataset) -> Callable[[], None]:
@@ -245,8 +255,9 @@ def _diverged(config: RunConfig, state: State) -> InputError:
 
 
 def _finish(
-    fabric: Any, config: RunConfig, dataset: Dataset, state: State, folder: Path, command: str
-) -> dict[str, Any]:
+    fabric: Any, config: RunConfig, dataset: Dataset, state: State, folder: Path, command: str,
+    notes: list[str],
+) -> dict[str, Any]:  # fmt: skip
     """Measure the model and write all that the run leaves; the result last."""
     result: dict[str, Any] = {}
     if fabric.global_rank == 0:
@@ -260,6 +271,8 @@ def _finish(
             "label": config.label,
             "task": dataset.task,
             "classes": list(dataset.classes),
+            "input": dataset.input,
+            "notes": notes,
             "metrics": found.measures,
             "details": found.details,
             "history": state.history,
