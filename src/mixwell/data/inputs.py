@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from mixwell.errors import InputError
 
@@ -20,14 +20,14 @@ class Inputs:
         mean: of each channel, of images in [0, 1]; it is subtracted.
         std: of each channel; it is divided by.
         resize: pixels of the shorter side, before the middle is cut out; not less than ``size``.
-        interpolation: how images are resized.
+        interpolation: how images are resized: "bilinear" or "bicubic".
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     resize: int
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    interpolation: str = "bilinear"
 
     def sized(self, size: int | None) -> Inputs:
         """Return the same at another size, the middle's share as it was; None changes nothing."""
