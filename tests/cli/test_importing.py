@@ -94,7 +94,7 @@ def test_what_cant_be_imported_ends_with_status_2_and_no_folder(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["train", "--imp", "bands.py"])
     assert stop.value.code == 2
-    assert "write --import in full" in capsys.readouterr().err
+    assert "did you mean '--import'?" in capsys.readouterr().err
 
 
 NETS = """

@@ -7,7 +7,6 @@ from mixwell import InputError, data
 from mixwell.labels import Remix
 from mixwell.training import RunConfig
 from mixwell.training.build import (
-    check,
     load_data,
     make_method,
     make_model,
@@ -16,6 +15,7 @@ from mixwell.training.build import (
     make_step,
     resolved,
 )
+from mixwell.training.prepare import check
 from mixwell.training.semi_supervised import SemiSupervised
 
 

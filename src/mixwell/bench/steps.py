@@ -16,8 +16,9 @@ from mixwell import models
 from mixwell.bench.timing import Contender, reason
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.training.build import check, load_data, make_model, make_optimizer, resolved
+from mixwell.training.build import load_data, make_model, make_optimizer, resolved
 from mixwell.training.config import RunConfig
+from mixwell.training.prepare import check
 from mixwell.training.run import trainer
 
 __all__ = ["COMPILED", "METHODS", "Training", "compiled_step", "epochs", "steps"]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from mixwell.errors import InputError
+from mixwell.errors import InputError, suggest
 
-__all__ = ["Command", "Parser", "command_line", "listed_seeds", "settings", "slug"]
+__all__ = ["Command", "Parser", "command_line", "listed_seeds", "settings"]
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,34 @@ class Command:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one message, and don't repeat the usage."""
+    """A parser whose errors are one message, which don't repeat the usage and name what is near.
+
+    Options are written in full: an abbreviation would be another option one day.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; an unknown option goes before a missing one, which it may be meant for."""
+        words = sys.argv[1:] if args is None else list(args)
+        self._check_options(words)
+        return super().parse_known_args(words, namespace)
+
+    def _check_options(self, words: Sequence[str]) -> None:
+        known = self._option_string_actions
+        has_commands = self._subparsers is not None
+        for word in words:
+            if word == "--" or (has_commands and not word.startswith("-")):
+                return  # values alone, or the options of a command
+            option = word.partition("=")[0]
+            if word.startswith("--") and " " not in option and option not in known:
+                self.error(f"unrecognized arguments: {option}{suggest(option, known)}")
 
     def error(self, message: str) -> NoReturn:
+        found = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if found:
+            message += suggest(found[1], [word.strip(" '") for word in found[2].split(",")])
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
 
 
@@ -74,8 +100,3 @@ def listed_seeds(text: str) -> list[int]:
 def command_line() -> str:
     """Return the command line, to be kept in results."""
     return shlex.join(["mixwell", *sys.argv[1:]])
-
-
-def slug(text: str) -> str:
-    """Return a text as a folder can be called."""
-    return "".join(c if c.isalnum() or c in "-_+.=" else "-" for c in text).strip("-")

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from mixwell.cli.command import Command, listed_seeds, settings, slug
+from mixwell.cli.command import Command, listed_seeds, settings
 from mixwell.cli.options import add_run_options, run_options
-from mixwell.cli.studying import add_engine_options, data_name, run_and_present
+from mixwell.cli.studying import add_engine_options, run_and_present
 
 __all__ = ["COMMAND"]
 
@@ -36,7 +35,11 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
         "--seeds", default="3", metavar="N", help="how many, or which: 0,5,7 (default: 3)"
     )
     add_engine_options(parser)
-    parser.add_argument("--out", metavar="DIR", help="the comparison's folder (default: runs/DATA)")
+    parser.add_argument(
+        "--out", metavar="DIR",
+        help="the comparison's folder (default: runs/DATA-MODEL, and a digest of settings that "
+        "are not as usual)",
+    )  # fmt: skip
     if asked:
         add_run_options(parser, without=("method", "seed"), lists=True)
 
@@ -52,7 +55,7 @@ def _compare(options: argparse.Namespace) -> int:
         seeds=listed_seeds(options.seeds),
         settings=settings("--set", options.set),
     )
-    return run_and_present(study, options, options.out or Path("runs") / slug(data_name(study)))
+    return run_and_present(study, options, options.out)
 
 
 COMMAND = Command("compare", "compare methods over seeds", _ABOUT, _add, _compare, _EXAMPLES)

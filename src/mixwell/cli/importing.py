@@ -5,24 +5,17 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mixwell.errors import InputError
 
 __all__ = ["add_import", "imported", "imported_of_file", "taken_out"]
 
 
-class _Early(argparse.Action):
-    """What is met by the parser itself was abbreviated, and so not seen in time."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any, **__: Any) -> NoReturn:
-        parser.error("write --import in full: it is read before the others")
-
-
 def add_import(parser: argparse.ArgumentParser) -> None:
     """Add the option to a command's help; :func:`taken_out` reads it."""
     parser.add_argument(
-        "--import", action=_Early, dest=argparse.SUPPRESS, metavar="FILE_OR_MODULE",
+        "--import", dest=argparse.SUPPRESS, metavar="FILE_OR_MODULE",
         help="import it first: what it registers (methods, measures, tasks ...) is known; "
         "may be given several times",
     )  # fmt: skip

@@ -46,7 +46,12 @@ def add_run_options(
         group = groups.setdefault(name, None) or parser.add_argument_group(name)
         groups[name] = group
         kind = {"int": int, "float": float, "str": str, "bool": bool}.get(str(spec.type).split()[0])
-        if spec.name in without or kind is None:
+        if spec.name == "freeze":
+            group.add_argument(
+                "--freeze", nargs="+", action="extend", default=None, metavar="PATTERN",
+                help=spec.metadata["help"],
+            )  # fmt: skip
+        if spec.name in (*without, "init_digest") or kind is None:
             continue
         text = spec.metadata["help"].replace("%", "%%")
         if spec.name == "data":

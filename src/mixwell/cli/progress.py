@@ -23,6 +23,7 @@ class Progress:
         self.runs, self.ended = runs, 0
         self.bars: Any = None
         self.tasks: dict[str, Any] = {}
+        self.told: set[str] = set()
 
     def __enter__(self) -> Callable[[str, dict[str, Any]], None]:
         if not sys.stdout.isatty():
@@ -54,6 +55,12 @@ class Progress:
         if self.bars is not None:
             self.bars.stop()
 
+    def _is_new(self, event: dict[str, Any]) -> bool:
+        """Whether a note was not told yet: of many runs alike once is enough."""
+        new = event["text"] not in self.told
+        self.told.add(event["text"])
+        return new
+
     def _bar(self, name: str, event: dict[str, Any]) -> None:
         kind = event["kind"]
         if kind == "start":
@@ -62,10 +69,10 @@ class Progress:
             )
         elif kind == "step":
             self.bars.update(self.tasks[name], completed=event["done"])
+        elif kind == "note" and self._is_new(event):
+            self.bars.console.print(f"{name}: {event['text']}", highlight=False, markup=False)
         elif kind == "epoch":
             self.bars.update(self.tasks[name], note=_row(event))
-        elif kind == "note":
-            self.bars.console.print(f"{name}: {event['text']}", markup=False)
         elif kind in _ENDS:
             if name in self.tasks and self.runs is not None:
                 self.bars.remove_task(self.tasks.pop(name))
@@ -78,7 +85,7 @@ class Progress:
         kind = event["kind"]
         if kind == "start" and event["done"]:
             print(f"{name}: goes on at epoch {event['epoch'] + 1}", flush=True)
-        elif kind == "note":
+        elif kind == "note" and self._is_new(event):
             print(f"{name}: {event['text']}", flush=True)
         elif kind == "epoch" and self.runs is None:
             print(f"{name}: {_row(event)}", flush=True)

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mixwell.cli.command import Command, command_line, settings, slug
+from mixwell.cli.command import Command, command_line, settings
 from mixwell.cli.options import add_run_options, config_of
 from mixwell.cli.studying import add_engine_options
+from mixwell.training.naming import called, folder_name
 
 __all__ = ["COMMAND"]
 
@@ -70,7 +71,8 @@ def _recommend(options: argparse.Namespace) -> int:
     from mixwell.studies.study import parse_methods
 
     config = config_of(options)
-    out = Path(options.out or Path("runs") / slug(f"recommend-{config.data.split('/')[-1]}"))
+    usual = Path("runs") / folder_name("recommend", called(config.data), config.model or "")
+    out = Path(options.out or usual)
     engine: Callable[[], Any] | None = None
     if options.engine == "ray":
 

@@ -6,10 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mixwell.cli.command import Command, listed_seeds, settings, slug
+from mixwell.cli.command import Command, listed_seeds, settings
 from mixwell.cli.importing import imported_of_file
 from mixwell.cli.options import add_run_options, run_options
-from mixwell.cli.studying import add_engine_options, data_name, run_and_present
+from mixwell.cli.studying import add_engine_options, run_and_present
 from mixwell.errors import InputError, suggest
 
 __all__ = ["COMMAND"]
@@ -48,8 +48,10 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
     )
     add_engine_options(parser)
     parser.add_argument(
-        "--out", metavar="DIR", help="the study's folder (default: runs/PROTOCOL-DATA)"
-    )
+        "--out", metavar="DIR",
+        help="the study's folder (default: runs/PROTOCOL-DATA-MODEL, and a digest of settings "
+        "that are not as usual)",
+    )  # fmt: skip
     if asked:
         add_run_options(parser, without=("method", "seed"), lists=True)
 
@@ -102,8 +104,7 @@ def _study(options: argparse.Namespace) -> int:
     )
     options.baseline = options.baseline or declared.get("baseline")
     options.results = options.results or declared.get("results")
-    default = Path("runs") / slug(f"{name}-{data_name(study)}")
-    return run_and_present(study, options, options.out or declared.get("out") or default)
+    return run_and_present(study, options, options.out or declared.get("out"), name)
 
 
 def _run_fields() -> list[str]:

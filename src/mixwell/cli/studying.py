@@ -18,7 +18,6 @@ __all__ = [
     "add_engine_options",
     "check_baseline",
     "check_results",
-    "data_name",
     "present",
     "run_and_present",
     "workers_of",
@@ -53,12 +52,6 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def data_name(study: Study) -> str:
-    """Return what a study's data are called, in a folder's name."""
-    names = study.vary.get("data", [study.base.data])
-    return "+".join(str(name).split("/")[-1] for name in names)
-
-
 def workers_of(options: argparse.Namespace) -> int:
     """Return how many runs at a time are asked for, or suit the machine."""
     from mixwell.studies.run import default_workers
@@ -87,19 +80,23 @@ def check_results(results: str | None, out: Path) -> None:
     ResultsFile(results)
 
 
-def run_and_present(study: Study, options: argparse.Namespace, out: str | Path) -> int:
+def run_and_present(
+    study: Study, options: argparse.Namespace, out: str | Path | None, kind: str = ""
+) -> int:
     """Run what a study lacks, show what came out, and return the exit status."""
     import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
     from mixwell.studies import RayEngine, run_cells
 
-    out = Path(out)
     workers = workers_of(options)
     check_baseline(options.baseline, study.labels())
+    cells = study.plan(out, kind)
+    out = cells[0].folder.parent
     check_results(options.results, out)
-    cells = study.plan(out)
     engine: Engine | None = None
     if options.engine == "ray":
         engine = RayEngine(options.ray_address, study.base.threads or 1, options.gpus_per_run)
+    else:
+        _check_machine(cells)
     with Progress(len(cells)) as show:
 
         def report(cell: Cell, event: dict[str, Any]) -> None:
@@ -110,6 +107,15 @@ def run_and_present(study: Study, options: argparse.Namespace, out: str | Path) 
             command=command_line(), results=options.results,
         )  # fmt: skip
     return present(records, out, options.baseline, command_line(), study.protocol)
+
+
+def _check_machine(cells: list[Cell]) -> None:
+    """Raise an InputError if this machine lacks what a run is to be trained on."""
+    from mixwell.training.machine import make_fabric
+
+    asked = {(c.config.accelerator, c.config.devices, c.config.precision): c for c in cells}
+    for cell in asked.values():
+        make_fabric(cell.config)
 
 
 def present(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixwell.cli.command import Command, command_line, settings, slug
+from mixwell.cli.command import Command, command_line, settings
 from mixwell.cli.options import add_run_options, config_of
 from mixwell.cli.progress import Progress
 
@@ -28,22 +28,23 @@ examples:
 
 def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
     parser.add_argument(
-        "--out", metavar="DIR", help="the run's folder (default: runs/DATA-METHOD-seedS)"
-    )
+        "--out", metavar="DIR",
+        help="the run's folder (default: runs/DATA-MODEL-METHOD-seedS, with a digest of settings "
+        "that are not as usual)",
+    )  # fmt: skip
     if asked:
         add_run_options(parser)
 
 
 def _train(options: argparse.Namespace) -> int:
-    from mixwell.training import is_finished, train
+    from mixwell.training import is_finished, prepare, train
 
-    config = config_of(options, method_options=settings("--set", options.set))
-    default = f"{config.data.split('/')[-1]}-{config.method}-seed{config.seed}"
-    out = Path(options.out or Path("runs") / slug(default))
+    run = prepare(config_of(options, method_options=settings("--set", options.set)))
+    out = Path(options.out or Path("runs") / run.name)
     finished = is_finished(out)
     with Progress() as show:
         result = train(
-            config, out, report=lambda event: show(config.label, event), command=command_line()
+            run, out, report=lambda event: show(run.config.label, event), command=command_line()
         )
     if finished:
         print(f"{out} was finished before:")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mixwell.cli.command import Command, command_line, listed_seeds, settings, slug
+from mixwell.cli.command import Command, command_line, listed_seeds, settings
 from mixwell.cli.options import add_run_options, config_of
 from mixwell.cli.progress import Progress
 from mixwell.cli.studying import workers_of
@@ -40,7 +40,11 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
         "--seeds", default="1", metavar="N", help="runs of each trial, averaged (default: 1)"
     )
     parser.add_argument("--workers", type=int, metavar="N", help="runs at a time, as of compare")
-    parser.add_argument("--out", metavar="DIR", help="folder (default: runs/tune-DATA-METHOD)")
+    parser.add_argument(
+        "--out", metavar="DIR",
+        help="folder (default: runs/tune-DATA-MODEL-METHOD, and a digest of settings that are not "
+        "as usual)",
+    )  # fmt: skip
     if asked:
         add_run_options(parser, without=("seed",))
 
@@ -57,15 +61,21 @@ def _measures() -> str:
 
 def _tune(options: argparse.Namespace) -> int:
     from mixwell.studies.tune import tune
+    from mixwell.training import prepare
+    from mixwell.training.naming import folder_name
 
-    config = config_of(options, method_options=settings("--set", options.set))
-    default = Path("runs") / slug(f"tune-{config.data.split('/')[-1]}-{config.method}")
-    out = Path(options.out or default)
+    workers, seeds = workers_of(options), listed_seeds(options.seeds)
+    given = settings("--set", options.set)
+    run = prepare(config_of(options, method_options=given, seed=seeds[0]))
+    asked = {"measure": options.measure, "search": options.search, "seeds": seeds}
+    usual = {"measure": None, "search": None, "seeds": [0]}
+    more = {name: value for name, value in asked.items() if value != usual[name]}
+    out = Path(options.out or Path("runs") / folder_name("tune", *run.folder(**more)))
     with Progress() as show:
         found = tune(
-            config, out, trials=options.trials, measure=options.measure, search=options.search,
-            seeds=listed_seeds(options.seeds), workers=workers_of(options),
-            report=lambda name, event: show(name, event), command=command_line(),
+            run, out, trials=options.trials, measure=options.measure, search=options.search,
+            seeds=seeds, workers=workers, report=lambda name, event: show(name, event),
+            command=command_line(),
         )  # fmt: skip
     print(found)
     print(f"Written to {out / 'tuned.yaml'}")

@@ -3,6 +3,7 @@
 from mixwell.data.catalogue import available
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import long_tail_counts
+from mixwell.data.inputs import Inputs
 from mixwell.data.loading import is_plugged, load
 from mixwell.data.sampled import SampledSplit
 from mixwell.data.splits import FolderSplit, Split, TensorSplit
@@ -11,6 +12,7 @@ from mixwell.data.toys import toy
 __all__ = [
     "Dataset",
     "FolderSplit",
+    "Inputs",
     "SampledSplit",
     "Split",
     "TensorSplit",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixwell.data.splits import Split
+from mixwell.data.inputs import as_record
+from mixwell.data.splits import FolderSplit, Split, TensorSplit
 from mixwell.errors import InputError
 
 __all__ = ["Dataset"]
@@ -58,6 +60,24 @@ class Dataset:
     def num_outputs(self) -> int:
         """The outputs that a model of this set needs."""
         return len(self.classes) or self.train.y[:1].numel()
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """What samples are made to before the network sees them, as a result keeps it.
+
+        ``size``: of one sample. ``mean`` and ``std``: of each channel (of images in [0, 1]) or
+        column; None where the data's own transforms see to it. ``resize``: the shorter side before
+        the middle of that size is cut out of a file's image. ``interpolation``: how images are
+        resized; None where they aren't.
+        """
+        split = self.train
+        mean, std = getattr(split, "mean", None), getattr(split, "std", None)
+        if isinstance(split, FolderSplit):
+            resize = split.resize or split.image_size
+            return as_record(self.input_shape, mean, std, resize, split.interpolation)
+        enlarged = isinstance(split, TensorSplit) and split.size is not None
+        how = split.interpolation if enlarged and isinstance(split, TensorSplit) else None
+        return as_record(self.input_shape, mean, std, interpolation=how)
 
     @property
     def is_toy(self) -> bool:

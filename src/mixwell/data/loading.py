@@ -15,6 +15,7 @@ from mixwell import plugins
 from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import choose, divide, long_tail_counts
+from mixwell.data.inputs import Inputs
 from mixwell.data.sampled import SampledSplit, raw_of
 from mixwell.data.splits import FolderSplit, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
@@ -66,8 +67,9 @@ def load(
     window: int = 24,
     horizon: int = 12,
     download: bool = False,
-    image_size: int = 224,
+    image_size: int | None = None,
     workers: int = 2,
+    inputs: Inputs | None = None,
 ) -> Dataset:
     """Return a data set by name, split into train, validation and test.
 
@@ -97,8 +99,11 @@ def load(
         window: of a series, the steps that are seen.
         horizon: of a series, how many steps after them the predicted one comes.
         download: fetch the files into ``data_dir`` by torchvision, where it can.
-        image_size: of ``folder:PATH``.
+        image_size: of ``folder:PATH``, and of other images where ``inputs`` are given; theirs by
+            default, or 224.
         workers: processes that decode the images of ``folder:PATH``, or read your own samples.
+        inputs: what images are made to, where a network that was trained on others expects it:
+            size, mean and standard deviation. What your own transforms leave stays as it is.
 
     Raises:
         InputError: the name is unknown, files are missing, corrupt or truncated, or a size is
@@ -116,9 +121,11 @@ def load(
             check_at_least(argument, value, 1)
     if target is not None and kind not in ("csv", "series", "exchange-rate"):
         raise InputError(f"target={target!r}: data={name!r} has no columns to choose from")
+    inputs = inputs and inputs.sized(image_size)
+    size = inputs.size if inputs else image_size or 224
     given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")
     request = Request(
-        Path(given) if given else None, download, image_size, workers, rest, target, window,
+        Path(given) if given else None, download, size, workers, rest, target, window,
         horizon, seed,
     )  # fmt: skip
     if own is None:
@@ -126,7 +133,7 @@ def load(
     else:
         offered = {
             "data_dir": request.data_dir, "download": download, "seed": seed,
-            "val_fraction": val_fraction, "image_size": image_size,
+            "val_fraction": val_fraction, "image_size": size,
         }  # fmt: skip
         made = _made(name, own, offered)
         if isinstance(made, Dataset):
@@ -154,7 +161,7 @@ def load(
         train = train.subset(choose(train.y, kept, seeded(seed, 14), f"shots={shots}"))
     if labels is not None:
         train, unlabelled = _labelled(train, labels, num_classes, seed)
-    dataset = _prepared(name, raw, [train, val, test, unlabelled], image_size)
+    dataset = _prepared(name, raw, [train, val, test, unlabelled], inputs)
     return _coarsened(dataset) if coarse else dataset
 
 
@@ -239,22 +246,36 @@ def _labelled(train: Any, labels: int, num_classes: int, seed: int) -> tuple[Any
     return train.subset(chosen), train.subset(others.nonzero()[:, 0])
 
 
-def _prepared(name: str, raw: Raw, splits: list[Any], image_size: int) -> Dataset:
+def _prepared(name: str, raw: Raw, splits: list[Any], inputs: Inputs | None) -> Dataset:
     """Return the data set with its inputs and real targets normalised."""
     task = "classification" if raw.classes else "regression"
     train = splits[0]
-    if isinstance(train, (FolderSplit, SampledSplit)):
+    if isinstance(train, SampledSplit):
         train, val, test, unlabelled = splits
-        shape: tuple[int, ...] = (3, image_size, image_size)
-        if isinstance(train, SampledSplit):
-            shape = train.sample_shape
+        shape = train.sample_shape
+        return Dataset(name, task, train, val, test, shape, raw.classes, unlabelled=unlabelled)
+    own: dict[str, Any] = {}
+    if isinstance(train, FolderSplit):
+        if inputs:
+            own = {
+                "mean": inputs.mean, "std": inputs.std, "resize": inputs.resize,
+                "interpolation": inputs.interpolation,
+            }  # fmt: skip
+        train, val, test, unlabelled = (split and replace(split, **own) for split in splits)
+        shape = (3, train.image_size, train.image_size)
         return Dataset(name, task, train, val, test, shape, raw.classes, unlabelled=unlabelled)
     shape = tuple(train.x.shape[1:])
     mean, std = _moments(train.x)
     if raw.classes:
-        train, val, test, unlabelled = (
-            split and replace(split, mean=mean, std=std) for split in splits
-        )
+        own = {"mean": mean, "std": std}
+        if inputs and len(shape) == 3:
+            known = inputs.of_channels(shape[0])
+            own = {
+                "mean": known.mean, "std": known.std, "size": known.size,
+                "interpolation": known.interpolation,
+            }  # fmt: skip
+            shape = (shape[0], known.size, known.size)
+        train, val, test, unlabelled = (split and replace(split, **own) for split in splits)
         return Dataset(
             name, task, train, val, test, shape, raw.classes, raw.superclasses,
             unlabelled=unlabelled,

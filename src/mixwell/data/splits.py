@@ -150,6 +150,8 @@ class TensorSplit(Split):
         std: of each channel.
         crop: augmentation: crops at random places of the image padded by so many black pixels.
         flip: augmentation: mirror half of the images.
+        size: images are enlarged (or shrunk) to so many pixels of each side, as batches are made.
+        interpolation: how; "bilinear" or "bicubic".
 
     Raises:
         InputError: ``x`` and ``y`` have different lengths, or ``x`` is no images to augment.
@@ -161,6 +163,8 @@ class TensorSplit(Split):
     std: Sequence[float] | None = None
     crop: int = 0
     flip: bool = False
+    size: int | None = None
+    interpolation: str = "bilinear"
     _placed: dict[torch.device, tuple[Tensor, Tensor]] = field(
         default_factory=dict, init=False, repr=False
     )
@@ -184,10 +188,18 @@ class TensorSplit(Split):
         return replace(self, x=self.x[indices], y=self.y[indices])
 
     def whole(self, device: torch.device) -> tuple[Tensor, Tensor] | None:
-        if self.crop or self.flip or 4 * self.x.numel() > READY:
+        if self.crop or self.flip or not self._fits:
             return None
         x, y = self._on(device)
         return self._kept(x, device), y
+
+    @property
+    def _fits(self) -> bool:
+        """Whether all of it is small enough to be kept as batches hold it."""
+        larger = 1.0
+        if self.size is not None:
+            larger = self.size**2 / (self.x.shape[2] * self.x.shape[3])
+        return 4 * self.x.numel() * larger <= READY
 
     def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return x and y on a device, where they are kept."""
@@ -209,7 +221,7 @@ class TensorSplit(Split):
         if key is not None and (self.crop or self.flip):
             # Drawn on the CPU: the same on every device, and copied once an epoch.
             draws = self._draw(sum(map(len, parts)), seeded("augment", *key)).to(device)
-        ready = draws is None and 4 * x.numel() <= READY
+        ready = draws is None and self._fits
         done = 0
         for part in parts:
             index = part.to(device)
@@ -223,7 +235,17 @@ class TensorSplit(Split):
                 done += len(part)
             yield self._normalise(batch), y.index_select(0, index), index
 
+    def sized(self, x: Tensor) -> Tensor:
+        """Return images as large as the split's batches: as they are, or resized, in [0, 1]."""
+        if self.size is None or x.shape[2:] == (self.size, self.size):
+            return x
+        scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
+        size = [self.size, self.size]
+        x = F.interpolate(scaled, size, mode=self.interpolation, antialias=True)
+        return x.clamp_(0, 1) if self.interpolation == "bicubic" else x  # it overshoots
+
     def _normalise(self, x: Tensor) -> Tensor:
+        x = self.sized(x)
         if self.mean is None or self.std is None:
             return x.float() / 255 if x.dtype == torch.uint8 else x.float()
         return _normalise(x, self.mean, self.std)
@@ -274,23 +296,34 @@ class FolderSplit(Split):
     """A split of image files, decoded in worker processes when they are needed.
 
     Images are resized and cropped in the centre; augmentation crops a random part (a twelfth of
-    the area at least, as for ImageNet) and mirrors half of them. Normalised as ImageNet is.
+    the area at least, as for ImageNet) and mirrors half of them. Normalised as ImageNet is, unless
+    told otherwise.
 
     Args:
         paths: N image files.
         y: (N,) class indices.
         image_size: pixels of each side.
         workers: processes; 0 decodes in this one.
+        mean: of each channel of images in [0, 1], subtracted.
+        std: of each channel.
+        resize: pixels of the shorter side before the centre is cut out; ``image_size`` by default.
+        interpolation: "bilinear" or "bicubic".
     """
 
     paths: Sequence[Path]
     y: Tensor
     image_size: int = 224
     workers: int = 2
+    mean: Sequence[float] = IMAGENET_MEAN
+    std: Sequence[float] = IMAGENET_STD
+    resize: int | None = None
+    interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
         check_at_least("image_size", self.image_size, 1)
         check_at_least("workers", self.workers, 0)
+        if self.resize is not None and self.resize < self.image_size:
+            raise InputError(f"resize={self.resize} must be image_size={self.image_size} at least")
 
     def subset(self, indices: Tensor) -> FolderSplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
@@ -300,7 +333,7 @@ class FolderSplit(Split):
         self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
     ) -> Iterator[Batch]:
         loader: DataLoader[Any] = DataLoader(
-            _Images(self.paths, self.image_size, key),
+            _Images(self.paths, self.image_size, key, self.resize, self.interpolation),
             batch_sampler=[part.tolist() for part in parts],
             collate_fn=_stack,
             num_workers=min(self.workers, len(parts)),
@@ -311,7 +344,7 @@ class FolderSplit(Split):
         for part, images in zip(parts, loader, strict=True):
             if isinstance(images, InputError):
                 raise images
-            x = _normalise(images.to(device, non_blocking=True), IMAGENET_MEAN, IMAGENET_STD)
+            x = _normalise(images.to(device, non_blocking=True), self.mean, self.std)
             yield x, self.y[part].to(device), part.to(device)
 
 
@@ -322,8 +355,11 @@ class _Images(Dataset[Any]):
     paths: Sequence[Path]
     size: int
     key: tuple[int, ...] | None
+    resize: int | None = None
+    interpolation: str = "bilinear"
 
     def __getitem__(self, position: int) -> Tensor | InputError:
+        from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import RandomResizedCrop
         from torchvision.transforms.v2 import functional as tv
 
@@ -332,13 +368,14 @@ class _Images(Dataset[Any]):
         except InputError as error:
             return error
         if self.key is None:
-            return centred(image, (self.size, self.size))
+            return centred(image, (self.size, self.size), self.resize, self.interpolation)
+        how: Any = {"antialias": True, "interpolation": InterpolationMode(self.interpolation)}
         # Seeded by the sample, so that it doesn't matter which worker decodes it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeded("augment", *self.key, position).initial_seed())
             box = RandomResizedCrop(self.size, scale=(1 / 12, 1.0)).make_params([image])
             flip = bool(torch.rand(()) < 0.5)
-        cropped = tv.resized_crop(image, **box, size=[self.size, self.size], antialias=True)
+        cropped = tv.resized_crop(image, **box, size=[self.size, self.size], **how)
         return tv.horizontal_flip(cropped) if flip else cropped
 
     def __len__(self) -> int:
@@ -363,19 +400,31 @@ def decoded(source: Path | Any, mode: str = "RGB") -> Tensor:
         raise InputError(f"{source} is no image that can be decoded: {error}") from error
 
 
-def centred(image: Tensor, size: tuple[int, int]) -> Tensor:
+def centred(
+    image: Tensor, size: tuple[int, int], resize: int | None = None, interpolation: str = "bilinear"
+) -> Tensor:
     """Return images (..., C, H, W) resized to cover a height and width, and cropped in the centre.
 
-    Those of this size are returned as they are.
+    Those of this size are returned as they are, unless ``resize`` asks for a larger middle.
+
+    Args:
+        image: of any size.
+        size: height and width of what is cut out.
+        resize: pixels of the shorter side before that; just enough by default.
+        interpolation: "bilinear" or "bicubic".
     """
+    from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 
     sides = image.shape[-2:]
-    if tuple(sides) == size:
+    if tuple(sides) == size and resize in (None, min(size)):
         return image
     scale = max(wanted / side for wanted, side in zip(size, sides, strict=True))
+    if resize is not None:
+        scale = max(scale, resize / min(sides))
     whole = [max(wanted, round(scale * s)) for wanted, s in zip(size, sides, strict=True)]
-    return tv.center_crop(tv.resize(image, whole, antialias=True), list(size))
+    how: Any = {"antialias": True, "interpolation": InterpolationMode(interpolation)}
+    return tv.center_crop(tv.resize(image, whole, **how), list(size))
 
 
 def _stack(images: Sequence[Tensor | InputError]) -> Tensor | InputError:

@@ -14,8 +14,6 @@ from torch import Tensor
 from mixwell.data import sources
 from mixwell.data.dataset import Dataset
 from mixwell.data.splits import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     FolderSplit,
     Split,
     TensorSplit,
@@ -56,6 +54,9 @@ class Transform:
         columns: of a table or series, where they have names.
         target_mean: (K,) of the training targets of a regression.
         target_std: (K,) likewise.
+        resize: pixels of an image's shorter side, before its middle is cut out; just enough for
+            the middle without.
+        interpolation: how images are resized.
     """
 
     kind: str
@@ -66,6 +67,8 @@ class Transform:
     columns: tuple[Column, ...] = ()
     target_mean: tuple[float, ...] = ()
     target_std: tuple[float, ...] = ()
+    resize: int | None = None
+    interpolation: str = "bilinear"
 
     @classmethod
     def of(cls, dataset: Dataset, data: str, target: str | None = None) -> Transform:
@@ -81,8 +84,9 @@ class Transform:
         kind, unit = "samples", False
         mean: Sequence[float] | None = None
         std: Sequence[float] | None = None
+        resize = split.resize if isinstance(split, FolderSplit) else None
         if isinstance(split, FolderSplit):
-            kind, mean, std, unit = "images", IMAGENET_MEAN, IMAGENET_STD, True
+            kind, mean, std, unit = "images", split.mean, split.std, True
         elif isinstance(split, TensorSplit):
             kind, mean, std = kinds.get(len(shape), "samples"), split.mean, split.std
             unit = split.x.dtype == torch.uint8
@@ -92,6 +96,7 @@ class Transform:
             _columns(data, target, shape),
             () if centre is None else tuple(centre.tolist()),
             () if spread is None else tuple(spread.tolist()),
+            resize, getattr(split, "interpolation", "bilinear"),
         )  # fmt: skip
 
     def __call__(self, raw: Tensor) -> Tensor:
@@ -152,8 +157,9 @@ def _columns(data: str, target: str | None, shape: tuple[int, ...]) -> tuple[Col
 def raw_samples(split: Split, count: int) -> Tensor:
     """Return a split's first samples as a :class:`Transform` takes them."""
     if isinstance(split, TensorSplit):
-        return split.x[:count]
+        return split.sized(split.x[:count])
     if isinstance(split, FolderSplit):
         size = (split.image_size, split.image_size)
-        return torch.stack([centred(decoded(path), size) for path in split.paths[:count]])
+        how = split.resize, split.interpolation
+        return torch.stack([centred(decoded(path), size, *how) for path in split.paths[:count]])
     return next(iter(split.subset(torch.arange(min(count, len(split)))).batches(count)))[0]

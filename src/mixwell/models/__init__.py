@@ -1,4 +1,4 @@
-"""The few small networks that the papers use; the rest comes from timm."""
+"""The few small networks that the papers use; the rest comes from timm and torchvision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from torch import nn
 from mixwell import plugins, tasks
 from mixwell.errors import InputError, suggest
 from mixwell.models.small import MLP, Forecaster, SmallCNN
+from mixwell.models.weights import head_of, load_weights, read_weights
 from mixwell.models.wide import FastResNet, ResNet, WideResNet
+from mixwell.models.zoo import ZOOS, classes_of, from_timm, from_torchvision, inputs_of
 
 __all__ = [
     "MLP",
@@ -25,8 +27,13 @@ __all__ = [
     "WideResNet",
     "available",
     "build",
+    "classes_of",
     "default_for",
+    "head_of",
+    "inputs_of",
     "is_plugged",
+    "load_weights",
+    "read_weights",
 ]
 
 _NAMES: dict[str, tuple[str, Callable[..., nn.Module]]] = {
@@ -45,7 +52,8 @@ def available() -> dict[str, str]:
     return {
         **{name: text for name, (text, _) in _NAMES.items()},
         "wideresnet-28-K": "WideResNet-28 of width K (wideresnet-28-10), optionally with dropout",
-        "timm:NAME": "any model of timm, untrained (timm:vit_tiny_patch16_224)",
+        "timm:NAME": "any model of timm (timm:vit_tiny_patch16_224)",
+        "torchvision:NAME": "any classifier of torchvision (torchvision:efficientnet_b0)",
         "MODULE:NAME": "your own class or function that returns a network (nets:Net)",
         **{name: f"of an installed package: {e.value}" for name, e in _others().items()},
     }
@@ -53,7 +61,7 @@ def available() -> dict[str, str]:
 
 def is_plugged(name: str) -> bool:
     """Whether a model is named as MODULE:NAME."""
-    return ":" in name and not name.startswith("timm:")
+    return ":" in name and name.partition(":")[0] not in ZOOS
 
 
 def _others() -> dict[str, Any]:
@@ -71,9 +79,14 @@ def default_for(task: str, input_shape: tuple[int, ...]) -> str:
 
 
 def build(
-    name: str, *, input_shape: tuple[int, ...], num_outputs: int, **options: Any
+    name: str,
+    *,
+    input_shape: tuple[int, ...],
+    num_outputs: int,
+    pretrained: bool = False,
+    **options: Any,
 ) -> nn.Module:
-    """Return an untrained model.
+    """Return a model, untrained unless it is asked for otherwise.
 
     Mixwell's own have a linear layer on pooled features as their head.
 
@@ -82,14 +95,21 @@ def build(
             given num_classes, num_outputs and input_shape where it takes them.
         input_shape: of one sample: (C, H, W) of images, (F,) of tables, (V, W) of series.
         num_outputs: classes, or targets in regression.
+        pretrained: fetch the weights that timm or torchvision has for it, once; a head of another
+            number of classes begins anew.
         options: of the model (``dropout=0.3``, ``width=64``).
 
     Raises:
-        InputError: the name or an option is unknown, or the model doesn't take such inputs.
+        InputError: the name or an option is unknown, or the model doesn't take such inputs; its
+            weights can't be fetched.
     """
+    zoo, _, rest = name.partition(":")
+    if pretrained and zoo not in ZOOS:
+        inputs_of(name, options)  # says what would work
     try:
-        if name.startswith("timm:"):
-            model = _timm(name.removeprefix("timm:"), input_shape, num_outputs, options)
+        if zoo in ZOOS:
+            made = from_timm if zoo == "timm" else from_torchvision
+            model = made(rest, input_shape, num_outputs, options, pretrained)
         elif is_plugged(name):
             maker = plugins.find("model", name)[0]
             model = _foreign(name, maker, input_shape, num_outputs, options)
@@ -163,25 +183,3 @@ def _foreign(
     if not isinstance(model, nn.Module):
         raise InputError(f"model={name!r} must return an nn.Module, got {type(model).__name__}")
     return model
-
-
-def _timm(
-    name: str, input_shape: tuple[int, ...], num_outputs: int, options: dict[str, Any]
-) -> nn.Module:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"model='timm:{name}' needs timm: pip install 'mixwell[timm]'") from error
-    if not timm.is_model(name):
-        raise InputError(
-            f"model='timm:{name}' is unknown to timm {timm.__version__}"
-            f"{suggest(name, timm.list_models())}"
-        )
-    if len(input_shape) != 3:
-        raise InputError(f"model='timm:{name}' takes images, but a sample has shape {input_shape}")
-    common = {"num_classes": num_outputs, "in_chans": input_shape[0], **options}
-    try:
-        return timm.create_model(name, img_size=tuple(input_shape[1:]), **common)
-    except TypeError:
-        pass  # convolutional models take any size, and no such argument
-    return timm.create_model(name, **common)

@@ -21,10 +21,11 @@ from mixwell.studies.engines import Engine, LocalEngine
 from mixwell.studies.run import default_workers
 from mixwell.studies.study import Study
 from mixwell.studies.tune import tunable
-from mixwell.training.build import check, load_data, make_model, resolved
+from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder
 from mixwell.training.machine import locked
+from mixwell.training.prepare import check
 
 __all__ = ["measures_of", "recommend"]
 

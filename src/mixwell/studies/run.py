@@ -18,6 +18,7 @@ from mixwell.studies.results_file import ResultsFile
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
+from mixwell.training.files import make_folder
 from mixwell.training.result import finished_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
@@ -101,6 +102,7 @@ def run_cells(
     entered = None if results is None else ResultsFile(results)
     if entered is not None:
         entered.prepare()
+    make_folder("out", Path(out))
     store = Store(out, create=True)
     if study is not None:
         store.check("shared", study.shared)

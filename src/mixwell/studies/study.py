@@ -13,11 +13,12 @@ from typing import Any
 from mixwell import plugins
 from mixwell.errors import InputError, suggest
 from mixwell.methods import accepts
-from mixwell.studies.protocols import Protocol
+from mixwell.studies.protocols import PROTOCOLS, Protocol
 from mixwell.studies.store import Cell
-from mixwell.training.build import check, load_data, make_model, resolved
+from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import RunConfig
-from mixwell.training.files import make_folder
+from mixwell.training.naming import called, digest, folder_name
+from mixwell.training.prepare import check
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
@@ -51,14 +52,18 @@ class Study:
     usual: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     protocol: str = "balanced"
 
-    def plan(self, out: str | Path) -> list[Cell]:
+    def plan(self, out: str | Path | None = None, kind: str = "") -> list[Cell]:
         """Return the study's cells, seed by seed, after checking all that can be checked.
 
+        Nothing is written.
+
         Args:
-            out: the folder that gets a sub-folder for each run.
+            out: the folder that gets a sub-folder for each run; without one it is in ``runs``,
+                called after the kind, the data, the network and what else differs from the usual.
+            kind: in front of such a name.
 
         Raises:
-            InputError: a method, a setting, the data or a folder can't work.
+            InputError: a method, a setting or the data can't work.
         """
         chosen = self.options()
         for name, values in (("seeds", self.seeds), *self.vary.items()):
@@ -66,7 +71,6 @@ class Study:
                 raise InputError(f"{name} must name one at least")
             if len(set(map(str, values))) < len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
-        root = Path(out)
         parts = []
         for values in itertools.product(*self.vary.values()):
             vary = dict(zip(self.vary, values, strict=True))
@@ -76,11 +80,13 @@ class Study:
             # All methods are trained alike: of a published set-up a study takes the settings.
             usual = resolved(replace(config, published=None), dataset)
             config = replace(usual, published=config.published)
-            make_model(config, dataset)
+            model = make_model(config, dataset)
             for _, method, options, trained in chosen:
-                check(replace(config, method=method, method_options=options, **trained), dataset)
+                own = replace(config, method=method, method_options=options, **trained)
+                check(own, dataset, model)
             parts.append((vary, config))
-        make_folder("out", root)
+        networks = dict.fromkeys(str(config.model) for _, config in parts)
+        root = Path("runs") / self._called(kind, list(networks)) if out is None else Path(out)
         cells = []
         for seed, (vary, config), (label, method, options, trained) in itertools.product(
             self.seeds, parts, chosen
@@ -100,6 +106,31 @@ class Study:
         if "imports" in kept:  # in words, as they stand in messages
             kept["import"] = plugins.summary(kept.pop("imports"))
         return kept
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What makes it another study, as a whole: methods, seeds and values may be added."""
+        varied = sorted(name for name in self.vary if name != "data")
+        given: dict[str, Any] = {"vary": varied} if varied else {}
+        if self.usual:
+            given["usual"] = {name: dict(options) for name, options in self.usual.items()}
+        return {**self.shared, **given}
+
+    def _called(self, kind: str, networks: Sequence[str]) -> str:
+        """Return what its folder is called where none is named."""
+        data = [str(name) for name in self.vary.get("data", [self.base.data])]
+        usual: dict[str, Any] = {}
+        if self.protocol in PROTOCOLS:
+            usual = build(PROTOCOLS[self.protocol], {"data": data})._identity
+        own = self._identity
+        other = {
+            name: own.get(name) for name in {**usual, **own} if own.get(name) != usual.get(name)
+        }
+        if list(map(called, data)) != data:
+            other["data"] = data
+        if self.base.imports:
+            other["import"] = self.shared["import"]
+        return folder_name(kind, list(map(called, data)), networks, digest(other))
 
     def labels(self) -> list[str]:
         """Return the methods with their settings, as tables call them."""
@@ -258,6 +289,8 @@ def build(
         for name in scarce:
             if name not in given:
                 options.pop(name, None)
+    if "freeze" in options and not any(isinstance(name, list) for name in options["freeze"]):
+        options["freeze"] = [options["freeze"]]  # one value, which is several names
     vary = {name: list(value) for name, value in options.items() if isinstance(value, list)}
     single = {name: values[0] for name, values in vary.items() if len(values) == 1}
     vary = {name: values for name, values in vary.items() if len(values) > 1}

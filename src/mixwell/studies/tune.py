@@ -15,10 +15,10 @@ from mixwell.metrics.measures import VALIDATION, Measure, of
 from mixwell.studies.run import run_cells
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import slug
-from mixwell.training.build import check, load_data, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import clear_leftovers, make_folder, write_atomically
 from mixwell.training.machine import locked
+from mixwell.training.prepare import Prepared, prepare
 
 __all__ = ["Tuned", "tunable", "tune"]
 
@@ -58,7 +58,7 @@ class Tuned:
 
 
 def tune(
-    config: RunConfig,
+    config: RunConfig | Prepared,
     out: str | Path,
     *,
     trials: int = 20,
@@ -77,7 +77,8 @@ def tune(
     ``tuned.yaml``: the settings, in the form that a study takes.
 
     Args:
-        config: the run that is tuned; settings that it gives the method stay fixed.
+        config: the run that is tuned, prepared or not; settings that it gives the method stay
+            fixed.
         out: the folder.
         trials: how many in all, finished ones included.
         measure: of the validation split: one of :func:`tunable`; the first of them without.
@@ -92,11 +93,11 @@ def tune(
     """
     _optuna()
     trials = check_whole("trials", trials, 1)
-    dataset = load_data(replace(config, seed=seeds[0]))
-    config = resolved(config, dataset)
-    space = _space(config, search, dataset.task)
-    check(config, dataset)
-    chosen = _measure(measure, dataset.task)
+    if not isinstance(config, Prepared):
+        config = prepare(replace(config, seed=seeds[0]))
+    task, config = config.dataset.task, config.config
+    space = _space(config, search, task)
+    chosen = _measure(measure, task)
     folder = Path(out)
     make_folder("out", folder)
     identity = f"{config.fingerprint}-{chosen.name}-{'-'.join(space)}-{list(seeds)}"

@@ -107,7 +107,8 @@ class _ImageFiles(Split, Dataset[Any]):
 
     def __getitem__(self, place: int) -> Tensor | InputError:
         try:
-            return centred(decoded(self.sources[place], self.mode), self.transform.size)
+            image, how = decoded(self.sources[place], self.mode), self.transform
+            return centred(image, how.size, how.resize, how.interpolation)
         except InputError as error:
             return error
 
@@ -262,4 +263,6 @@ def _checked_images(transform: Transform, raw: Tensor) -> Tensor:
                 f"floating images must be raw, in [0, 1], got {low:.4g} to {high:.4g}; the run "
                 "normalises them itself"
             )
-    return centred(raw, transform.size)
+    if tuple(raw.shape[-2:]) == transform.size:
+        return raw
+    return centred(raw, transform.size, transform.resize, transform.interpolation)

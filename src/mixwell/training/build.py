@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -11,23 +12,24 @@ from torch import nn
 
 import mixwell
 from mixwell import data, models, plugins
-from mixwell.data import Dataset
-from mixwell.errors import InputError
-from mixwell.methods import Method, has_setup, needs_of_data, setup_of
+from mixwell.data import Dataset, Split
+from mixwell.methods import Method, Term, has_setup, needs_of_data, setup_of
+from mixwell.training import starting
 from mixwell.training.config import RunConfig
-from mixwell.training.loggers import check_available
-from mixwell.training.probes import load_outliers, load_people
+from mixwell.training.naming import content_digest, weights_file
 from mixwell.training.semi_supervised import SemiSupervised
 
 __all__ = [
-    "check",
+    "given_to",
     "load_data",
     "make_method",
     "make_model",
     "make_optimizer",
+    "make_schedule",
     "make_scheduler",
     "make_step",
     "resolved",
+    "schedule_notes",
 ]
 
 # Where a field is None, what the data set is usually trained with. Fashion-MNIST's were chosen
@@ -67,6 +69,12 @@ _OTHERWISE = {
     "augment": False, "warmup_epochs": 0.0,
 }  # fmt: skip
 
+# Where a run starts from trained weights: the head, which begins anew, at ten times the rate of
+# the rest. Whether it is augmented stays the data set's.
+_FINE_TUNING: dict[str, Any] = {
+    "epochs": 10, "batch_size": 32, "lr": 1e-3, "backbone_lr": 0.1, "optimizer": "adamw",
+    "weight_decay": 0.05, "warmup_epochs": 1.0,
+}  # fmt: skip
 
 _OPEN = ("model", "epochs", "batch_size", "lr", "optimizer", "weight_decay", "warmup_epochs")
 """What a published set-up settles of training: what a configuration leaves open."""
@@ -102,8 +110,10 @@ def load_data(config: RunConfig) -> Dataset:
         "coarse": config.coarse, "target": config.target, "window": config.window,
         "horizon": config.horizon,
     }  # fmt: skip
-    if config.data.startswith("folder:") or data.is_plugged(config.data):
-        options.update(image_size=config.image_size, workers=config.loader_workers)
+    options.update(
+        image_size=config.image_size, workers=config.loader_workers,
+        inputs=starting.inputs_of(config),
+    )  # fmt: skip
     return data.load(config.data, **options)
 
 
@@ -111,7 +121,7 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     """Return the configuration with every open field filled in.
 
     A published set-up says how its authors trained, where that is known; the data set what is
-    usual.
+    usual. What starts from trained weights is trained as such are, whatever the data.
     """
     published = published_of(config, dataset)
     trained = {} if published is None else setup_of(config.method, published).training
@@ -122,12 +132,27 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
         **_USUAL.get("cifar" if kind.startswith("cifar") else kind, {}),
         **(_FAST.get(config.model or "", {}) if kind.startswith("cifar") else {}),
         **{name: value for name, value in trained.items() if name in _OPEN},
+        "image_size": 224,
     }
+    if config.fine_tunes:
+        usual.update(_FINE_TUNING)
+        if config.layer_decay is not None:
+            usual["backbone_lr"] = None
+        inputs = starting.inputs_of(config)
+        usual["image_size"] = inputs.size if inputs else 224
+        begun = starting.started_from(config)
+        usual["model"] = begun.pop("model", usual["model"])
+        config = replace(config, **begun)
+        if config.init is not None and config.init_digest is None:
+            config = replace(config, init_digest=content_digest(weights_file(config.init)))
     if isinstance(dataset.train, data.SampledSplit):
         usual["augment"] = True  # its own transforms draw anew each epoch
     if config.labels is not None:
         usual["ema"] = 0.99  # the teacher
     chosen = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    if "warmup_epochs" in chosen:
+        epochs: Any = chosen.get("epochs", config.epochs)
+        chosen["warmup_epochs"] = min(chosen["warmup_epochs"], epochs / 10)
     return _with_sources(replace(config, **chosen))
 
 
@@ -149,15 +174,26 @@ def _with_sources(config: RunConfig) -> RunConfig:
     return replace(config, imports=tuple(imports))
 
 
-def make_model(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """Return the untrained network; the configuration must be resolved."""
+def make_model(config: RunConfig, dataset: Dataset, notes: list[str] | None = None) -> nn.Module:
+    """Return the network as training begins: untrained, or with the weights that it starts from.
+
+    Args:
+        config: resolved.
+        dataset: that it names.
+        notes: gets what a user should know: that the head begins anew, say.
+    """
     assert config.model is not None
-    return models.build(
+    model = models.build(
         config.model,
         input_shape=dataset.input_shape,
         num_outputs=dataset.num_outputs,
+        pretrained=config.pretrained,
         **config.model_options,
     )
+    found = starting.begin(config, dataset, model)
+    if notes is not None:
+        notes += found
+    return model
 
 
 def make_method(config: RunConfig, dataset: Dataset) -> Method:
@@ -186,29 +222,32 @@ def make_step(config: RunConfig, dataset: Dataset) -> Method | SemiSupervised:
     return method if config.labels is None else SemiSupervised(method, dataset, config)
 
 
-def check(config: RunConfig, dataset: Dataset) -> None:
-    """Raise an InputError if what is measured at the end could not be; nothing is trained."""
-    make_step(config, dataset)
-    check_available(config.log)
-    if config.people is not None:
-        load_people(dataset, config)
-    if config.ood is not None:
-        load_outliers(dataset, config)
-    if config.shift and len(dataset.input_shape) != 3:
-        raise InputError(f"shift needs images, but data={config.data!r} has none")
+def given_to(method: Method | SemiSupervised, split: Split, device: torch.device) -> dict[str, Any]:
+    """Return what a step is given beside its batch: the training data, where partners are of it."""
+    if not isinstance(method, Method):
+        return {}
+    recipes = [term.recipe for term in method.terms if isinstance(term, Term)]
+    if not any(recipe and recipe.pairing.partners == "data" for recipe in recipes):
+        return {}
+    return {"data": split.whole(device)}
 
 
-def make_optimizer(config: RunConfig, model: nn.Module, fused: bool) -> torch.optim.Optimizer:
+def make_optimizer(
+    config: RunConfig, model: nn.Module, fused: bool, input_shape: tuple[int, ...] | None = None
+) -> torch.optim.Optimizer:
     """Return the optimiser; weight decay is on all parameters, as in the papers' code.
+
+    With ``layer_decay`` it is on those that timm's groups have it on: matrices, not biases.
 
     Args:
         config: resolved, its rate and decay known.
         model: whose parameters are trained.
         fused: one kernel for all parameters: a loop over small ones takes several times as long.
+        input_shape: of a sample, to find the head where the others have another rate.
     """
     assert config.lr is not None
     assert config.weight_decay is not None
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = starting.parameter_groups(config, model, input_shape)
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     options["fused"] = fused or None  # False would keep torch from its own choice, too
     if config.optimizer == "sgd":
@@ -217,11 +256,15 @@ def make_optimizer(config: RunConfig, model: nn.Module, fused: bool) -> torch.op
     return torch.optim.AdamW(trained, **options)
 
 
-def make_scheduler(
-    config: RunConfig, optimizer: Any, steps_per_epoch: int, total_steps: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """Return the schedule of the learning rate, a factor of its peak, for every step."""
-    warmup = round((config.warmup_epochs or 0.0) * steps_per_epoch)
+def make_schedule(
+    config: RunConfig, steps_per_epoch: int, total_steps: int
+) -> Callable[[int], float]:
+    """Return the learning rate at each step, as a factor of its peak.
+
+    Warm-up takes a tenth of the run at most.
+    """
+    asked = round((config.warmup_epochs or 0.0) * steps_per_epoch)
+    warmup = min(asked, total_steps // 10)
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -238,4 +281,31 @@ def make_scheduler(
             return second + (first - second) * (1 + math.cos(math.pi * part)) / 2
         return 1.0
 
+    return factor
+
+
+def schedule_notes(config: RunConfig, steps_per_epoch: int, total_steps: int) -> list[str]:
+    """Return what a user should know of the schedule: warm-up cut short, a peak never reached."""
+    notes = []
+    asked = round((config.warmup_epochs or 0.0) * steps_per_epoch)
+    if asked > total_steps // 10:
+        notes.append(
+            f"warm-up takes {total_steps // 10} steps, a tenth of the run, and not the {asked} of "
+            f"warmup_epochs={config.warmup_epochs:g}"
+        )
+    factor = make_schedule(config, steps_per_epoch, total_steps)
+    highest = max(map(factor, range(total_steps)), default=1.0)
+    if highest < 0.9:
+        notes.append(
+            f"the learning rate never reached its peak of {config.lr:g}: in {total_steps} steps it "
+            f"came to {100 * highest:.0f} % of it; train for more epochs"
+        )
+    return notes
+
+
+def make_scheduler(
+    config: RunConfig, optimizer: Any, steps_per_epoch: int, total_steps: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """Return the schedule of the learning rates, factors of their peaks, for every step."""
+    factor = make_schedule(config, steps_per_epoch, total_steps)
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -13,6 +13,7 @@ from typing import Any
 from mixwell.checks import check_choice, check_range, plain
 from mixwell.errors import InputError, suggest
 from mixwell.plugins import changed as changed_imports
+from mixwell.training.naming import content_digest, weights_file
 
 __all__ = ["LOGGERS", "RunConfig", "loggers_of"]
 
@@ -28,6 +29,7 @@ def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) 
 
 _OPTIONAL = (
     "train_size", "epochs", "batch_size", "threads", "largest_class", "shots", "labels",
+    "image_size",
 )  # fmt: skip
 _WHOLE = {  # fields to their least values
     "train_size": 1, "epochs": 0, "batch_size": 1, "accumulate": 1, "devices": 1, "threads": 1,
@@ -39,8 +41,18 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "grad_clip": (math.inf, True), "momentum": (1.0, False), "threshold": (1.0, False),
     "imbalance": (math.inf, True), "unlabelled_weight": (math.inf, False),
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
+    "backbone_lr": (math.inf, True), "layer_decay": (1.0, True),
 }  # fmt: skip
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    """Return what is frozen as names, one or several."""
+    names = (value,) if isinstance(value, str) else tuple(value or ())
+    for name in names:
+        if not isinstance(name, str) or not name:
+            raise InputError(f"freeze must hold names of parameters or parts, got {name!r}")
+    return names
 
 
 def _imported(record: Any) -> dict[str, Any]:
@@ -106,7 +118,12 @@ class RunConfig:
     window: int = _option(24, "data", "of a series, the steps that are seen")
     horizon: int = _option(12, "data", "of a series, how far ahead the predicted step lies")
     augment: bool | None = _option(None, "data", "random crops and mirror images")
-    image_size: int = _option(224, "data", "height and width of folder:PATH's images")
+    image_size: int | None = _option(
+        None,
+        "data",
+        "height and width of folder:PATH's images, and of all where pretrained weights are "
+        "trained on (default: these weights' own, or 224)",
+    )
     loader_workers: int = _option(2, "data", "processes that decode folder:PATH's images")
     method: str = _option("mixup", "method", "a method, or several joined by '+'")
     method_options: dict[str, Any] = field(  # of the method
@@ -121,18 +138,47 @@ class RunConfig:
     model: str | None = _option(
         None,
         "network",
-        "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME or MODULE:NAME",
+        "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME, "
+        "torchvision:NAME or MODULE:NAME",
     )
     model_options: dict[str, Any] = field(  # of the network
         default_factory=dict, metadata={"group": "network", "help": "", "choices": ()}
     )
+    pretrained: bool = _option(
+        False, "network", "start from the weights that timm or torchvision has for the model"
+    )
+    init: str | None = _option(
+        None,
+        "network",
+        "start from the weights in a file (a state_dict, .safetensors) or a run's folder",
+    )
+    init_digest: str | None = field(  # of these weights: the file may go
+        default=None, metadata={"group": "network", "help": "", "choices": ()}
+    )
+    freeze: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "group": "network",
+            "help": "parameters that stay as they are: names of parts (layer1), with * or as a "
+            "regular expression; backbone: all but the head",
+            "choices": (),
+        },
+    )
     epochs: int | None = _option(None, "optimisation", "passes over the training data")
     batch_size: int | None = _option(None, "optimisation", "samples a step, on each device")
     lr: float | None = _option(None, "optimisation", "peak learning rate")
+    backbone_lr: float | None = _option(
+        None, "optimisation", "rate of all but the head, as a factor of lr"
+    )
+    layer_decay: float | None = _option(
+        None, "optimisation", "rate of each layer as a factor of the next one's, of timm's models"
+    )
     schedule: str = _option(
         "cosine", "optimisation", "of the learning rate", ("cosine", "step", "onecycle", "constant")
     )
-    warmup_epochs: float | None = _option(None, "optimisation", "epochs of linear warm-up")
+    warmup_epochs: float | None = _option(
+        None, "optimisation", "epochs of linear warm-up, a tenth of the run at most"
+    )
     optimizer: str | None = _option(
         None, "optimisation", "sgd has Nesterov momentum", ("sgd", "adamw")
     )
@@ -206,6 +252,7 @@ class RunConfig:
             if not isinstance(getattr(self, name), str) or not getattr(self, name):
                 raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
         object.__setattr__(self, "imports", tuple(map(_imported, self.imports)))
+        object.__setattr__(self, "freeze", _patterns(self.freeze))
         for spec in fields(self):
             value = getattr(self, spec.name)
             if plain(value) is not value:  # NumPy's numbers, say, which JSON doesn't know
@@ -229,11 +276,27 @@ class RunConfig:
             if spec.metadata["choices"] and value is not None:
                 check_choice(spec.name, value, spec.metadata["choices"])
 
+        if self.pretrained and self.init is not None:
+            raise InputError(
+                f"give pretrained or init={self.init!r}: both say which weights a run starts from"
+            )
+        if self.layer_decay is not None and self.backbone_lr not in (None, 1):
+            raise InputError("give layer_decay or backbone_lr: both say at which rates it trains")
+
     # --------------------------------------------------------------------------------- as a value
+
+    @property
+    def fine_tunes(self) -> bool:
+        """Whether it starts from weights that were trained before."""
+        return self.pretrained or self.init is not None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON can hold them."""
-        return {**asdict(self), "imports": [dict(record) for record in self.imports]}
+        return {
+            **asdict(self),
+            "imports": [dict(record) for record in self.imports],
+            "freeze": list(self.freeze),
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -256,13 +319,22 @@ class RunConfig:
         Without the defaults, an option that is new tomorrow orphans no result of today; without its
         folder, a file is the same on another machine.
         """
-        default = RunConfig().to_dict()
-        given = {**self.to_dict(), "people": self.people and Path(self.people).name}
+        default, given = RunConfig().to_dict(), self._identity()
         return {k: v for k, v in given.items() if k not in _NO_MATTER and v != default[k]}
+
+    def _identity(self) -> dict[str, Any]:
+        """Return the fields, with what weights are in place of where they lie."""
+        given = {**self.to_dict(), "people": self.people and Path(self.people).name}
+        digest = given.pop("init_digest")
+        if self.init is not None:
+            given["init"] = digest or content_digest(weights_file(self.init))
+        if not self.fine_tunes and self.image_size == 224:
+            given["image_size"] = None  # what it is anyway
+        return given
 
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""
-        old, new = self.to_dict(), other.to_dict()
+        old, new = self._identity(), other._identity()
         imports = changed_imports(old.pop("imports"), new.pop("imports"))
         changed = [imports] if imports else []
         changed += [

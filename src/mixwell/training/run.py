@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 import mixwell
-from mixwell import models, plugins
+from mixwell import plugins
 from mixwell.checks import check_whole
 from mixwell.data import Dataset
 from mixwell.data.transform import Transform, raw_samples
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 from mixwell.methods import Method
 from mixwell.metrics.measures import VALIDATION
 from mixwell.training import build, checkpoints
@@ -35,6 +35,7 @@ from mixwell.training.files import (
 )
 from mixwell.training.loggers import Log
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
+from mixwell.training.prepare import Prepared, prepare
 from mixwell.training.result import (
     FORMAT,
     finished_result,
@@ -42,21 +43,24 @@ from mixwell.training.result import (
     read_config,
     read_result,
 )
+from mixwell.training.starting import train_mode
 from mixwell.training.state import State
 
 __all__ = ["is_finished", "read_result", "train", "trainer"]
 
 _KEPT = 8  # raw test samples
 Report = Callable[[dict[str, Any]], None]
-"""Is told of a run's events: "start", "step", "epoch" and "done"."""
+"""Is told of a run's events: "note", "start", "step", "epoch" and "done"."""
 
 
 def _silent(event: dict[str, Any]) -> None:
-    pass
+    """Tell nothing but what goes otherwise than it was asked for."""
+    if event["kind"] == "note" and event["warns"]:
+        say(event["text"])
 
 
 def train(
-    config: RunConfig,
+    config: RunConfig | Prepared,
     out: str | Path,
     *,
     report: Report = _silent,
@@ -72,7 +76,7 @@ def train(
     processor ends bit for bit as if it had not been interrupted.
 
     Args:
-        config: what to train.
+        config: what to train; or what :func:`prepare` made of it, which isn't done again.
         out: the run's folder.
         report: told of the run's events as they happen.
         command: the command line, to be kept in the result.
@@ -87,11 +91,8 @@ def train(
     if until is not None:
         check_whole("until", until, 1)
     folder = Path(out)
-    dataset = build.load_data(config)
-    config = build.resolved(config, dataset)
-    build.check(config, dataset)
-    if models.is_plugged(config.model or ""):
-        build.make_model(config, dataset)  # who knows whether it works, before a folder is made
+    prepared = config if isinstance(config, Prepared) else prepare(config)
+    config, dataset = prepared.config, prepared.dataset
     make_folder("out", folder)
     _refuse_another(folder, read_config(folder), config)
     if (kept := finished_result(folder)) is not None:
@@ -149,10 +150,15 @@ def _work(
     random.seed(config.seed)
     np.random.seed(config.seed)  # noqa: NPY002  (what others' code draws from)
     torch.manual_seed(config.seed)
-    model = build.make_model(config, dataset)
+    notes: list[str] = []
+    model = build.make_model(config, dataset, notes)
     method = build.make_step(config, dataset).to(fabric.device)
     state = State(fabric, config, dataset, model, method)
+    warnings = build.schedule_notes(config, state.steps_per_epoch, state.total_steps)
     state.load(folder)
+    if fabric.global_rank == 0:
+        for note in (*notes, *warnings):
+            report({"kind": "note", "text": note, "warns": note in warnings})
     report({"kind": "start", "steps": state.total_steps, "done": state.step, "epoch": state.epoch})
     with contextlib.closing(Log(config, folder, state.history, fabric.global_rank == 0)) as log:
         while state.epoch < min(until or state.epochs, state.epochs):
@@ -162,7 +168,7 @@ def _work(
                 report({"kind": "epoch", **row})
         if until is not None:
             return _stopped(fabric, config, dataset, state)
-        result = _finish(fabric, config, dataset, state, folder, command)
+        result = _finish(fabric, config, dataset, state, folder, command, [*notes, *warnings])
         log.end(result.get("metrics", {}))
     report({"kind": "done"})
     return result
@@ -174,7 +180,7 @@ def _train_epoch(
     """Train from where the state is to the end of its epoch; return the seconds of all of it."""
     started = time.perf_counter()
     before = state.epoch_seconds
-    state.raw.train()
+    train_mode(state.raw)
     state.method.train()
     batches = state.split.batches(
         config.batch_size,  # type: ignore[arg-type]
@@ -228,7 +234,7 @@ def _epoch(
     seconds = _train_epoch(fabric, config, state, folder, report)
     finished = time.perf_counter()
     mean = {name: float(value) / state.batches for name, value in state.sums.items()}
-    row: dict[str, float] = {"epoch": state.epoch + 1, "lr": state.optimizer.param_groups[0]["lr"]}
+    row: dict[str, float] = {"epoch": state.epoch + 1, "lr": _highest_rate(state)}
     row.update(mean)
     measures = quick_measure(state.evaluated, dataset, fabric.device)
     row.update({VALIDATION + name: value for name, value in measures.items()})
@@ -238,6 +244,10 @@ def _epoch(
     state.next_epoch()
     state.save(folder)
     return row
+
+
+def _highest_rate(state: State) -> float:
+    return max(float(group["lr"]) for group in state.optimizer.param_groups)
 
 
 def trainer(config: RunConfig, dataset: Dataset, batches: int | None = None) -> Callable[[], None]:
@@ -288,8 +298,9 @@ def _stopped(fabric: Any, config: RunConfig, dataset: Dataset, state: State) -> 
 
 
 def _finish(
-    fabric: Any, config: RunConfig, dataset: Dataset, state: State, folder: Path, command: str
-) -> dict[str, Any]:
+    fabric: Any, config: RunConfig, dataset: Dataset, state: State, folder: Path, command: str,
+    notes: list[str],
+) -> dict[str, Any]:  # fmt: skip
     """Measure the model and write all that the run leaves; the result last."""
     result: dict[str, Any] = {}
     if fabric.global_rank == 0:
@@ -304,6 +315,8 @@ def _finish(
             "task": dataset.task,
             "classes": list(dataset.classes),
             "transform": Transform.of(dataset, config.data, config.target).to_dict(),
+            "input": dataset.input,
+            "notes": notes,
             "metrics": found.measures,
             "details": found.details,
             "history": state.history,

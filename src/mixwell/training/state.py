@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel
 
 from mixwell.data import Dataset
 from mixwell.errors import InputError
-from mixwell.methods import Method, Term
+from mixwell.methods import Method
 from mixwell.training import checkpoints
-from mixwell.training.build import make_optimizer, make_scheduler
+from mixwell.training.build import given_to, make_optimizer, make_scheduler
 from mixwell.training.config import RunConfig
 from mixwell.training.machine import random_state, set_random_state
 from mixwell.training.semi_supervised import SemiSupervised
@@ -57,7 +57,7 @@ class State:
         self.total_steps = self.steps_per_epoch * config.epochs
         # Not where gradients are scaled: it would undo that itself, out of clipping's sight.
         fused = config.precision == "32-true" and fabric.device.type in ("cpu", "cuda")
-        optimizer = make_optimizer(config, model, fused)
+        optimizer = make_optimizer(config, model, fused, dataset.input_shape)
         self.raw = model
         self.model, self.optimizer = fabric.setup(model, optimizer)
         self.backward = fabric.backward
@@ -88,12 +88,7 @@ class State:
     @property
     def given(self) -> dict[str, Any]:
         """What a step is given beside its batch: the training data, where partners come of it."""
-        if not isinstance(self.method, Method):
-            return {}
-        recipes = [term.recipe for term in self.method.terms if isinstance(term, Term)]
-        if not any(recipe and recipe.pairing.partners == "data" for recipe in recipes):
-            return {}
-        return {"data": self.split.whole(self.fabric.device)}
+        return given_to(self.method, self.split, self.fabric.device)
 
     @property
     def evaluated(self) -> nn.Module:

@@ -65,5 +65,6 @@ def test_each_draws_the_first_run_of_each_method_that_has_one(make_records):
     part = sections.Part(done, summarise(records), {"erm": "red", "mixup": "blue"}, "erm", "toy")
     drawn = part.each(lambda run, colour: f"{run.label}-{run.seed}-{colour}")
     assert drawn == [
-        Picture("erm-0-red", "erm", "", "erm"), Picture("mixup-1-blue", "mixup, seed 1", "", "mixup"),
+        Picture("erm-0-red", "erm", "", "erm"),
+        Picture("mixup-1-blue", "mixup, seed 1", "", "mixup"),
     ]  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mixwell.data import Dataset, Split, TensorSplit
+from mixwell.data import Dataset, FolderSplit, Split, TensorSplit
 from mixwell.data.splits import IMAGENET_MEAN, IMAGENET_STD
 from mixwell.methods import Method
 from mixwell.training.config import RunConfig
@@ -66,7 +66,7 @@ class Subject:
 
 def moments(split: Split) -> tuple[Tensor, Tensor]:
     """Return mean and std (1, C, 1, 1) that a split of images is normalised by."""
-    if isinstance(split, TensorSplit):
+    if isinstance(split, (TensorSplit, FolderSplit)):
         mean, std = split.mean, split.std
     else:
         mean, std = IMAGENET_MEAN, IMAGENET_STD

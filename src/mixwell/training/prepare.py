@@ -1,0 +1,134 @@
+"""Before a run: all that can be checked is checked, and nothing is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mixwell.data import Dataset, FolderSplit, SampledSplit, Split
+from mixwell.errors import InputError
+from mixwell.methods import Method
+from mixwell.training.build import given_to, load_data, make_model, make_step, resolved
+from mixwell.training.config import RunConfig
+from mixwell.training.loggers import check_available
+from mixwell.training.machine import make_fabric, random_state, set_random_state
+from mixwell.training.naming import called, digest, folder_name
+from mixwell.training.probes import load_outliers, load_people
+
+__all__ = ["Prepared", "check", "prepare"]
+
+_FEW = 8  # samples of the step that is tried
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """A run that can begin.
+
+    Attributes:
+        config: all that it is made of, nothing left open.
+        dataset: what it trains on.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+
+    def folder(self, **more: Any) -> tuple[str, ...]:
+        """Return the words that its folder is called by: data, model, method, and a digest.
+
+        The digest stands for the settings that differ from the usual; there is none where all are.
+
+        Args:
+            more: settings beside the configuration's.
+        """
+        config = self.config
+        named = {"data", "model", "method", "seed"}
+        plain = RunConfig(
+            data=config.data, model=config.model, method=config.method, seed=config.seed
+        )
+        usual = resolved(plain, self.dataset).to_dict()
+        other = {
+            name: value
+            for name, value in config.changes().items()
+            if name not in named and (name == "imports" or value != usual.get(name))
+        }
+        if called(config.data) != config.data:
+            other["data"] = config.data
+        assert config.model is not None
+        return called(config.data), config.model, config.method, digest({**other, **more})
+
+    @property
+    def name(self) -> str:
+        """What its folder is called where none is named."""
+        return folder_name(*self.folder(), f"seed{self.config.seed}")
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Return a run with its data loaded, after all has been checked that can be.
+
+    Raises:
+        InputError: something can't work. Nothing has been written.
+    """
+    dataset = load_data(config)
+    config = resolved(config, dataset)
+    make_fabric(config)
+    check(config, dataset)
+    return Prepared(config, dataset)
+
+
+def check(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> None:
+    """Raise an InputError if something could not work later on; nothing is trained.
+
+    A step of a few samples is tried, and what is measured at the end is looked at.
+
+    Args:
+        config: resolved.
+        dataset: that it names.
+        model: the network that it names, where it has been made; it isn't kept as it is.
+    """
+    before = random_state()
+    step = make_step(config, dataset)
+    check_available(config.log)
+    if config.people is not None:
+        load_people(dataset, config)
+    if config.ood is not None:
+        load_outliers(dataset, config)
+    if config.shift and len(dataset.input_shape) != 3:
+        raise InputError(f"shift needs images, but data={config.data!r} has none")
+    if model is None:
+        model = make_model(config, dataset)
+    if isinstance(step, Method):
+        _try_step(config, step, model, dataset.train)
+    set_random_state(before)
+
+
+def _try_step(config: RunConfig, method: Method, model: nn.Module, split: Split) -> None:
+    """Raise an InputError if the method can't make a step of the model on these data."""
+    assert config.batch_size is not None
+    if isinstance(split, (FolderSplit, SampledSplit)):
+        split = replace(split, workers=0)  # for so few samples processes take longer
+    whole = min(config.batch_size, len(split))
+    for size in (min(_FEW, whole), whole):
+        try:
+            _step(method, model, split, size)
+            return
+        except Exception as error:  # of any kind: it is the model's code, or the method's
+            if size < whole:
+                continue  # more samples may be what it lacks
+            if isinstance(error, InputError):
+                raise
+            if config.accelerator == "cpu" or not torch.accelerator.is_available():
+                raise InputError(
+                    f"method={config.label!r} can't make a step of model={config.model!r}: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            # Another device than this one, where it was tried, may know better.
+
+
+def _step(method: Method, model: nn.Module, split: Split, size: int) -> None:
+    x, y, index = next(iter(split.subset(torch.randperm(len(split))[:size]).batches(size)))
+    method.train().set_progress(0.0)
+    model.train()
+    method.step(model, x, y, index=index, **given_to(method, split, x.device))

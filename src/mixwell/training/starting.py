@@ -1,0 +1,218 @@
+"""Where a run starts: weights from elsewhere, what stays as it is, and each part's rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mixwell import models
+from mixwell.data import Dataset, Inputs
+from mixwell.errors import InputError, suggest
+from mixwell.training.config import RunConfig
+from mixwell.training.files import read_json
+from mixwell.training.naming import weights_file
+from mixwell.training.result import is_finished, read_result
+
+__all__ = ["begin", "inputs_of", "parameter_groups", "started_from", "train_mode"]
+
+_USUAL_PRETRAINED = "timm:resnet18"
+
+_NORMS = (nn.modules.batchnorm._NormBase,)
+"""What keeps running statistics, which move without any gradient."""
+
+
+# -------------------------------------------------------------------------------- starting weights
+
+
+def started_from(config: RunConfig) -> dict[str, Any]:
+    """Return the network that a run starts from where none is asked for, as fields of a run.
+
+    That of the run whose folder ``init`` names, with its settings; a small one where pretrained
+    weights are asked for; nothing otherwise.
+    """
+    if config.model is not None:
+        return {}
+    if config.pretrained:
+        return {"model": _USUAL_PRETRAINED}
+    before = _run_of(config.init)
+    if before is None:
+        return {}
+    own = {"model": before["model"]}
+    if not config.model_options:
+        own["model_options"] = before["model_options"]
+    return own
+
+
+def _run_of(init: str | None) -> dict[str, Any] | None:
+    """Return the configuration of the finished run in the folder of ``init``, if it is one."""
+    folder = None if init is None else Path(init).expanduser()
+    if folder is None or not (folder / "config.json").is_file():
+        return None
+    found = read_json(folder / "config.json")
+    known = isinstance(found, dict) and {"model", "model_options"} <= found.keys()
+    return found if known else None
+
+
+def inputs_of(config: RunConfig) -> Inputs | None:
+    """Return what the network that a run starts from expects of images; None where none is known.
+
+    Of pretrained weights it is what timm or torchvision says; of a run, what it was trained on.
+
+    Raises:
+        InputError: there are no pretrained weights of the model, or no such file.
+    """
+    if config.pretrained:
+        name = config.model or _USUAL_PRETRAINED
+        return models.inputs_of(name, config.model_options)
+    if config.init is None:
+        return None
+    folder = weights_file(config.init).parent
+    return Inputs.from_record(read_result(folder).get("input")) if is_finished(folder) else None
+
+
+def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
+    """Put a run's starting weights into its network, and freeze what is to stay.
+
+    Returns:
+        What a user should know of it.
+
+    Raises:
+        InputError: the weights don't fit, or nothing is called so.
+    """
+    notes: list[str] = []
+    head = config.method_options.get("head")
+    if config.pretrained:
+        assert config.model is not None
+        classes = models.classes_of(config.model, config.model_options)
+        if classes != dataset.num_outputs:
+            notes.append(
+                f"the head begins anew: the weights of {config.model} are of {classes} classes, "
+                f"these data of {dataset.num_outputs}"
+            )
+    if config.init is not None:
+        told = f"init={config.init!r}"
+        state = models.read_weights(weights_file(config.init), told)
+        notes += models.load_weights(model, state, dataset.input_shape, told, head)
+    if config.freeze:
+        notes.append(_freeze(config, dataset, model))
+    return notes
+
+
+# ----------------------------------------------------------------------------------- what is frozen
+
+
+def _freeze(config: RunConfig, dataset: Dataset, model: nn.Module) -> str:
+    """Let parameters stay as they are; return in words how many."""
+    named = dict(model.named_parameters())
+    frozen: set[str] = set()
+    for pattern in config.freeze:
+        found = [name for name in named if _matches(name, pattern)]
+        if not found and pattern == "backbone":
+            head = models.head_of(model, dataset.input_shape, config.method_options.get("head"))
+            found = [name for name in named if not f"{name}.".startswith(f"{head}.")]
+        if not found:
+            modules = {name for name, _ in model.named_modules() if name}
+            near = suggest(pattern, [*modules, *named])
+            top = ", ".join(name for name, _ in model.named_children())
+            raise InputError(
+                f"freeze={pattern!r} matches no parameter{near}; the network's parts are {top}; "
+                "or write 'backbone' for all but the head"
+            )
+        frozen.update(found)
+    if frozen == set(named):
+        raise InputError(f"freeze={', '.join(config.freeze)}: nothing is left to train")
+    for name in frozen:
+        named[name].requires_grad_(False)
+    count = sum(named[name].numel() for name in frozen)
+    whole = sum(parameter.numel() for parameter in named.values())
+    return f"frozen: {count:,} of {whole:,} parameters"
+
+
+def _matches(name: str, pattern: str) -> bool:
+    """Whether a parameter is called so, or within a module that is; with *, ? or as a regex."""
+    if name == pattern or name.startswith(f"{pattern}.") or fnmatchcase(name, pattern):
+        return True
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error:
+        return False
+
+
+def train_mode(model: nn.Module) -> None:
+    """Put a model in training mode, but for frozen batch norms: their statistics stay, too."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _NORMS):
+            own = list(module.parameters())
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+
+# ----------------------------------------------------------------------------------- rates of parts
+
+
+def parameter_groups(
+    config: RunConfig, model: nn.Module, input_shape: tuple[int, ...] | None
+) -> list[dict[str, Any]] | list[nn.Parameter]:
+    """Return what is trained, with each part's own rate where there are some.
+
+    Args:
+        config: resolved.
+        model: whose parameters are trained.
+        input_shape: of a sample, to find the head.
+
+    Raises:
+        InputError: the head can't be found, or the model has no layers that timm can tell.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if config.layer_decay is not None:
+        return _by_layer(config, model)
+    if config.backbone_lr is None or config.backbone_lr == 1:
+        return trained
+    assert config.lr is not None
+    assert input_shape is not None
+    try:
+        head = models.head_of(model, input_shape, config.method_options.get("head"))
+    except InputError as error:
+        raise InputError(f"{error}; or train all at one rate: backbone_lr=1") from error
+    own = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if f"{name}.".startswith(f"{head}.") and parameter.requires_grad
+    ]
+    ids = set(map(id, own))
+    others = [parameter for parameter in trained if id(parameter) not in ids]
+    rates: Sequence[tuple[list[nn.Parameter], float]] = (
+        (own, config.lr), (others, config.lr * config.backbone_lr),
+    )  # fmt: skip
+    return [{"params": part, "lr": rate} for part, rate in rates if part]
+
+
+def _by_layer(config: RunConfig, model: nn.Module) -> list[dict[str, Any]]:
+    """Return timm's groups: each layer's rate is a factor of that of the next."""
+    if not hasattr(model, "group_matcher"):
+        raise InputError(
+            f"layer_decay={config.layer_decay}: model={config.model!r} has no layers that timm can "
+            "tell; use a model of timm's (timm:NAME), or backbone_lr"
+        )
+    from timm.optim._param_groups import param_groups_layer_decay
+
+    assert config.lr is not None
+    assert config.layer_decay is not None
+    names: Any = getattr(model, "no_weight_decay", tuple)
+    groups = param_groups_layer_decay(
+        model, config.weight_decay or 0.0, no_weight_decay_list=names(),
+        layer_decay=config.layer_decay,
+    )  # fmt: skip
+    return [
+        {
+            "params": group["params"], "weight_decay": group["weight_decay"],
+            "lr": config.lr * group["lr_scale"],
+        }
+        for group in groups
+    ]  # fmt: skip

@@ -1,0 +1,355 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mixwell import InputError, data, models
+from mixwell.cli import main
+from mixwell.training import RunConfig, prepare, read_result, train
+from mixwell.training.build import (
+    load_data,
+    make_model,
+    make_optimizer,
+    make_schedule,
+    resolved,
+    schedule_notes,
+)
+from mixwell.training.starting import train_mode
+
+TINY = {"train_size": 100, "epochs": 1, "threads": 1, "batch_size": 20}
+SMALL = "timm:test_resnet"
+BNS = nn.modules.batchnorm._NormBase
+
+
+@pytest.fixture
+def digits():
+    return data.load("digits", train_size=100)
+
+
+@pytest.fixture
+def saved(digits, tmp_path):
+    """The file of a small network's weights, of other classes than the digits'."""
+    network = models.build("cnn", input_shape=digits.input_shape, num_outputs=4)
+    torch.save(network.state_dict(), tmp_path / "cnn.pt")
+    return tmp_path / "cnn.pt"
+
+
+def made(digits, **options):
+    config = resolved(RunConfig(**{**TINY, **options}), digits)
+    notes = []
+    return config, make_model(config, digits, notes), notes
+
+
+# ----------------------------------------------------------------------------------------- weights
+
+
+def test_weights_of_a_file_but_for_a_head_of_other_classes(digits, saved):
+    _, model, notes = made(digits, model="cnn", init=str(saved))
+    state, head = torch.load(saved), models.head_of(model, digits.input_shape)
+    own = model.state_dict()
+    for name, value in state.items():
+        if name.startswith(f"{head}."):
+            assert own[name].shape != value.shape
+        else:
+            assert torch.equal(own[name], value)
+    assert notes == [f"the head {head!r} begins anew: init={str(saved)!r} has 4 outputs, this 10"]
+
+
+def test_a_head_of_as_many_classes_is_taken_along(digits, tmp_path):
+    network = models.build("cnn", input_shape=digits.input_shape, num_outputs=10)
+    torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}},
+               tmp_path / "whole.pt")  # fmt: skip
+    _, model, notes = made(digits, model="cnn", init=str(tmp_path / "whole.pt"))
+    assert model.state_dict().keys() == network.state_dict().keys()
+    for name, value in network.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert notes == []
+
+
+def test_safetensors_are_read(digits, saved):
+    safetensors = pytest.importorskip("safetensors.torch")
+    path = saved.with_suffix(".safetensors")
+    safetensors.save_file(torch.load(saved), path)
+    first, second = (made(digits, model="cnn", init=str(p))[1] for p in (saved, path))
+    name = next(iter(first.state_dict()))
+    assert torch.equal(first.state_dict()[name], second.state_dict()[name])
+
+
+class Evil:
+    def __reduce__(self):
+        return (Path.touch, (Path("touched"),))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda state: state.pop(next(iter(state))), "it lacks"),
+        (lambda state: state.update({"more.weight": torch.ones(2)}), "has no more.weight"),
+        (lambda state: state.update({next(iter(state)): torch.ones(7, 7)}), "is of shape (7, 7)"),
+        (lambda state: state.clear(), "holds no state_dict"),
+        (lambda state: state.update({"x": 3}), "holds no state_dict"),
+        (lambda state: state.update({"x": Evil()}), "holds no weights that can be read"),
+    ],
+)
+def test_weights_that_dont_fit_are_named(content, words, digits, saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    state = torch.load(saved)
+    content(state)
+    torch.save(state, saved)
+    with pytest.raises(InputError) as error:
+        made(digits, model="cnn", init=str(saved))
+    assert words in str(error.value)
+    assert not Path("touched").exists()
+
+
+def test_a_run_goes_on_as_the_start_of_another(tmp_path):
+    train(RunConfig(method="erm", model_options={"width": 8}, **TINY), tmp_path / "first")
+    config = RunConfig(method="mixup", coarse=True, init=str(tmp_path / "first"), **TINY)
+    run = prepare(config)
+    assert (run.config.model, run.config.model_options) == ("cnn", {"width": 8})
+    first = read_result(tmp_path / "first")
+    # What the first was normalised by, not what these samples would be.
+    assert run.dataset.input == {**first["input"], "resize": None, "interpolation": "bilinear"}
+    result = train(run, tmp_path / "second")
+    assert "begins anew" in result["notes"][0]
+    assert result["input"]["mean"] == first["input"]["mean"]
+
+
+def test_weights_identify_a_run_and_not_where_they_lie(saved, tmp_path):
+    config = RunConfig(model="cnn", init=str(saved), **TINY)
+    (tmp_path / "copy.pt").write_bytes(saved.read_bytes())
+    copy = replace(config, init=str(tmp_path / "copy.pt"))
+    assert config.fingerprint == copy.fingerprint
+    assert prepare(copy).config.fingerprint == prepare(config).config.fingerprint
+    assert prepare(copy).name == prepare(config).name
+    state = torch.load(saved)
+    state[next(iter(state))] += 1
+    torch.save(state, tmp_path / "copy.pt")
+    assert replace(copy).fingerprint != config.fingerprint
+    assert "init=" in config.difference(copy)
+    kept = prepare(config).config
+    saved.unlink()
+    assert (
+        RunConfig.from_dict(json.loads(json.dumps(kept.to_dict()))).fingerprint == kept.fingerprint
+    )
+    with pytest.raises(InputError, match="there is no such file"):
+        prepare(config)
+
+
+# -------------------------------------------------------------------------------------- pretrained
+
+
+def local(network, tmp_path):
+    """Return the options by which timm takes its weights from a file, and the file's network."""
+    torch.save(network.state_dict(), tmp_path / "timm.pth")
+    return {"pretrained_cfg_overlay": {"file": str(tmp_path / "timm.pth"), "num_classes": 7}}
+
+
+def test_timms_own_weights_size_and_normalisation(tmp_path):
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("test_resnet", num_classes=7)
+    options = local(network, tmp_path)
+    config = RunConfig(model=SMALL, pretrained=True, model_options=options, **TINY)
+    run = prepare(config)
+    known = timm.get_pretrained_cfg("test_resnet")
+    size = known.input_size[1]
+    assert run.dataset.input_shape == (1, size, size)
+    assert run.config.image_size == size
+    assert run.dataset.input["mean"] == [pytest.approx(sum(known.mean) / 3)]
+    notes = []
+    model = make_model(run.config, run.dataset, notes)
+    kept = "layer1.0.conv1.weight"
+    assert torch.equal(model.state_dict()[kept], network.state_dict()[kept])
+    assert "of 7 classes, these data of 10" in notes[0]
+    assert prepare(replace(config, image_size=32)).dataset.input_shape == (1, 32, 32)
+    untrained = make_model(replace(run.config, pretrained=False), run.dataset)
+    assert not torch.equal(untrained.state_dict()[kept], network.state_dict()[kept])
+
+
+def test_torchvisions_weights(monkeypatch):
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    network = resnet18(num_classes=1000)
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", lambda *_, **__: network.state_dict())
+    given = {"model": "torchvision:resnet18", "pretrained": True, "image_size": 32}
+    run = prepare(RunConfig(**given, **TINY))
+    model = make_model(run.config, run.dataset)
+    state = network.state_dict()
+    assert torch.equal(model.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert torch.allclose(model.conv1.weight, state["conv1.weight"].sum(1, keepdim=True))
+    assert run.dataset.input["std"] == [pytest.approx((0.229 + 0.224 + 0.225) / 3)]
+
+
+def test_images_of_a_folder_are_made_to_what_the_weights_know(tmp_path):
+    from PIL import Image
+
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.new("RGB", (20, 30), (number * 20, 90, 0)).save(
+                tmp_path / "photos" / name / f"{number}.png"
+            )
+    inputs = models.inputs_of("torchvision:resnet18", {}).sized(16)
+    photos = data.load(f"folder:{tmp_path / 'photos'}", inputs=inputs, workers=0)
+    assert photos.input == {
+        "size": [3, 16, 16], "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225],
+        "resize": 18, "interpolation": "bilinear",
+    }  # fmt: skip
+    x, _, _ = next(iter(photos.val.batches(2)))
+    assert x.shape == (2, 3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"model": "cnn", "pretrained": True}, "has no weights that could be fetched"),
+        ({"model": "timm:test_resnot", "pretrained": True}, "did you mean 'test_resnet'"),
+        ({"model": "torchvision:resnet19"}, "did you mean 'resnet18'"),
+        ({"model": "torchvision:resnet18", "pretrained": True,
+          "model_options": {"weights": "IMAGENET1K_V7"}}, "did you mean 'IMAGENET1K_V1'"),
+        ({"model": "torchvision:resnet18", "model_options": {"weights": "DEFAULT"}},
+         "are for --pretrained"),
+        ({"data": "diabetes", "model": "torchvision:resnet18"}, "takes images"),
+    ],
+)  # fmt: skip
+def test_what_has_no_weights_is_said(options, words):
+    with pytest.raises(InputError, match=words):
+        prepare(RunConfig(epochs=1, **options))
+
+
+@pytest.mark.parametrize("name", ["timm:test_resnet", "torchvision:resnet18"])
+def test_weights_that_cant_be_fetched_end_with_what_to_do(name, monkeypatch, tmp_path, capsys):
+    from timm.models import _builder
+    from torchvision.models import ResNet18_Weights
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    for hub in ("load_state_dict_from_hf", "load_state_dict_from_url"):
+        monkeypatch.setattr(_builder, hub, fail)
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["train", "--model", name, "--pretrained", "--image-size", "32"]
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "can't be had: OSError: no network" in message
+    assert "--init FILE" in message
+    assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------------------- frozen, and rates
+
+
+def frozen_run(tmp_path, **options):
+    config = RunConfig(model=SMALL, method="mixup", **{**TINY, "train_size": 60}, **options)
+    dataset = load_data(config)
+    torch.manual_seed(config.seed)
+    before = make_model(resolved(config, dataset), dataset)
+    result = train(config, tmp_path / "run")
+    return before, torch.load(tmp_path / "run" / "model.pt"), result
+
+
+@pytest.mark.parametrize("freeze", [("layer[12]*", "conv1"), (r"layer[12]\..*|conv1.*",)])
+def test_frozen_parts_stay_and_their_statistics_too(freeze, tmp_path):
+    pytest.importorskip("timm")
+    before, after, result = frozen_run(tmp_path, freeze=freeze, image_size=None)
+    for name, value in before.state_dict().items():
+        frozen = name.startswith(("layer1.", "layer2.", "conv1"))
+        moved = not torch.equal(value, after[name])
+        assert moved != frozen or (not moved and value.numel() == 1), name
+    assert result["config"]["freeze"] == list(freeze)
+    assert any(note.startswith("frozen: ") for note in result["notes"])
+
+
+def test_backbone_is_all_but_the_head(digits):
+    _, model, _ = made(digits, model="cnn", freeze=("backbone",))
+    head = models.head_of(model, digits.input_shape)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert trained == [f"{head}.weight", f"{head}.bias"]
+    for pattern, words in (("stag1", "did you mean 'stage1'"), ("*", "nothing is left to train")):
+        with pytest.raises(InputError, match=words):
+            made(digits, model="cnn", freeze=(pattern,))
+
+
+def test_norms_that_are_trained_stay_in_training_mode(digits):
+    _, model, _ = made(digits, model="resnet18", freeze=("layer1",))
+    train_mode(model.eval())
+    for name, module in model.named_modules():
+        if isinstance(module, BNS):
+            assert module.training != name.startswith("layer1."), name
+
+
+def test_the_backbones_rate_is_a_factor_of_the_heads(digits, saved):
+    config, model, _ = made(digits, model="cnn", init=str(saved), lr=0.2)
+    assert config.backbone_lr == 0.1
+    head, others = make_optimizer(config, model, False, digits.input_shape).param_groups
+    assert (head["lr"], others["lr"]) == (0.2, pytest.approx(0.02))
+    assert len(head["params"]) == 2
+    assert len(head["params"]) + len(others["params"]) == len(list(model.parameters()))
+    (group,) = make_optimizer(replace(config, backbone_lr=1), model, False).param_groups
+    assert group["lr"] == 0.2
+
+
+def test_layers_decay_by_timms_own_groups(digits):
+    pytest.importorskip("timm")
+    given = {"model": "timm:test_vit", "layer_decay": 0.5, "lr": 1.0, "image_size": 16}
+    larger = data.load("digits", train_size=100,
+                       inputs=data.Inputs(16, (0.5,), (0.5,), 16))  # fmt: skip
+    config, model, _ = made(larger, **given)
+    groups = make_optimizer(config, model, False, larger.input_shape).param_groups
+    rates = {round(group["lr"], 6) for group in groups}
+    assert max(rates) == 1.0
+    assert {0.5, 0.25} <= rates
+    config, model, _ = made(digits, model="cnn", layer_decay=0.5)
+    with pytest.raises(InputError, match="has no layers that timm can tell"):
+        make_optimizer(config, model, False, digits.input_shape)
+    with pytest.raises(InputError, match="give layer_decay or backbone_lr"):
+        RunConfig(layer_decay=0.5, backbone_lr=0.1)
+
+
+# --------------------------------------------------------------------------- settings and schedule
+
+
+def test_what_starts_from_weights_is_trained_otherwise(digits, saved):
+    scratch = resolved(RunConfig(model="cnn"), digits)
+    fine = resolved(RunConfig(model="cnn", init=str(saved)), digits)
+    assert (fine.optimizer, fine.epochs, fine.warmup_epochs) == ("adamw", 10, 1.0)
+    assert fine.lr < scratch.lr
+    assert scratch.backbone_lr is None
+    assert resolved(RunConfig(model="cnn", init=str(saved), lr=0.3), digits).lr == 0.3
+    with pytest.raises(InputError, match="both say which weights"):
+        RunConfig(init=str(saved), pretrained=True)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "step", "constant"])
+@pytest.mark.parametrize("epochs", [1, 2, 10, 100])
+def test_warm_up_takes_a_tenth_at_most(schedule, epochs):
+    config = RunConfig(schedule=schedule, warmup_epochs=5.0, epochs=epochs, lr=0.1)
+    factor = make_schedule(config, 7, 7 * epochs)
+    reached = next(step for step in range(7 * epochs) if factor(step) == 1.0)
+    assert reached <= 0.1 * 7 * epochs
+    notes = schedule_notes(config, 7, 7 * epochs)
+    assert len(notes) == (epochs < 50)
+
+
+def test_a_rate_that_never_reached_its_peak_is_told(tmp_path):
+    config = RunConfig(method="erm", schedule="onecycle", **{**TINY, "batch_size": 90})
+    with pytest.warns(UserWarning, match="never reached its peak of 0.05"):
+        result = train(config, tmp_path / "run")
+    assert "in 1 steps it came to 4 % of it" in result["notes"][0]
+    assert train(RunConfig(method="erm", **TINY), tmp_path / "other")["notes"] == []
+
+
+def test_the_command_line_says_it(saved, tmp_path, capsys):
+    arguments = ["train", "--model", "cnn", "--init", str(saved), "--freeze", "backbone",
+                 "--train-size", "100", "--epochs", "1", "--threads", "1"]  # fmt: skip
+    assert main([*arguments, "--out", str(tmp_path / "run")]) == 0
+    shown = capsys.readouterr().out
+    assert "begins anew" in shown
+    assert "frozen: " in shown
+    arguments = ["compare", *arguments[1:], "--methods", "erm,mixup", "--seeds", "1"]
+    assert main([*arguments, "--out", str(tmp_path / "all")]) == 0
+    assert capsys.readouterr().out.count("begins anew") == 1
