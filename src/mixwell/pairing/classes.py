@@ -67,7 +67,7 @@ class InverseFrequency(Pairing):
 
     Args:
         class_counts: (C,) training samples of each class.
-        tau: τ, how much likelier partners of frequent classes are; below 0, of rare ones.
+        tau: τ; 0 draws from the samples alike, -1 from the classes alike, less favours the rare.
 
     Source: "Towards Calibrated Model for Long-Tailed Visual Recognition from Prior Perspective",
     arXiv:2111.03874.

@@ -160,7 +160,7 @@ def name_points(
         places = [
             _written(point, colour, away, *place) for away in (7, 16, 28) for place in _PLACES
         ]
-        text, box = min(places, key=lambda place: _harm(point.axes, *place, covered))
+        text, box = min(places, key=lambda found: _harm(found[0], found[1], covered))
         for other, _ in places:
             if other is not text:
                 other.remove()
@@ -179,9 +179,9 @@ def _written(
     return text, text.get_window_extent()
 
 
-def _harm(axes: Axes, text: Any, box: Bbox, covered: Sequence[Bbox]) -> float:
+def _harm(text: Any, box: Bbox, covered: Sequence[Bbox]) -> float:
     """Return how bad a place is: what it hides, what of it is outside, how far away it is."""
-    outside = box.width * box.height - _overlap(box, axes.get_window_extent())
+    outside = box.width * box.height - _overlap(box, text.axes.get_window_extent())
     away = abs(text.xyann[0]) + abs(text.xyann[1])
     return sum(_overlap(box, other) for other in covered) + 3 * outside + 0.3 * away
 

@@ -54,8 +54,8 @@ def draw_preview(
     batch_size = max(config.batch_size or 64, count)
     lam: list[Tensor] = []
     shown: tuple[Tensor, Tensor, MixedTarget | MultiTarget, Mix | MultiMix] | None = None
-    # Enough batches for the histogram to show its shape.
-    for epoch in range(max(1, math.ceil(4000 / len(dataset.train)))):
+    # Enough batches for the histogram to show its shape; files are not read a hundred times for it.
+    for epoch in range(min(10, max(1, math.ceil(4000 / len(dataset.train))))):
         for x, y, index in dataset.train.batches(
             batch_size, shuffle=True, seed=config.seed, epoch=epoch
         ):
