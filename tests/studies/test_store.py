@@ -42,9 +42,7 @@ DAMAGES = {
     "a digit": (
         "update cells set result = replace(result, '0.5', '0.7') where name = 'erm-seed0'",
     ),
-    "no UTF-8": (
-        "update cells set result = cast(x'7b22ff227d' as text) where name = 'erm-seed0'",
-    ),
+    "no UTF-8": ("update cells set result = cast(x'7b22ff227d' as text) where name = 'erm-seed0'",),
     "config": ("update cells set config = '7' where name = 'erm-seed0'",),
     "config is empty": ("update cells set config = null where name = 'erm-seed0'",),
     "vary": ("update cells set vary = '[' where name = 'erm-seed0'",),

@@ -16,6 +16,7 @@ from mixwell.studies.records import RunRecord
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
+from mixwell.training.files import clear_leftovers
 from mixwell.training.result import finished_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
@@ -74,6 +75,7 @@ def run_cells(
 ) -> list[RunRecord]:
     """Run the cells of :meth:`Study.plan`; see :func:`run_study`."""
     store = Store(out, create=True)
+    clear_leftovers(Path(out))
     if study is not None:
         store.check("shared", study.shared)
     store.add(cells)

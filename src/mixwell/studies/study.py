@@ -61,6 +61,8 @@ class Study:
                 raise InputError(f"{name} must name one at least")
             if len(set(map(str, values))) < len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
+        for seed in self.seeds:
+            replace(self.base, seed=seed)  # a seed that can't be is said before anything is made
         root = Path(out)
         parts = []
         for values in itertools.product(*self.vary.values()):
