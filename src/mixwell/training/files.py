@@ -56,6 +56,7 @@ def write_atomically(
         seal: end it with the digest that :func:`checked` looks at. Zip files (``.pt``, ``.npz``)
             stay readable by anything: what follows their directory is skipped.
     """
+    on_windows = os.name == "nt"
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w+b") as file:
@@ -71,9 +72,9 @@ def write_atomically(
             file.flush()
             os.fsync(file.fileno())
             os.chmod(name, 0o644)  # mkstemp's are private; results are as readable as any file
-            if fcntl is not None:
+            if not on_windows:
                 os.replace(name, path)
-        if fcntl is None:  # Windows moves no open file
+        if on_windows:  # it moves no open file
             os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the folder may be gone: the first error is to be seen
