@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 
-__all__ = ["InputError", "Note", "explained", "say", "suggest"]
+__all__ = ["InputError", "MachineError", "Note", "explained", "say", "suggest"]
 
 
 class InputError(ValueError):
@@ -19,6 +19,10 @@ class InputError(ValueError):
     It is a :class:`ValueError`, so that callers need not know mixwell's own class. The command
     line prints its text on standard error, without a traceback, and exits with status 2.
     """
+
+
+class MachineError(RuntimeError):
+    """Raised where a run failed for the machine's sake: a full disk, no memory. It may go on."""
 
 
 class Note(UserWarning):
@@ -98,6 +102,8 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def _cause(error: BaseException) -> str | None:
     text = str(error)
+    if isinstance(error, MachineError):
+        return text
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError) and any(words in text.lower() for words in _NO_MEMORY)
     ):

@@ -25,8 +25,8 @@ import torch
 
 import mixwell.studies.run
 from mixwell.cli import main
-from mixwell.errors import InputError, explained
-from mixwell.studies.engines import Engine
+from mixwell.errors import InputError
+from mixwell.studies.engines import Engine, failure
 from mixwell.training.run import train
 
 TINY = ["--data", "diabetes", "--epochs", "2", "--threads", "1", "--model-set", "width=16"]
@@ -54,8 +54,7 @@ class InProcess(Engine):
         except InputError as error:
             self.told.append((cell, {"kind": "failed", "error": str(error)}))
         except Exception as error:
-            text = explained(error) or traceback.format_exc()
-            self.told.append((cell, {"kind": "failed", "error": text}))
+            self.told.append((cell, {"kind": "failed", "error": failure(error)}))
         self.told.append((cell, {"kind": "ended"}))
 
     def events(self, timeout: float) -> Iterator[Any]:

@@ -37,6 +37,19 @@ __all__ = ["Engine", "LocalEngine", "RayEngine"]
 Event = tuple[Cell, dict[str, Any]]
 
 
+MACHINE = "the machine failed: "
+"""How the error of a run begins that can't be blamed on its settings."""
+
+
+def failure(error: Exception) -> str:
+    """Return what a study keeps of a run's error: a sentence, or the traceback of the unforeseen.
+
+    To be called where it was caught.
+    """
+    cause = explained(error)
+    return traceback.format_exc() if cause is None else MACHINE + cause
+
+
 def fair_threads(workers: int) -> int:
     """Return the threads that each of ``workers`` processes gets of this machine."""
     try:
@@ -217,7 +230,7 @@ def _run(
         report({"kind": "failed", "error": str(error)})
     except Exception as error:
         traceback.print_exc()  # into the log
-        report({"kind": "failed", "error": explained(error) or traceback.format_exc()})
+        report({"kind": "failed", "error": failure(error)})
 
 
 def _tell_warnings(report: Callable[[dict[str, Any]], None]) -> None:
@@ -408,7 +421,7 @@ def _run_remotely(
         except InputError as error:
             return {"error": str(error)}
         except Exception as error:
-            return {"error": explained(error) or traceback.format_exc()}
+            return {"error": failure(error)}
         files = {} if is_shared else {
             entry: (own / entry).read_bytes() for entry in _FILES if (own / entry).is_file()
         }  # fmt: skip

@@ -18,7 +18,7 @@ from mixwell.studies.results_file import ResultsFile
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
-from mixwell.training.files import make_folder
+from mixwell.training.files import clear_leftovers, make_folder
 from mixwell.training.result import finished_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
@@ -104,6 +104,7 @@ def run_cells(
         entered.prepare()
     make_folder("out", Path(out))
     store = Store(out, create=True)
+    clear_leftovers(Path(out))
     if study is not None:
         store.check("shared", study.shared)
     store.add(cells)

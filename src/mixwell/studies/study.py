@@ -71,6 +71,8 @@ class Study:
                 raise InputError(f"{name} must name one at least")
             if len(set(map(str, values))) < len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
+        for seed in self.seeds:
+            replace(self.base, seed=seed)  # a seed that can't be is said before anything is made
         parts = []
         for values in itertools.product(*self.vary.values()):
             vary = dict(zip(self.vary, values, strict=True))

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mixwell.checks import Range, check_whole
-from mixwell.errors import InputError, suggest
+from mixwell.errors import InputError, MachineError, suggest
 from mixwell.methods import ranges
 from mixwell.metrics.measures import VALIDATION, Measure, of
+from mixwell.studies.engines import MACHINE
 from mixwell.studies.run import run_cells
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import slug
@@ -269,6 +270,9 @@ def _measured(
         report=lambda cell, event: report(cell.name, event),
     )  # fmt: skip
     found = {record.path.name: record for record in Store(folder).records(list(once))}
+    for record in found.values():
+        if (record.error or "").startswith(MACHINE):  # the settings are not to blame: not told
+            raise MachineError(f"{record.path.name}: {record.error}")
     values: list[float | None] = []
     for cells in by_choice:
         records = [found.get(cell.name) for cell in cells]

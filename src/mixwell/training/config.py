@@ -43,6 +43,7 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
     "backbone_lr": (math.inf, True), "layer_decay": (1.0, True),
 }  # fmt: skip
+_GREATEST_SEED = 2**32 - 1  # NumPy's
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
 
 
@@ -261,8 +262,12 @@ class RunConfig:
             value = getattr(self, name)
             optional = value is None and name in _OPTIONAL
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if not optional and not (whole and value >= least):
-                raise InputError(f"{name} must be a whole number from {least} on, got {value!r}")
+            most = _GREATEST_SEED if name == "seed" else math.inf
+            if not optional and not (whole and least <= value <= most):
+                reach = f"to {most}" if name == "seed" else "on"
+                raise InputError(
+                    f"{name} must be a whole number from {least} {reach}, got {value!r}"
+                )
         for name, (high, is_open) in _REAL.items():
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 0, high, open=is_open)

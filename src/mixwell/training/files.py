@@ -17,6 +17,11 @@ from typing import Any, BinaryIO
 
 from mixwell.errors import InputError, say
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "Damaged",
     "checked",
@@ -51,9 +56,12 @@ def write_atomically(
         seal: end it with the digest that :func:`checked` looks at. Zip files (``.pt``, ``.npz``)
             stay readable by anything: what follows their directory is skipped.
     """
+    on_windows = os.name == "nt"
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w+b") as file:
+            if fcntl is not None:  # it is no leftover as long as we live
+                fcntl.flock(file, fcntl.LOCK_EX)
             if isinstance(content, bytes):
                 file.write(content)
             else:
@@ -63,8 +71,11 @@ def write_atomically(
                 file.write(_MARK + _digest_of(file, size).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)  # mkstemp's are private; results are as readable as any file
-        os.replace(name, path)
+            os.chmod(name, 0o644)  # mkstemp's are private; results are as readable as any file
+            if not on_windows:
+                os.replace(name, path)
+        if on_windows:  # it moves no open file
+            os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):  # the folder may be gone: the first error is to be seen
             os.unlink(name)
@@ -117,7 +128,11 @@ def set_aside(path: Path, damage: Damaged, then: str) -> None:
 def clear_leftovers(folder: Path) -> None:
     """Remove the unfinished files that a process left in a folder when it was killed."""
     for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it has been moved, or another process writes it
+            if fcntl is not None:
+                with path.open("rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
 
 
 def sealed(content: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ FORMAT = 1
 
 def is_finished(folder: Path) -> bool:
     """Whether a run folder holds a result."""
-    return (folder / "result.json").is_file()
+    return os.path.isfile(folder / "result.json")  # no, too, where the path is too long
 
 
 def read_result(folder: Path) -> dict[str, Any]:
