@@ -106,8 +106,8 @@ def curves(
         axes.set_xlabel("epoch")
         axes.set_ylabel(title)
         axes.xaxis.set_major_locator(matplotlib.ticker.MaxNLocator(integer=True))
-        low, high = axes.get_ylim()
-        seen = [point for point in points if low <= point.y <= high]
+        bottom, top = axes.get_ylim()
+        seen = [point for point in points if bottom <= point.y <= top]
         return svg_of(figure, f"{title} over epochs, one line a method", seen)
 
 

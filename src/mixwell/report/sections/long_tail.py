@@ -97,7 +97,7 @@ def class_accuracies(
             points += [
                 Point(axes, x, y, f"{method}, {found[0].classes[i]} ({counts[i]}): {y:.1f} %",
                       method)
-                for x, y, i in zip(place, mean, order, strict=True)
+                for x, y, i in zip(place.tolist(), mean, order, strict=True)
             ]  # fmt: skip
         if not names or len(names) > 40:
             return None

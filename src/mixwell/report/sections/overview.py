@@ -67,8 +67,9 @@ def over_values(
             if not there:
                 continue
             drawn = True
-            means = [measure.factor * found[i].mean for i in there]  # type: ignore[union-attr]
-            reach = [measure.factor * (found[i].half_width or 0) for i in there]  # type: ignore[union-attr]
+            known = [interval for interval in found if interval is not None]
+            means = [measure.factor * interval.mean for interval in known]
+            reach = [measure.factor * (interval.half_width or 0) for interval in known]
             # Side by side, so that bars of one value don't hide each other.
             aside = (number - (count - 1) / 2) * (0.012 if numeric else 0.07)
             x = place[there] * (10**aside) if numeric else place[there] + aside
@@ -78,9 +79,9 @@ def over_values(
             )  # fmt: skip
             mark(drawn_line, method)
             points += [
-                Point(axes, a, b, f"{method}, {axis} {values[i]}: {spread_text(measure, found[i])}",
+                Point(axes, a, b, f"{method}, {axis} {values[i]}: {spread_text(measure, interval)}",
                       method)
-                for a, b, i in zip(x, means, there, strict=True)
+                for a, b, i, interval in zip(x, means, there, known, strict=True)
             ]  # fmt: skip
         if not drawn:
             return None

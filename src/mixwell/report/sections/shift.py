@@ -85,7 +85,7 @@ def shifted(
                 points += [
                     Point(axes, x, y, f"{method}, severity {x}: {y:.2f} ±{s:.2f} {measure.unit}",
                           method)
-                    for x, y, s in zip(place, mean, spread, strict=True)
+                    for x, y, s in zip(place.tolist(), mean, spread, strict=True)
                 ]  # fmt: skip
         if not points:
             return None
