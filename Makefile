@@ -1,13 +1,16 @@
 # Two commands do all the set-up on a fresh machine with Python and make:
 #   make demo    trains seven methods on handwritten digits and writes a report
 #   make test    runs the test suite; make test ARGS="-m slow" the tests that take longer
-# And make dist builds the wheel and the source archive into dist/.
+# And make dist builds the wheel and the source archive into dist/; make test-oldest tests with the
+# oldest of everything that pyproject.toml allows.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= 2
+OLDEST_PYTHON ?= python3.10
+OLDEST = $(VENV)-oldest
 
-.PHONY: demo test lint dist clean
+.PHONY: demo test test-oldest lint dist clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -23,6 +26,16 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
+$(OLDEST)/installed: pyproject.toml
+	$(OLDEST_PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python \
+	  --resolution lowest-direct --editable '.[all,test]'
+	touch $@
+
+test-oldest: $(OLDEST)/installed
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,4 +47,4 @@ dist: $(VENV)/installed
 	ls dist
 
 clean:
-	rm -rf $(VENV) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

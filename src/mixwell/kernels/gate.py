@@ -97,4 +97,4 @@ def _is_dense(x: Tensor) -> bool:
     from torch._subclasses import FakeTensor
     from torch._subclasses.functional_tensor import FunctionalTensor
 
-    return isinstance(x, FakeTensor | FunctionalTensor)
+    return isinstance(x, (FakeTensor, FunctionalTensor))  # torch 2.6 traces no union
