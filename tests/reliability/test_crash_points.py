@@ -45,4 +45,9 @@ def test_what_is_repeated_after_a_fault_ends_like_the_undisturbed(
     found = json.loads(done.stdout)
     assert found["wrong"] == []
     assert found["calls"] > 50
+    if found.get("out of time"):
+        asked = len(kinds) * len(range(1, found["calls"] + 1, stride))
+        pytest.skip(
+            f"in {limit} s {found['tried']} of {asked} faults were tried, without a finding"
+        )
     assert found["tried"] > 0

@@ -63,14 +63,14 @@ def make_records(tmp_path):
 
     def make(
         methods=("erm", "mixup"), seeds=3, task="classification", failed=(), parts=({},), kind="",
-        changes=(),
+        changes=(), start="run",
     ):  # fmt: skip
         generator = np.random.default_rng(0)
         records = []
         for seed in range(seeds):
             for number, vary in enumerate(parts):
                 for place, method in enumerate(methods):
-                    folder = tmp_path / f"run-{number}-{place}-{seed}"
+                    folder = tmp_path / f"{start}-{number}-{place}-{seed}"
                     folder.mkdir()
                     config = {
                         "data": "digits", "method": method, "seed": seed, "model": "cnn",

@@ -66,7 +66,8 @@ def _predict(options: argparse.Namespace) -> int:
     if out is None:
         _show(run, samples, found, options.top)
         return 0
-    write_atomically(out, _text(run, samples, found).encode())
+    text = _text(run, samples, found)
+    write_atomically(out, text.encode("utf-8", "surrogateescape"))  # paths as they are
     print(f"Written to {out}: {len(samples.split)} predictions")
     return 0
 
@@ -91,6 +92,8 @@ def _show(run: TrainedRun, samples: Samples, found: Any, top: int) -> None:
 
 def _text(run: TrainedRun, samples: Samples, found: Any) -> str:
     """Return the predictions as CSV."""
+    from mixwell.training.files import for_spreadsheet
+
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     by_row = any(samples.rows)
@@ -98,11 +101,11 @@ def _text(run: TrainedRun, samples: Samples, found: Any) -> str:
     if run.classes:
         fixed = (*start, "predicted", "probability")
         classes = [f"p({name})" if name in fixed else name for name in run.classes]
-        writer.writerow([*fixed, *classes])
+        writer.writerow([*fixed, *map(for_spreadsheet, classes)])
     else:
         writer.writerow([*start, *_value_names(run, found)])
     for place, (file, row) in enumerate(zip(samples.files, samples.rows, strict=True)):
-        words: list[Any] = [file, row] if by_row else [file]
+        words: list[Any] = [for_spreadsheet(file), *([row] if by_row else [])]
         writer.writerow([*words, *_cells(run, found, place)])
     return buffer.getvalue()
 
@@ -119,11 +122,13 @@ def _value_names(run: TrainedRun, found: Any) -> list[str]:
 
 
 def _cells(run: TrainedRun, found: Any, place: int) -> Sequence[str]:
+    from mixwell.training.files import for_spreadsheet
+
     if run.classes:
         probabilities = found[place].tolist()
         best = max(range(len(probabilities)), key=probabilities.__getitem__)
         numbers = [probabilities[best], *probabilities]
-        return [run.classes[best], *(f"{value:.6g}" for value in numbers)]
+        return [for_spreadsheet(run.classes[best]), *(f"{value:.6g}" for value in numbers)]
     parts = [found.mean[place]] if found.std is None else [found.mean[place], found.std[place]]
     return [f"{value:.9g}" for part in parts for value in part.tolist()]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ __all__ = [
     "name_points",
     "svg_of",
     "thinned",
+    "unwarned",
 ]
 
 # Wong's colours (Nature Methods 2011), apart under colour blindness, on light and dark ground;
@@ -52,6 +54,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10,
+    "text.parse_math": False,  # names are text: a "$" in one is a "$"
     "axes.edgecolor": FAINT,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -74,9 +77,18 @@ STYLE: Any = {
 
 
 @contextmanager
+def unwarned() -> Iterator[None]:
+    """Keep quiet of glyphs that a font lacks: in an SVG the browser has them, in a PNG a box."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from")
+        warnings.filterwarnings("ignore", r"Matplotlib currently does not support \w+ natively")
+        yield
+
+
+@contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Give a figure of this size in inches with one pair of axes, in the page's style."""
-    with plt.rc_context(STYLE):
+    with plt.rc_context(STYLE), unwarned():
         figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
         try:
             yield figure, axes

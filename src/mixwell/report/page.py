@@ -27,7 +27,7 @@ from mixwell.report.tables import (
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import choose_baseline, measures
-from mixwell.training.files import write_atomically, write_json
+from mixwell.training.files import for_spreadsheet, write_atomically, write_json
 
 __all__ = ["Paths", "write"]
 
@@ -75,12 +75,17 @@ def write(
     summaries = summarise(records, baseline)
     table = _csv(records)
     latex = latex_table(records, baseline=baseline, protocol=protocol)
-    write_atomically(paths.csv, table.encode())
-    write_atomically(paths.latex, latex.encode())
+    write_atomically(paths.csv, _bytes(table))
+    write_atomically(paths.latex, _bytes(latex))
     write_json(paths.json, [_summary(summary) for summary in summaries])
     page = _render(records, summaries, table, latex, command, baseline, protocol)
-    write_atomically(paths.html, page.encode())
+    write_atomically(paths.html, _bytes(page))
     return paths
+
+
+def _bytes(text: str) -> bytes:
+    """Return a text as UTF-8; what is none, of a file's name, as its escape."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _csv(records: Sequence[RunRecord]) -> str:
@@ -90,12 +95,13 @@ def _csv(records: Sequence[RunRecord]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     varied = list(records[0].vary)
-    writer.writerow([*varied, "method", "seed", "status", *names])
+    writer.writerow([*varied, "method", "seed", "status", *map(for_spreadsheet, names)])
     for record in records:
         values = measures(record) if record.status == "done" else {}
-        part = [record.vary.get(name, "") for name in varied]
+        part = [for_spreadsheet(record.vary.get(name, "")) for name in varied]
         found = [values.get(name, "") for name in names]
-        writer.writerow([*part, record.label, record.seed, record.status, *found])
+        label = for_spreadsheet(record.label)
+        writer.writerow([*part, label, record.seed, record.status, *found])
     return buffer.getvalue()
 
 
@@ -171,8 +177,8 @@ def _render(
         descriptions=_descriptions(methods, records),
         command=command,
         version=mixwell.__version__,
-        csv_data=base64.b64encode(table.encode()).decode(),
-        latex_data=base64.b64encode(latex.encode()).decode(),
+        csv_data=base64.b64encode(_bytes(table)).decode(),
+        latex_data=base64.b64encode(_bytes(latex)).decode(),
     )
 
 

@@ -65,7 +65,10 @@ def draw_preview(
             if sum(map(len, lam)) >= 4000:
                 break
     assert shown is not None
-    _draw(*shown, torch.cat(lam), dataset.classes, config.label, count, target_path)
+    from matplotlib import pyplot as plt
+
+    with plt.rc_context({"text.parse_math": False}), drawing.unwarned():
+        _draw(*shown, torch.cat(lam), dataset.classes, config.label, count, target_path)
 
 
 def _image(x: Tensor) -> np.ndarray[Any, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 
 from rich import box
 from rich.table import Table
@@ -135,13 +137,13 @@ def tables(
         shown = []
         for name, rows in parts.items():
             shown.append(_table(rows, first))
-            shown[-1].title = f"{_title(records)}: {name}"
+            shown[-1].title = Text(f"{_title(records)}: {name}")
         shown.append(_ranks(summaries, first))
     else:
         groups = _fitting(columns, width)
         shown = [_table(summaries, group) for group in groups]
-        shown[0].title = _title(records)
-    shown[-1].caption = _caption(summaries)
+        shown[0].title = Text(_title(records))
+    shown[-1].caption = Text(_caption(summaries))
     return shown
 
 
@@ -176,12 +178,12 @@ def _ranks(summaries: Sequence[MethodSummary], columns: Sequence[Measure]) -> Ta
     table.title = "average rank over the parts (1 is best)"
     table.add_column("method", no_wrap=True)
     for title in ranks:
-        table.add_column(title, justify="right")
+        table.add_column(Text(title), justify="right")
     for method in dict.fromkeys(s.method for s in summaries):
         values = [found[method] for found in ranks.values()]
         best = [min(found.values()) for found in ranks.values()]
         table.add_row(
-            method,
+            _line(method),
             *(
                 Text(f"{value:.2f}", style="bold" if value == top else "")
                 for value, top in zip(values, best, strict=True)
@@ -214,13 +216,18 @@ def _table(summaries: Sequence[MethodSummary], columns: Sequence[Measure]) -> Ta
     table.add_column("method", no_wrap=True)
     table.add_column("n", justify="right")
     for column in columns:
-        table.add_column(column.heading, justify="right")
+        table.add_column(Text(column.heading), justify="right")
     by_column = [cells(summaries, column) for column in columns]
     for row, summary in enumerate(summaries):
         count = f"{summary.n}" + (f" ({summary.failed} failed)" if summary.failed else "")
         shown = [_text(column[row]) for column in by_column]
-        table.add_row(summary.method, count, *shown)
+        table.add_row(_line(summary.method), count, *shown)
     return table
+
+
+def _line(name: str) -> Text:
+    """Return a name as text on one line, which is no markup and moves no cursor."""
+    return Text("".join(c if c.isprintable() else " " for c in name))
 
 
 def _text(cell: Cell) -> Text:
@@ -260,9 +267,15 @@ def markdown_table(
                 text = f"**{cell.text}**" if cell.best else cell.text
                 arrow = {"better": " ↑", "worse": " ↓"}.get(cell.mark, "")
                 shown.append(f"{text} {cell.half_width}{arrow}".strip())
-            first = f"| {name} " if several else ""
-            lines.append(f"{first}| {summary.method} | " + " | ".join(shown) + " |")
+            first = f"| {_in_markdown(name)} " if several else ""
+            lines.append(f"{first}| {_in_markdown(summary.method)} | " + " | ".join(shown) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _in_markdown(text: str) -> str:
+    """Return a name as text of a Markdown table's cell, as it stands there."""
+    text = re.sub(r"[\\`*\[\]|~$!#]|(?<!\w)_|_(?!\w)", r"\\\g<0>", " ".join(text.split()))
+    return escape(text, quote=False)
 
 
 def latex_table(
@@ -295,10 +308,21 @@ def latex_table(
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}"]) + "\n"
 
 
+_IN_LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+        "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+        '"': r"{\char34}", "`": r"\textasciigrave{}",  # of babel's German, " is a command
+        "[": "{[}", "]": "{]}",  # a row that begins with one would be an option of the last
+        "²": "$^2$", "τ": r"$\tau$", "λ": r"$\lambda$",
+    }
+)  # fmt: skip
+
+
 def _escaped(text: str) -> str:
-    for character in "&%$#_":
-        text = text.replace(character, "\\" + character)
-    return text.replace("²", "$^2$").replace("τ", r"$\tau$").replace("λ", r"$\lambda$")
+    """Return a text for LaTeX, on one line, with nothing in it that is a command."""
+    return " ".join(text.split()).translate(_IN_LATEX).replace("--", "-{}-")
 
 
 def _for_text(

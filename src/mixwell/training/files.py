@@ -26,6 +26,7 @@ __all__ = [
     "Damaged",
     "checked",
     "clear_leftovers",
+    "for_spreadsheet",
     "make_folder",
     "opened",
     "read_json",
@@ -164,8 +165,11 @@ def _json_digest(content: Any) -> str:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as readable JSON, atomically; an object gets its digest."""
     shown = sealed(content) if isinstance(content, dict) else content
-    text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=True)
-    write_atomically(path, text.encode())
+    try:
+        text = json.dumps(shown, indent=1, ensure_ascii=False, allow_nan=True).encode()
+    except UnicodeEncodeError:  # a file's name may hold bytes that are no text
+        text = json.dumps(shown, indent=1, allow_nan=True).encode()
+    write_atomically(path, text)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -179,6 +183,18 @@ def read_json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested without end
         raise Damaged(f"{path} is damaged: it is no valid JSON ({error})") from error
     return opened(content, str(path))
+
+
+def for_spreadsheet(value: Any) -> Any:
+    """Return what a cell of a CSV holds: a text that a spreadsheet would compute gets a "'".
+
+    Numbers and all other texts come back as they are.
+
+    >>> for_spreadsheet("=1+1"), for_spreadsheet(-1.5), for_spreadsheet("cat")
+    ("'=1+1", -1.5, 'cat')
+    """
+    computes = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if computes else value
 
 
 def make_folder(argument: str, path: Path) -> None:
