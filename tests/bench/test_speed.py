@@ -11,6 +11,7 @@ from mixwell.bench import steps as steps_module
 from mixwell.bench.mixing import Batch, mixing
 from mixwell.bench.steps import Training, compiled_step, epochs, steps
 from mixwell.cli import main
+from mixwell.training.files import read_json
 
 CPU = torch.device("cpu")
 TINY = Plan(
@@ -48,7 +49,7 @@ def test_a_tiny_run_writes_its_files(tmp_path, no_compiler, monkeypatch):
     before = torch.get_num_threads()
     document = speed(TINY, tmp_path / "out", threads=1, show=shown.append)
     assert torch.get_num_threads() == before
-    kept = json.loads((tmp_path / "out" / "speed.json").read_text())
+    kept = read_json(tmp_path / "out" / "speed.json")
     assert kept == json.loads(json.dumps(document))
     assert sum(map(len, shown)) == len(kept["rows"])
     assert {"cpu", "cores", "threads", "python", "date", "gpu"} <= set(kept["machine"])

@@ -156,8 +156,8 @@ def _sentence(
         others = ", ".join(f"{n} by {amount(contrasts[n], measure)}" for n in better[1:])
         said += f"; better, too, and not tested against it: {others}"
     if worse:
-        others = (f"{n} ({amount(contrasts[n], measure, signed=True)})" for n in worse)
-        said += f"; worse: {', '.join(others)}"
+        losers = (f"{n} ({amount(contrasts[n], measure, signed=True)})" for n in worse)
+        said += f"; worse: {', '.join(losers)}"
     return f"{said}; nothing else is distinguishable." if open_ else f"{said}."
 
 

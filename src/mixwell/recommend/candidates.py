@@ -38,9 +38,8 @@ def candidates(dataset: Dataset, baseline: str = "erm") -> list[str]:
         dataset: whose task, classes and shape decide.
         baseline: that they are compared with.
     """
-    if not dataset.classes:
-        chosen = _REAL
-    else:
+    chosen: tuple[str, ...] = _REAL
+    if dataset.classes:
         counts = dataset.class_counts
         tailed = int(counts.max()) >= _TAIL * max(int(counts.min()), 1)
         chosen = _LONG_TAIL if tailed else _CLASSES

@@ -58,7 +58,7 @@ def _gap(
         if mine is None or theirs is None or len(mine) != len(theirs):
             return Gap(values)  # the samples of some run are not known
         rows.append(mine - theirs)
-    return Gap(values, np.stack(rows) if rows else None)
+    return Gap(values, np.stack(rows).tolist() if rows else None)
 
 
 def _left_out(record: RunRecord, measure: Measure) -> np.ndarray | None:

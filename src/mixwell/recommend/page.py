@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +37,17 @@ def write_page(
         report.write(records, folder, command=command, baseline=answer.baseline)
 
 
+def _given(block: sections.Block, part: sections.Part) -> sections.Block:
+    return block
+
+
 @contextmanager
 def _on_top(blocks: Mapping[str, sections.Block]) -> Iterator[None]:
     """Let these stand before all other sections of a page."""
     first = sections.registered()[0].name
     named = {f"recommendation_{name}": block for name, block in blocks.items()}
     for name, block in named.items():
-        sections.register(sections.Section(name, lambda part, block=block: block), before=first)
+        sections.register(sections.Section(name, partial(_given, block)), before=first)
     try:
         yield
     finally:
