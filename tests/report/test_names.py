@@ -18,7 +18,8 @@ from mixwell.training import RunConfig, train
 
 NASTY = (
     "a$b$c_{", "_x_ ^2~", '<script>alert("1")</script>', "a&amp;<b>", "'q' \"p\" `r`",
-    "[bold]x[/]",     "[/red]", "=1+1", "+cmd|' /C calc'!A0", "-2", "@sum", "\\input{x}\\", "%d {0} {x}",
+    "[bold]x[/]",     "[/red]", "=1+1", "+cmd|' /C calc'!A0", "-2", "@sum", "\\input{x}\\",
+    "%d {0} {x}",
     "#h --> -- x",     "עברית‮abc", "🎉👩‍🔬", "two\nlines", "\tx", "null", "1e3",
 )  # fmt: skip
 
