@@ -18,9 +18,8 @@ from mixwell.training import RunConfig, train
 
 NASTY = (
     "a$b$c_{", "_x_ ^2~", '<script>alert("1")</script>', "a&amp;<b>", "'q' \"p\" `r`",
-    "[bold]x[/]",     "[/red]", "=1+1", "+cmd|' /C calc'!A0", "-2", "@sum", "\\input{x}\\",
-    "%d {0} {x}",
-    "#h --> -- x",     "עברית‮abc", "🎉👩‍🔬", "two\nlines", "\tx", "null", "1e3",
+    "[bold]x[/]", "[/red]", "=1+1", "+cmd|' /C calc'!A0", "-2", "@sum", "\\input{x}\\",
+    "%d {0} {x}", "#h --> -- x", "עברית‮abc", "🎉👩‍🔬", "two\nlines", "\tx", "null", "1e3",
 )  # fmt: skip
 
 
@@ -142,4 +141,5 @@ def test_predictions_of_files_and_classes_of_any_name_come_back(tmp_path, capsys
     assert all(0 <= float(row["<b>$x_"]) <= 1 for row in rows)
     assert all(row["path"].startswith(str(data)) for row in rows)
     assert main(["preview", "--data", f"folder:{data}", "--image-size", "8",
+                 "--val-fraction", "0.3",
                  "--out", str(tmp_path / "p.png")]) == 0  # fmt: skip

@@ -30,6 +30,12 @@ def test_settings_go_to_the_methods_that_know_them(tmp_path):
     assert cells[3].label == "mixup(alpha=2)"
 
 
+def test_names_that_no_folder_can_have_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr("mixwell.studies.study.slug", lambda text: text[:3])
+    cells = Study(TINY, ["mixup", "mixup(alpha=0.4)", "mixup(alpha=0.2)"], [0]).plan(tmp_path)
+    assert len({cell.folder for cell in cells}) == 3
+
+
 def test_a_method_may_be_trained_for_another_time(tmp_path):
     study = Study(
         RunConfig(data="digits", epochs=6),

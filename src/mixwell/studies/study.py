@@ -90,12 +90,16 @@ class Study:
         networks = dict.fromkeys(str(config.model) for _, config in parts)
         root = Path("runs") / self._called(kind, list(networks)) if out is None else Path(out)
         cells = []
+        taken: set[str] = set()
         for seed, (vary, config), (label, method, options, trained) in itertools.product(
             self.seeds, parts, chosen
         ):
             own = replace(config, method=method, seed=seed, method_options=options, **trained)
             words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
             name = "-".join([slug(word) for word in words] + [f"seed{seed}"])
+            if name in taken:  # of two names that differ in what no folder can be called by
+                name += f"-{digest({'words': words})}"
+            taken.add(name)
             cells.append(Cell(own, root / name, vary, label))
         return cells
 
