@@ -18,8 +18,8 @@ from importlib.machinery import PathFinder
 
 HIDDEN = {"torchvision", "timm", "lightning", "scipy", "sklearn", "matplotlib", "pandas", "rich"}
 find = PathFinder.find_spec
-PathFinder.find_spec = lambda name, *args: (
-    None if name.partition(".")[0] in HIDDEN else find(name, *args)
+PathFinder.find_spec = staticmethod(
+    lambda name, *args: None if name.partition(".")[0] in HIDDEN else find(name, *args)
 )
 
 import torch
