@@ -86,6 +86,7 @@ def _undistributed(model: nn.Module) -> Iterator[None]:
     its module returns, except in plain float32.
     """
     changed: list[tuple[nn.Module, str]] = []
+    module: Any
     try:
         for module in model.modules():
             if isinstance(module, nn.parallel.DistributedDataParallel):
