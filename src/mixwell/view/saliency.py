@@ -86,9 +86,9 @@ def _undistributed(model: nn.Module) -> Iterator[None]:
     its module returns, except in plain float32.
     """
     changed: list[tuple[nn.Module, str]] = []
-    module: Any
+    held: list[Any] = list(model.modules())
     try:
-        for module in model.modules():
+        for module in held:
             if isinstance(module, nn.parallel.DistributedDataParallel):
                 module.forward = partial(module.module)
                 changed.append((module, "forward"))
