@@ -85,20 +85,19 @@ def _undistributed(model: nn.Module) -> Iterator[None]:
     DDP waits for gradients of parameters; Fabric lets no one but itself go backward through what
     its module returns, except in plain float32.
     """
-    changed: list[tuple[nn.Module, str]] = []
-    held: list[Any] = list(model.modules())
+    replaced: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            replaced.append((module, "forward", partial(module.module)))
+        elif hasattr(module, "_register_backward_hook") and hasattr(module, "_forward_module"):
+            replaced.append((module, "_register_backward_hook", lambda tensor: tensor))
     try:
-        for module in held:
-            if isinstance(module, nn.parallel.DistributedDataParallel):
-                module.forward = partial(module.module)
-                changed.append((module, "forward"))
-            elif hasattr(module, "_register_backward_hook") and hasattr(module, "_forward_module"):
-                module._register_backward_hook = lambda tensor: tensor
-                changed.append((module, "_register_backward_hook"))
+        for module, name, instead in replaced:
+            setattr(module, name, instead)
         yield
     finally:
-        for module, name in changed:
-            delattr(module, name)
+        for module, name, _ in replaced:
+            vars(module).pop(name, None)
 
 
 def maps(model: nn.Module, x: Any, layer: str, mode: Any) -> Tensor:
