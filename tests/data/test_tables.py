@@ -123,7 +123,7 @@ PLAIN, HEADED, MANY = FORMS["plain"], FORMS["header"], lines((f"n{i}", i) for i 
         ("csv", "a,b,y\n1,2,3\n4,,6\n", {}, "'b' has no value in row 2 of 2"),
         ("csv", "a,b,y\n1,2,3\n4,5,\n7,8,9\n", {}, "'y' has no value in row 2 of 3"),
         ("csv", "ant,y\n1,2\n", {"target": "at"}, r"target='at'.*no such column.*'ant'\?.*, y"),
-        ("csv", "a,y\n1,low\n2,high\n", {}, "target 'y' must hold numbers, .*'low'.*--target"),
+        ("csv", "a,y\n1,low\n2,high\n", {"task": "regression"}, "'y' must hold numbers, .*'low'"),
         ("csv", "a,y\n1,2\ninf,3\n", {}, "infinite"),
         ("csv", "a,y\n", {}, "no rows"),
         ("csv", "", {}, "no table that can be read"),

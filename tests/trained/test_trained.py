@@ -264,7 +264,7 @@ def test_a_run_of_a_version_that_kept_no_transform_takes_it_from_its_data(digits
 
 def test_a_transform_is_kept_as_it_is():
     data = load_data(RunConfig(data="diabetes"))
-    transform = Transform.of(data, "diabetes")
+    transform = Transform.of(data)
     assert transform.target_std == tuple(data.target_std.tolist())
     assert Transform.from_dict(transform.to_dict()) == transform
     with pytest.raises(InputError, match="damaged"):

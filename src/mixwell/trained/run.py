@@ -174,7 +174,7 @@ def _transform(root: Path, result: dict[str, Any], config: RunConfig) -> Transfo
     if "transform" in result:
         return Transform.from_dict(result["transform"])
     try:
-        return Transform.of(load_data(config), config.data, config.target)
+        return Transform.of(load_data(config))
     except InputError as error:
         raise InputError(
             f"{str(root)!r} was written by a version that kept no transform, and its data can't "
