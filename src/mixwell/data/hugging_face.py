@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def _opened(root: Path) -> dict[str, Any]:
     except ImportError as error:
         raise InputError(
             f"data='hf:{root}' is read by Hugging Face's datasets, which is not installed: "
-            "pip install datasets"
+            "pip install 'mixwell[datasets]'"
         ) from error
     if not root.is_dir():
         raise InputError(f"data='hf:{root}': there is no such folder")
@@ -224,12 +224,9 @@ class _Folder:
 
     def divided(self, label: str, y: Tensor, classes: tuple[str, ...]) -> dict[str, slice]:
         """Return where each part lies in what is joined, if its classes can be split."""
-        ends = [0]
-        for part in self.parts.values():
-            ends.append(ends[-1] + len(part))
-        places = {
-            part: slice(a, b) for part, (a, b) in zip(self.parts, pairwise(ends), strict=True)
-        }
+        ends = list(itertools.accumulate(map(len, self.parts.values()), initial=0))
+        slices = itertools.starmap(slice, itertools.pairwise(ends))
+        places = dict(zip(self.parts, slices, strict=True))
         if classes:
             least = 1 + sum(name not in self.parts for name in ("validation", "test"))
             check_classes(f"{self.root}", label, y[places["train"]], classes, least)

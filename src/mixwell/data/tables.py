@@ -185,7 +185,8 @@ def _read_parquet(path: Path, only: Sequence[str] | None = None) -> Any:
         table = pd.read_parquet(path)
     except ImportError as error:
         raise InputError(
-            f"{path}: Parquet is read by pyarrow, which is not installed: pip install pyarrow"
+            f"{path}: Parquet is read by pyarrow, which is not installed: pip install "
+            "'mixwell[parquet]'"
         ) from error
     except Exception as error:  # pyarrow's own kinds, by what the file holds
         raise InputError(f"{path} is no Parquet table that can be read: {error}") from error
@@ -350,7 +351,8 @@ def _inputs(where: str, table: Any, is_text: bool) -> tuple[Tensor, tuple[Column
     import numpy as np
     import pandas as pd
 
-    numbers, texts = {}, {}
+    numbers: dict[str, Any] = {}
+    texts: dict[str, Any] = {}
     for name in table.columns:
         column = table[name]
         # Of text cells, most of which are numbers, the others are mistakes.
