@@ -20,10 +20,12 @@ __all__ = ["COMMAND"]
 
 _ABOUT = """\
 Predict with a finished run: the classes of images with calibrated probabilities (temperature
-fitted on validation data), or the values of a table's or series' rows in the target's unit, with
-their calibrated standard deviation where the network has dropout.
+fitted on validation data), those of a table's rows, or in regression the values of a table's or
+series' rows in the target's unit, with their calibrated standard deviation where the network has
+dropout.
 
-PATH is an image file or a folder of them (sub-folders too), or the table of a run on one. With
+PATH is an image file or a folder of them (sub-folders too), or the table of a run on one, as CSV or
+Parquet. With
 --out all of it goes into a CSV: path, predicted class, its probability, and a column a class (path,
 row, value and std in regression); without, the likeliest classes are shown here."""
 _EXAMPLES = """\
