@@ -288,7 +288,7 @@ def test_a_network_from_outside_is_what_it_was_in_the_run(tmp_path, monkeypatch)
     monkeypatch.setattr(plugins, "_PATHS", {})
     monkeypatch.delitem(sys.modules, "ownnets")
     (tmp_path / "ownnets.py").write_text(_NET.format("Tanh"))  # meanwhile something else
-    again = mixwell.load_run(tmp_path / "run")
+    again = mixwell.load_run(tmp_path / "run", trust=True)
     test = load_data(RunConfig(train_size=100)).test.x
     assert torch.equal(again.predict(test), wanted(run))
     assert isinstance(again.network[2], torch.nn.ReLU)
