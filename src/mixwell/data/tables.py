@@ -408,7 +408,9 @@ def _typed(where: str, column: Any) -> Any:
                     f"{len(text)}: fill it in or leave the row out"
                 )
             return text
-        what = "dates" if "date" in held else type(column.iloc[0]).__name__
+        kind = type(column.iloc[0]).__name__
+        mixed = held.startswith("mixed") and column.map(type).nunique() > 1
+        what = "dates" if "date" in held else "values of several types" if mixed else kind
     else:
         what = "dates" if "date" in str(column.dtype) else str(column.dtype)
     raise InputError(
