@@ -42,11 +42,12 @@ __all__ = [
 ]
 
 
-def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
+def load_run(folder: str | Path, *, device: str = "cpu", trust: bool = False) -> TrainedRun:
     """Return a finished run of ``mixwell train`` or of a study, ready to predict.
 
-    See :func:`mixwell.trained.load_run`.
+    Code that the run keeps is executed with ``trust=True`` alone: see
+    :func:`mixwell.trained.load_run`.
     """
     from mixwell import trained  # here, because it needs more than torch
 
-    return trained.load_run(folder, device=device)
+    return trained.load_run(folder, device=device, trust=trust)

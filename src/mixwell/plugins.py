@@ -30,6 +30,7 @@ __all__ = [
     "load",
     "load_installed",
     "measures",
+    "recognise",
     "revive",
     "summary",
     "taken",
@@ -98,7 +99,7 @@ def adopt(records: Iterable[Mapping[str, Any]]) -> None:
 
 
 def revive(records: Iterable[Mapping[str, Any]]) -> None:
-    """Import what a finished run imported, of the text that it kept.
+    """Import what a finished run imported, of the text that it kept: it is trusted.
 
     A module of the user's that is here and has changed since is left alone, as long as it isn't
     imported in this process, too.
@@ -111,18 +112,70 @@ def revive(records: Iterable[Mapping[str, Any]]) -> None:
         if module in _LOADED or text is None or record["name"].endswith(".py"):
             adopt([record])
             continue
-        there = sys.modules.get(module)
-        path = None if there is None else _path_of(there)
-        if path is not None and path.is_file():
-            if path.read_text(encoding="utf-8") != text:
-                raise InputError(
-                    f"import={record['name']!r} has changed since the run, and is imported in this "
-                    "process already: load the run in a process of its own"
-                )
-            _keep(dict(record), path)
-        else:
+        if not _found_imported(record):
             _reach(Path.cwd())
             _execute(dict(record), f"<{record['name']} of a run>", f"import={record['name']!r}")
+
+
+def _found_imported(record: Mapping[str, Any]) -> bool:
+    """Whether this process imported a record's module by other means; it is known from then on.
+
+    Raises:
+        InputError: it did, of another text.
+    """
+    there = sys.modules.get(record["module"])
+    path = None if there is None else _path_of(there)
+    if path is None or not path.is_file():
+        return False
+    if path.read_text(encoding="utf-8") != record["text"]:
+        raise InputError(
+            f"import={record['name']!r} has changed since the run, and is imported in this "
+            "process already: load the run in a process of its own"
+        )
+    _keep(dict(record), path)
+    return True
+
+
+def recognise(
+    records: Iterable[Mapping[str, Any]], needed: Iterable[str], whose: str, remedy: str
+) -> None:
+    """Make sure that modules which somebody's record asks for are imported; import nothing.
+
+    A record says of itself what it is: a module that is merely installed, or lies in the current
+    folder, was never asked for by this process's user and is no more trusted than a kept text.
+
+    Args:
+        records: what was imported then.
+        needed: the modules without which it can't go on.
+        whose: records they are, for errors.
+        remedy: what lets it be executed, for errors.
+
+    Raises:
+        InputError: one is not imported, or is another than it was.
+    """
+    known = {record["module"]: record for record in records}
+    lacking = []
+    for module in needed:
+        record = known.get(module, {"name": module})
+        if module in _LOADED:
+            here = _LOADED[module]
+            if any(here.get(key) != record[key] for key in ("text", "version") if key in record):
+                raise InputError(
+                    f"{whose} was made with another {module} than is imported here: import it as "
+                    "it was"
+                )
+        elif record.get("text") is None or not _found_imported(record):
+            lacking.append((module, "text" in record))
+    if not lacking:
+        return
+    kept = [module for module, has_text in lacking if has_text]
+    others = [module for module, has_text in lacking if not has_text]
+    words = [f"source that it keeps of {', '.join(kept)}"] if kept else []
+    words += [f"the module {', '.join(others)}"] if others else []
+    raise InputError(
+        f"{whose} needs code that is not executed unasked: {' and '.join(words)}. Import your own "
+        f"(--import {lacking[0][0]}), or {remedy}"
+    )
 
 
 def changed(before: Iterable[Mapping[str, Any]], now: Iterable[Mapping[str, Any]]) -> str:

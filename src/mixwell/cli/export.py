@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from mixwell.cli.command import Command
+from mixwell.cli.importing import add_trust
 
 __all__ = ["COMMAND"]
 
@@ -25,12 +26,13 @@ examples:
 def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
     parser.add_argument("run", metavar="RUN", help="the folder of a finished run")
     parser.add_argument("--to", required=True, metavar="FILE", help="FILE.onnx or FILE.pt2")
+    add_trust(parser)
 
 
 def _export(options: argparse.Namespace) -> int:
     from mixwell.trained import export, load_run
 
-    made = export(load_run(options.run), options.to)
+    made = export(load_run(options.run, trust=options.trust), options.to)
     print(f"Written to {made.path}: {made.checked}; largest difference {made.difference:.1e}")
     return 0
 

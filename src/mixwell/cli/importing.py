@@ -9,7 +9,7 @@ from typing import Any
 
 from mixwell.errors import InputError
 
-__all__ = ["add_import", "imported", "imported_of_file", "taken_out"]
+__all__ = ["add_import", "add_trust", "imported", "imported_of_file", "taken_out"]
 
 
 def add_import(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,15 @@ def add_import(parser: argparse.ArgumentParser) -> None:
         "--import", dest=argparse.SUPPRESS, metavar="FILE_OR_MODULE",
         help="import it first: what it registers (methods, measures, tasks ...) is known; "
         "may be given several times",
+    )  # fmt: skip
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add the option by which a run's own code is executed."""
+    parser.add_argument(
+        "--trust", action="store_true",
+        help="execute the code that the run keeps of what it imported, where its network is made "
+        "by it; read it first (config.json)",
     )  # fmt: skip
 
 

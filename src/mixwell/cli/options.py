@@ -38,6 +38,7 @@ def add_run_options(
     from dataclasses import fields
 
     from mixwell.data import available
+    from mixwell.data.catalogue import called_with
     from mixwell.training import RunConfig
 
     groups: dict[str, Any] = {}
@@ -55,7 +56,7 @@ def add_run_options(
             continue
         text = spec.metadata["help"].replace("%", "%%")
         if spec.name == "data":
-            text = f"{', '.join(available())} (folder:PATH, csv:PATH, series:PATH), MODULE:NAME"
+            text = f"{', '.join(map(called_with, available()))}, MODULE:NAME"
             text += "" if lists else f"; default: {spec.default}"
         elif spec.default is not None and kind is not bool:
             text += f" (default: {spec.default})"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixwell.cli.command import Command
+from mixwell.cli.importing import add_trust
 from mixwell.cli.terminal import tell
 from mixwell.errors import InputError
 
@@ -21,12 +22,13 @@ __all__ = ["COMMAND"]
 
 _ABOUT = """\
 Predict with a finished run: the classes of images with calibrated probabilities (temperature
-fitted on validation data), or the values of a table's or series' rows in the target's unit, with
-their calibrated standard deviation where the network has dropout.
+fitted on validation data), those of a table's rows, or in regression the values of a table's or
+series' rows in the target's unit, with their calibrated standard deviation where the network has
+dropout.
 
-PATH is an image file or a folder of them (sub-folders too), or the table of a run on one. With
---out all of it goes into a CSV: path, predicted class, its probability, and a column a class (path,
-row, value and std in regression); without, the likeliest classes are shown here."""
+PATH is an image file or a folder of them (sub-folders too), or the table of a run on one, as CSV or
+Parquet. With --out all of it goes into a CSV: path, predicted class, its probability, and a column
+a class (path, row, value and std in regression); without, the likeliest classes are shown here."""
 _EXAMPLES = """\
 examples:
   mixwell predict runs/photos new_photos/ --out predictions.csv
@@ -46,6 +48,7 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
         "--batch-size", type=int, default=512, metavar="N", help="samples at a time (default: 512)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: cpu)")
+    add_trust(parser)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -56,7 +59,7 @@ def _predict(options: argparse.Namespace) -> int:
     for name in ("top", "batch_size"):
         if getattr(options, name) < 1:
             raise InputError(f"{name} must be 1 at least, got {getattr(options, name)}")
-    run = load_run(options.run, device=options.device)
+    run = load_run(options.run, device=options.device, trust=options.trust)
     samples = samples_of(run.transform, options.paths)
     out = None if options.out is None else Path(options.out)
     if out is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mixwell import plugins
-from mixwell.data import shapes, sources
+from mixwell.data import hugging_face, shapes, sources, tables
 from mixwell.data.division import TEST_SEED
 from mixwell.data.splits import FolderSplit, TensorSplit
 from mixwell.data.toys import toy
 from mixwell.errors import InputError
 
-__all__ = ["SOURCES", "WITH_PATH", "Raw", "Request", "available"]
+__all__ = ["SOURCES", "WITH_PATH", "Raw", "Request", "available", "called_with"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Request:
     workers: int
     rest: str
     target: str | None
+    task: str | None
     window: int
     horizon: int
     seed: int
@@ -52,6 +53,7 @@ class Raw:
     classes: tuple[str, ...] = ()
     superclasses: dict[str, tuple[int, ...]] | None = None
     val: TensorSplit | FolderSplit | None = None
+    columns: tuple[tables.Column, ...] = ()
 
 
 def _images(
@@ -164,14 +166,28 @@ def _diabetes(request: Request) -> Raw:
     return Raw(TensorSplit(torch.from_numpy(table.data), torch.from_numpy(table.target)), None)
 
 
-def _csv(request: Request) -> Raw:
-    x, y = sources.read_csv(Path(request.rest).expanduser(), request.target)
-    return Raw(TensorSplit(x, y), None)
+def _table(request: Request, read: Callable[..., tables.Table]) -> Raw:
+    found = read(Path(request.rest).expanduser(), request.target, request.task)
+    if found.classes:
+        tables.check_classes(request.rest, found.target, found.y, found.classes)
+    return Raw(TensorSplit(found.x, found.y), None, found.classes, columns=found.columns)
+
+
+def _hugging_face(request: Request) -> Raw:
+    found = hugging_face.read(
+        Path(request.rest).expanduser(), target=request.target, task=request.task,
+        image_size=request.image_size, workers=request.workers,
+    )  # fmt: skip
+    parts = found.parts
+    return Raw(
+        parts["train"], parts.get("test"), found.classes, val=parts.get("validation"),
+        columns=found.columns,
+    )  # fmt: skip
 
 
 def _series(path: Path, request: Request) -> Raw:
     """Return windows and what follows them; parts are of different times, the last for testing."""
-    values, target = sources.read_series(path, request.target)
+    values, target, names = tables.read_series(path, request.target)
     window, horizon = request.window, request.horizon
     count = len(values) - window - horizon + 1
     if count < 10:
@@ -184,13 +200,14 @@ def _series(path: Path, request: Request) -> Raw:
     y = y[:, target[0]] if len(target) == 1 else y[:, target]
     ends = [0, round(0.6 * count), round(0.8 * count), count]
     train, val, test = (TensorSplit(x[a:b], y[a:b]) for a, b in pairwise(ends))
-    return Raw(train, test, val=val)
+    return Raw(train, test, val=val, columns=tuple(map(tables.Column, names)))
 
 
 def _exchange_rate(request: Request) -> Raw:
     folder = request.folder("exchange-rate")
     names = ["exchange_rate.txt", "exchange_rate.txt.gz"]
-    return _series(sources.find("data_dir", folder, [".", "exchange_rate"], names), request)
+    path = sources.find("data_dir", folder, [".", "exchange_rate"], names)
+    return replace(_series(path, request), columns=())  # they have no names
 
 
 def _toy(name: str) -> Callable[[Request], Raw]:
@@ -225,7 +242,19 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Raw]]] = {
         "uci:NAME, regression: a table in data_dir with its published splits, one for each seed",
         _uci,
     ),
-    "csv": ("csv:PATH, regression: a table with a header; --target names its column", _csv),
+    "csv": (
+        "csv:PATH, a table with a header: text in the column that --target names is classes, "
+        "numbers a regression",
+        lambda request: _table(request, tables.read_csv),
+    ),
+    "parquet": (
+        "parquet:PATH, likewise, by pyarrow",
+        lambda request: _table(request, tables.read_parquet),
+    ),
+    "hf": (
+        "hf:PATH, a folder that save_to_disk of Hugging Face's datasets wrote: images or a table",
+        _hugging_face,
+    ),
     "exchange-rate": ("forecasting: 8 currencies' daily rates, a text in data_dir", _exchange_rate),
     "series": (
         "series:PATH, forecasting: a table with a row for each time",
@@ -234,7 +263,12 @@ SOURCES: dict[str, tuple[str, Callable[[Request], Raw]]] = {
     "moons": ("two interleaved half circles in the plane, by scikit-learn", _toy("moons")),
     "circles": ("a circle within a circle, likewise", _toy("circles")),
 }
-WITH_PATH = ("folder", "csv", "series", "uci")
+WITH_PATH = ("folder", "csv", "parquet", "hf", "series", "uci")
+
+
+def called_with(name: str) -> str:
+    """Return a data set's name as it is given: with what has to follow it, if anything."""
+    return name if name not in WITH_PATH else f"{name}:{'NAME' if name == 'uci' else 'PATH'}"
 
 
 def available() -> dict[str, str]:

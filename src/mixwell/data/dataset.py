@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mixwell.data.inputs import as_record
 from mixwell.data.splits import FolderSplit, Split, TensorSplit
+from mixwell.data.tables import Column
 from mixwell.errors import InputError
 
 __all__ = ["Dataset"]
@@ -36,6 +37,8 @@ class Dataset:
         fine: the same samples in the same order with their fine classes, where ``classes`` are
             superclasses.
         unlabelled: training samples whose labels are not to be looked at.
+        columns: of a table or series, where they have names: what inputs are made of, in their
+            order.
     """
 
     name: str
@@ -50,6 +53,7 @@ class Dataset:
     target_std: Tensor | None = None
     fine: Dataset | None = None
     unlabelled: Split | None = None
+    columns: tuple[Column, ...] = ()
 
     @property
     def num_classes(self) -> int | None:

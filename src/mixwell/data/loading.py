@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from mixwell import plugins
-from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request
+from mixwell.checks import check_choice
+from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request, called_with
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import choose, divide, long_tail_counts
 from mixwell.data.inputs import Inputs
@@ -21,6 +22,9 @@ from mixwell.data.splits import FolderSplit, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
 __all__ = ["is_plugged", "load"]
+
+
+_TABLES = ("csv", "parquet", "hf")
 
 
 def is_plugged(name: str) -> bool:
@@ -64,6 +68,7 @@ def load(
     labels: int | None = None,
     coarse: bool = False,
     target: str | None = None,
+    task: str | None = None,
     window: int = 24,
     horizon: int = 12,
     download: bool = False,
@@ -79,8 +84,9 @@ def load(
     60 : 20 : 20. The sets of UCI with published splits are tested on that of the seed's number.
 
     Args:
-        name: one of :func:`available`; ``folder:PATH`` for a folder of images, ``csv:PATH`` for a
-            table, ``series:PATH`` for a multivariate time series; ``MODULE:NAME`` for a function
+        name: one of :func:`available`; ``folder:PATH`` for a folder of images, ``csv:PATH`` and
+            ``parquet:PATH`` for a table, ``hf:PATH`` for a folder that Hugging Face's datasets
+            wrote, ``series:PATH`` for a multivariate time series; ``MODULE:NAME`` for a function
             that returns a :class:`Dataset`, a map-style dataset of torch's, or two of these: to
             train on and to test. It is given data_dir, download, seed, val_fraction and
             image_size where it takes them. Tensors (a TensorDataset) and real targets are
@@ -95,13 +101,16 @@ def load(
         labels: training samples that keep their label, of each class as many; the rest is
             ``unlabelled``.
         coarse: superclasses are the classes, and ``fine`` holds the others.
-        target: the column that is predicted: of ``csv:PATH`` the last by default, of a series all.
+        target: the column that is predicted: of a table in a file the last by default, of ``hf:``
+            that of classes, or what is called so; of a series all.
+        task: of tables: "classification" takes numbers in the target for classes, "regression"
+            takes nothing but numbers. Without one, text is classes and numbers are a regression.
         window: of a series, the steps that are seen.
         horizon: of a series, how many steps after them the predicted one comes.
         download: fetch the files into ``data_dir`` by torchvision, where it can.
-        image_size: of ``folder:PATH``, and of other images where ``inputs`` are given; theirs by
-            default, or 224.
-        workers: processes that decode the images of ``folder:PATH``, or read your own samples.
+        image_size: of ``folder:PATH`` and ``hf:PATH``, and of other images where ``inputs`` are
+            given; theirs by default, or 224.
+        workers: processes that decode the images of these two, or read your own samples.
         inputs: what images are made to, where a network that was trained on others expects it:
             size, mean and standard deviation. What your own transforms leave stays as it is.
 
@@ -119,14 +128,18 @@ def load(
     ):  # fmt: skip
         if value is not None:
             check_at_least(argument, value, 1)
-    if target is not None and kind not in ("csv", "series", "exchange-rate"):
+    if target is not None and kind not in (*_TABLES, "series", "exchange-rate"):
         raise InputError(f"target={target!r}: data={name!r} has no columns to choose from")
+    if task is not None:
+        check_choice("task", task, ("classification", "regression"))
+        if kind not in _TABLES:
+            raise InputError(f"task={task!r}: what data={name!r} is for is known")
     inputs = inputs and inputs.sized(image_size)
     size = inputs.size if inputs else image_size or 224
     given = data_dir if data_dir is not None else os.environ.get("MIXWELL_DATA")
     request = Request(
-        Path(given) if given else None, download, size, workers, rest, target, window,
-        horizon, seed,
+        Path(given) if given else None, download, size, workers, rest, target, task,
+        window, horizon, seed,
     )  # fmt: skip
     if own is None:
         raw = SOURCES[kind][1](request)
@@ -204,11 +217,7 @@ def _check_whole(name: str, **asked: Any) -> None:
 def _check_name(name: str) -> None:
     kind, _, rest = name.partition(":")
     if kind not in SOURCES or bool(rest) != (kind in WITH_PATH):
-        shown = [
-            name if name not in WITH_PATH else f"{name}:{'NAME' if name == 'uci' else 'PATH'}"
-            for name in SOURCES
-        ]
-        shown += ["MODULE:NAME", *plugins.entries("data")]
+        shown = [*map(called_with, SOURCES), "MODULE:NAME", *plugins.entries("data")]
         raise InputError(
             f"data={name!r} is unknown{suggest(kind, SOURCES)}; known: {', '.join(shown)}"
         )
@@ -222,7 +231,11 @@ def _check_scarcity(
     asked = {"imbalance": imbalance, **asked}
     first = next((argument for argument, value in asked.items() if value is not None), None)
     if first and not raw.classes:
-        raise InputError(f"{first}: data={name!r} is a regression: it has no classes")
+        hint = "; task='classification' makes the target's numbers classes"
+        raise InputError(
+            f"{first}: data={name!r} is a regression: it has no classes"
+            f"{hint if name.partition(':')[0] in _TABLES else ''}"
+        )
     sizes = (imbalance, asked["shots"], train_size)
     if sum(value is not None for value in sizes) > 1:
         raise InputError("give one of train_size, imbalance and shots: each says what is kept")
@@ -278,17 +291,21 @@ def _prepared(name: str, raw: Raw, splits: list[Any], inputs: Inputs | None) -> 
         train, val, test, unlabelled = (split and replace(split, **own) for split in splits)
         return Dataset(
             name, task, train, val, test, shape, raw.classes, raw.superclasses,
-            unlabelled=unlabelled,
+            unlabelled=unlabelled, columns=raw.columns,
         )  # fmt: skip
     y = train.y.double().reshape(len(train), -1)
-    centre, scale = y.mean(0), y.std(0, correction=0).clamp_min(1e-12)
+    centre = y.mean(0)
+    scale = _scale(centre, y.std(0, correction=0))
 
     def standardised(split: TensorSplit) -> TensorSplit:
         values = (split.y.double().reshape(len(split), -1) - centre) / scale
         return TensorSplit(split.x, values.reshape(split.y.shape).float(), mean, std)
 
     train, val, test = (standardised(split) for split in splits[:3])
-    return Dataset(name, task, train, val, test, shape, target_mean=centre, target_std=scale)
+    return Dataset(
+        name, task, train, val, test, shape, target_mean=centre, target_std=scale,
+        columns=raw.columns,
+    )  # fmt: skip
 
 
 def _moments(x: Tensor) -> tuple[list[float], list[float]]:
@@ -299,5 +316,14 @@ def _moments(x: Tensor) -> tuple[list[float], list[float]]:
     mean = sum(part.double().sum(dims) for part in x.split(4096)) / count
     shape = (-1, *[1] * (x.ndim - 2))
     squares = sum((part - mean.view(shape)).square().sum(dims) for part in x.split(4096))
-    std = (squares / count).sqrt().clamp_min(1e-12)
-    return (mean / size).tolist(), (std / size).tolist()
+    std = (squares / count).sqrt() / size
+    return (mean / size).tolist(), _scale(mean / size, std).tolist()
+
+
+def _scale(mean: Tensor, std: Tensor) -> Tensor:
+    """Return what values are divided by: their deviation; 1 where they are all the same.
+
+    A column that is constant in training may still vary in what is measured and predicted: a
+    value of a text that is rare, say. Divided by next to nothing it would drown all others.
+    """
+    return torch.where(std <= 1e-12 * mean.abs(), 1.0, std)

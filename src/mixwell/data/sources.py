@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
-import itertools
 import pickle
 import struct
 import zlib
@@ -15,20 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.errors import InputError, suggest
+from mixwell.errors import InputError
 
 __all__ = [
     "find",
-    "input_columns",
     "read_airfoil",
     "read_cifar",
-    "read_csv",
     "read_folder",
     "read_idx",
     "read_idx_pair",
-    "read_rows",
-    "read_series",
-    "series_columns",
 ]
 
 
@@ -279,199 +272,3 @@ def read_uci(root: Path, name: str, split: int) -> tuple[Tensor, Tensor, Tensor,
         raise InputError(f"{path} and the files of its columns and splits don't fit each other")
     x, y = torch.from_numpy(table[:, columns]), torch.from_numpy(table[:, target[0]])
     return x[train], y[train], x[test], y[test]
-
-
-def _read_table(path: Path, header: bool | None, only: Sequence[str] | None = None) -> Any:
-    """Return a text table, all its cells as text, or an InputError that says what is wrong.
-
-    Args:
-        path: the file; the delimiter is found out.
-        header: whether its first line names the columns; None finds that out, too.
-        only: the columns that are read; the others may lack values.
-    """
-    import pandas as pd
-
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            start = [line for line in itertools.islice(file, 20) if line.strip()]
-        # A sniffer would find delimiters in the numbers of a single column.
-        single = not any(mark in line for line in start for mark in ",;\t| ")
-        found = None if single else csv.Sniffer().sniff("".join(start), ",;\t| ").delimiter
-        table = pd.read_csv(
-            path, sep=found or ",", header=None, dtype=str, skipinitialspace=True,
-            index_col=False, encoding="utf-8-sig", engine="python",
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
-        raise InputError(f"{path} is no table that can be read: {error}") from error
-    if header is None:
-        # Names stand above numbers; where there are none, the first line is data.
-        first, later = (pd.to_numeric(table.iloc[row], errors="coerce") for row in (0, -1))
-        header = len(table) > 1 and bool((first.isna() & later.notna()).any())
-    if header:
-        names = [str(name) if isinstance(name, str) else "" for name in table.iloc[0]]
-        table = table.iloc[1:].reset_index(drop=True)
-        table.columns = pd.Index(names)
-        if names[0] == "" and list(table.iloc[:, 0]) == [str(row) for row in range(len(table))]:
-            table = table.iloc[:, 1:]  # a running number that some programs write
-    if only is not None:
-        lacking = [name for name in only if name not in table.columns]
-        if lacking:
-            raise InputError(
-                f"{path} lacks the column {lacking[0]!r}"
-                f"{suggest(lacking[0], list(map(str, table.columns)))}; it must have "
-                f"{', '.join(only)}"
-            )
-        table = table[list(only)]
-    if not len(table):
-        raise InputError(f"{path} holds no rows")
-    missing = table.isna().to_numpy()
-    if missing.any():
-        row, column = (int(place[0]) for place in missing.nonzero())
-        raise InputError(
-            f"{path}: column {str(table.columns[column])!r} has no value in row {row + 1} of "
-            f"{len(table)}: fill it in or leave the row out"
-        )
-    return table
-
-
-def _numbers(path: Path, column: Any) -> Any:
-    """Return a column as numbers; None where it holds text throughout, as dates do."""
-    import pandas as pd
-
-    values = pd.to_numeric(column, errors="coerce")
-    if not values.notna().any():
-        return None
-    if values.isna().any():
-        row = int(values.isna().to_numpy().argmax())
-        raise InputError(
-            f"{path}: column {str(column.name)!r} holds numbers, but {column.iloc[row]!r} in row "
-            f"{row + 1} of {len(column)}"
-        )
-    return values
-
-
-def _column(path: Path, table: Any, target: str) -> Any:
-    """Return the column called ``target``, or numbered so where there are no names."""
-    names = {str(column): column for column in table.columns}
-    if target not in names:
-        raise InputError(
-            f"target={target!r}: {path} has no such column{suggest(target, names)}; "
-            f"it has {', '.join(names)}"
-        )
-    return names[target]
-
-
-def _finite(path: Path, values: Any) -> Tensor:
-    import numpy as np
-
-    array = np.array(values, dtype=np.float64, copy=True)
-    if not np.isfinite(array).all():
-        raise InputError(f"{path} holds infinite numbers")
-    return torch.from_numpy(array)
-
-
-def read_csv(path: Path, target: str | None) -> tuple[Tensor, Tensor]:
-    """Return a table's inputs (N, F) and its target (N,).
-
-    Columns of text become one column for each of their values (one-hot).
-
-    Args:
-        path: with a header line; the delimiter is found out.
-        target: the column that is predicted; the last without one.
-    """
-    import pandas as pd
-
-    table = _read_table(path, header=True)
-    column = table.columns[-1] if target is None else _column(path, table, target)
-    y = _numbers(path, table[column])
-    if y is None:
-        raise InputError(
-            f"{path}: the target {str(column)!r} must hold numbers, it holds "
-            f"{table[column].iloc[0]!r}; name another with target (--target COLUMN)"
-        )
-    x = _input_columns(path, table, column)
-    wide = pd.get_dummies(x, dtype=float)
-    if wide.shape[1] > 10 * x.shape[1] + 1000:
-        raise InputError(
-            f"{path}: columns of text have {wide.shape[1]} different values; leave out those that "
-            "name each row"
-        )
-    return _finite(path, wide), _finite(path, y)
-
-
-def _input_columns(path: Path, table: Any, target: Any) -> Any:
-    """Return a table without its target, its columns of numbers as such, the others as text."""
-    import pandas as pd
-
-    x = table.drop(columns=target)
-    if not x.shape[1]:
-        raise InputError(f"{path} has no column beside the target {str(target)!r}")
-    for name in x.columns:
-        numeric = pd.to_numeric(x[name], errors="coerce").notna()
-        if numeric.mean() > 0.5:  # else its values are categories
-            x[name] = _numbers(path, x[name])
-    return x
-
-
-def input_columns(path: Path, target: str | None) -> list[tuple[str, tuple[str, ...]]]:
-    """Return what :func:`read_csv` makes its inputs of: columns and, of text, their values.
-
-    In the order of the inputs: numbers first, then a column for each value of each text column.
-    """
-    import pandas as pd
-
-    table = _read_table(path, header=True)
-    column = table.columns[-1] if target is None else _column(path, table, target)
-    x = _input_columns(path, table, column)
-    is_number = [pd.api.types.is_numeric_dtype(x[name]) for name in x.columns]
-    numbers = [(str(name), ()) for name, yes in zip(x.columns, is_number, strict=True) if yes]
-    texts: list[tuple[str, tuple[str, ...]]] = [
-        (str(name), tuple(sorted(map(str, x[name].unique()))))
-        for name, yes in zip(x.columns, is_number, strict=True)
-        if not yes
-    ]
-    return [*numbers, *texts]
-
-
-def series_columns(path: Path) -> list[str]:
-    """Return the columns that :func:`read_series` reads, in their order."""
-    table = _read_table(path, header=None)
-    return [str(name) for name in table.columns if _numbers(path, table[name]) is not None]
-
-
-def read_rows(path: Path, columns: Sequence[str] | None, header: bool | None) -> Any:
-    """Return a table's columns as text, to predict from: those named, or all that hold numbers.
-
-    Raises:
-        InputError: it can't be read, lacks a column, or a value is missing.
-    """
-    import pandas as pd
-
-    table = _read_table(path, header, columns)
-    if columns is not None:
-        return table
-    found = {name: _numbers(path, table[name]) for name in table.columns}
-    return pd.DataFrame({name: values for name, values in found.items() if values is not None})
-
-
-def read_series(path: Path, target: str | None) -> tuple[Tensor, list[int]]:
-    """Return a multivariate time series (T, V) float32 and the columns that are predicted.
-
-    Args:
-        path: a row for each time, with or without a header; columns that hold no numbers (dates)
-            are left out.
-        target: one column, by its name or number from 0; all without one.
-    """
-    import pandas as pd
-
-    table = _read_table(path, header=None)
-    columns = {name: _numbers(path, table[name]) for name in table.columns}
-    table = pd.DataFrame({name: values for name, values in columns.items() if values is not None})
-    if not table.shape[1]:
-        raise InputError(f"{path} has no column of numbers")
-    values = _finite(path, table).float()
-    if target is None:
-        return values, list(range(values.shape[1]))
-    return values, [list(table.columns).index(_column(path, table, target))]

@@ -300,7 +300,7 @@ class FolderSplit(Split):
     told otherwise.
 
     Args:
-        paths: N image files.
+        paths: N image files, or what Pillow opens as one.
         y: (N,) class indices.
         image_size: pixels of each side.
         workers: processes; 0 decodes in this one.
@@ -310,7 +310,7 @@ class FolderSplit(Split):
         interpolation: "bilinear" or "bicubic".
     """
 
-    paths: Sequence[Path]
+    paths: Sequence[Path | Any]
     y: Tensor
     image_size: int = 224
     workers: int = 2

@@ -5,37 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixwell.data import sources
 from mixwell.data.dataset import Dataset
-from mixwell.data.splits import (
-    FolderSplit,
-    Split,
-    TensorSplit,
-    centred,
-    decoded,
-)
+from mixwell.data.splits import FolderSplit, Split, TensorSplit, centred, decoded
+from mixwell.data.tables import Column
 from mixwell.errors import InputError
 
 __all__ = ["Column", "Transform", "raw_samples"]
-
-
-@dataclass(frozen=True)
-class Column:
-    """A column of a table that a network sees.
-
-    Attributes:
-        name: of it.
-        values: what a column of text may hold, each an input of its own; empty for numbers.
-    """
-
-    name: str
-    values: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,14 +51,8 @@ class Transform:
     interpolation: str = "bilinear"
 
     @classmethod
-    def of(cls, dataset: Dataset, data: str, target: str | None = None) -> Transform:
-        """Return that of a data set.
-
-        Args:
-            dataset: as it is trained on.
-            data: the name that it was loaded by.
-            target: the column that is predicted.
-        """
+    def of(cls, dataset: Dataset) -> Transform:
+        """Return that of a data set, as it is trained on."""
         split, shape = dataset.test, dataset.input_shape
         kinds = {1: "table", 2: "series", 3: "images"}
         kind, unit = "samples", False
@@ -93,7 +67,7 @@ class Transform:
         centre, spread = dataset.target_mean, dataset.target_std
         return cls(
             kind, tuple(shape), tuple(mean or ()), tuple(std or ()), unit,
-            _columns(data, target, shape),
+            dataset.columns,
             () if centre is None else tuple(centre.tolist()),
             () if spread is None else tuple(spread.tolist()),
             resize, getattr(split, "interpolation", "bilinear"),
@@ -141,17 +115,6 @@ class Transform:
             return cls(**others, columns=columns)
         except (KeyError, TypeError) as error:
             raise InputError(f"the run's transform is damaged: {error}") from error
-
-
-def _columns(data: str, target: str | None, shape: tuple[int, ...]) -> tuple[Column, ...]:
-    """Return the columns of a table or series that was read from a file."""
-    kind, _, rest = data.partition(":")
-    path = Path(rest).expanduser()
-    if kind == "csv" and len(shape) == 1:
-        return tuple(Column(*found) for found in sources.input_columns(path, target))
-    if kind == "series":
-        return tuple(Column(name) for name in sources.series_columns(path))
-    return ()
 
 
 def raw_samples(split: Split, count: int) -> Tensor:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixwell.data.sources import IMAGES, read_rows
+from mixwell.data.sources import IMAGES
 from mixwell.data.splits import Batch, Split, TensorSplit, _stack, centred, decoded
+from mixwell.data.tables import read_rows
 from mixwell.data.transform import Transform
 from mixwell.errors import InputError
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell import models, plugins
+from mixwell.data import is_plugged
 from mixwell.data.splits import Split
 from mixwell.data.transform import Transform
 from mixwell.errors import InputError
@@ -109,23 +110,35 @@ class TrainedRun:
         return (outputs.double() / self.temperature).softmax(1).float()
 
 
-def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> TrainedRun:
+def load_run(
+    folder: str | Path, *, device: str | torch.device = "cpu", trust: bool = False
+) -> TrainedRun:
     """Return a finished run, ready to predict.
 
-    What it imported is there afterwards, of the text that was kept with the run.
+    Nothing that a folder holds is executed unasked. A network from outside (``MODULE:NAME``) is
+    made by its module where this process has imported that already: the run's own text of it, or
+    by mixwell (``--import``, :func:`mixwell.plugins.load`). Otherwise it takes ``trust``.
 
     Args:
         folder: of ``mixwell train``, or one of a study's.
         device: where the network is put.
+        trust: import all that the run imported, of the source that it keeps, which can do
+            whatever you can: read it first (``imports`` in config.json).
 
     Raises:
-        InputError: it holds no finished run, or something of it is damaged.
+        InputError: it holds no finished run, or something of it is damaged; it needs code that is
+            not here, and is not trusted.
     """
     root = Path(folder).expanduser()
     result = _result(root)
     config = RunConfig.from_dict(result["config"])
     plugins.load_installed()
-    plugins.revive(config.imports)
+    if trust:
+        plugins.revive(config.imports)
+    else:
+        remedy = "read it (imports in its config.json) and trust it: trust=True (--trust)"
+        needed, whose = _needed(result, config), f"the run in {str(root)!r}"
+        plugins.recognise(config.imports, needed, whose, remedy)
     transform = _transform(root, result, config)
     classes = tuple(result.get("classes", ()))
     place = _device(device)
@@ -136,6 +149,17 @@ def load_run(folder: str | Path, *, device: str | torch.device = "cpu") -> Train
         _positive(metrics.get("temperature")), _positive(metrics.get("variance_scale")),
         config, metrics, place,
     )  # fmt: skip
+
+
+def _needed(result: dict[str, Any], config: RunConfig) -> list[str]:
+    """Return the modules without which a run can't be loaded."""
+    named = [config.model or ""] if models.is_plugged(config.model or "") else []
+    if "transform" in result:
+        return [name.partition(":")[0] for name in named]
+    # Of a version that kept none: its data are loaded, and with them all that it imported.
+    named += [config.data] if is_plugged(config.data) else []
+    others = [record["module"] for record in config.imports]
+    return list(dict.fromkeys([*(name.partition(":")[0] for name in named), *others]))
 
 
 def _positive(value: float | None) -> float:
@@ -174,7 +198,7 @@ def _transform(root: Path, result: dict[str, Any], config: RunConfig) -> Transfo
     if "transform" in result:
         return Transform.from_dict(result["transform"])
     try:
-        return Transform.of(load_data(config), config.data, config.target)
+        return Transform.of(load_data(config))
     except InputError as error:
         raise InputError(
             f"{str(root)!r} was written by a version that kept no transform, and its data can't "

@@ -107,8 +107,8 @@ def load_data(config: RunConfig) -> Dataset:
         "data_dir": config.data_dir, "train_size": config.train_size, "download": config.download,
         "val_fraction": config.val_fraction, "seed": config.seed, "imbalance": config.imbalance,
         "largest_class": config.largest_class, "shots": config.shots, "labels": config.labels,
-        "coarse": config.coarse, "target": config.target, "window": config.window,
-        "horizon": config.horizon,
+        "coarse": config.coarse, "target": config.target, "task": config.task,
+        "window": config.window, "horizon": config.horizon,
     }  # fmt: skip
     options.update(
         image_size=config.image_size, workers=config.loader_workers,
@@ -158,7 +158,12 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
 
 def _kind(dataset: Dataset) -> str:
     """Return what a data set is, to look up what is usual; of one from outside nothing is."""
-    return "" if data.is_plugged(dataset.name) else dataset.name.partition(":")[0]
+    if data.is_plugged(dataset.name):
+        return ""
+    kind = dataset.name.partition(":")[0]
+    if kind == "hf":
+        return "folder" if isinstance(dataset.train, data.FolderSplit) else "csv"
+    return "csv" if kind == "parquet" else kind
 
 
 def _with_sources(config: RunConfig) -> RunConfig:

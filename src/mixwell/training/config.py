@@ -115,17 +115,26 @@ class RunConfig:
     coarse: bool = _option(
         False, "data", "train on superclasses, then probe the features for the classes"
     )
-    target: str | None = _option(None, "data", "the column that is predicted, of csv and series")
+    target: str | None = _option(
+        None, "data", "the column that is predicted, of csv, parquet, hf and series"
+    )
+    task: str | None = _option(
+        None,
+        "data",
+        "of csv, parquet and hf: classification takes numbers in the target for classes, too "
+        "(default: text is classes, numbers are a regression)",
+        ("classification", "regression"),
+    )
     window: int = _option(24, "data", "of a series, the steps that are seen")
     horizon: int = _option(12, "data", "of a series, how far ahead the predicted step lies")
     augment: bool | None = _option(None, "data", "random crops and mirror images")
     image_size: int | None = _option(
         None,
         "data",
-        "height and width of folder:PATH's images, and of all where pretrained weights are "
-        "trained on (default: these weights' own, or 224)",
+        "height and width of the images of folder:PATH and hf:PATH, and of all where pretrained "
+        "weights are trained on (default: these weights' own, or 224)",
     )
-    loader_workers: int = _option(2, "data", "processes that decode folder:PATH's images")
+    loader_workers: int = _option(2, "data", "processes that decode images of files")
     method: str = _option("mixup", "method", "a method, or several joined by '+'")
     method_options: dict[str, Any] = field(  # of the method
         default_factory=dict, metadata={"group": "method", "help": "", "choices": ()}

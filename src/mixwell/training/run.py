@@ -314,7 +314,7 @@ def _finish(
             "label": config.label,
             "task": dataset.task,
             "classes": list(dataset.classes),
-            "transform": Transform.of(dataset, config.data, config.target).to_dict(),
+            "transform": Transform.of(dataset).to_dict(),
             "input": dataset.input,
             "notes": notes,
             "metrics": found.measures,

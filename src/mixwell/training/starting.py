@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from mixwell import models
+from mixwell import models, plugins
 from mixwell.data import Dataset, Inputs
 from mixwell.errors import InputError, suggest
 from mixwell.training.config import RunConfig
@@ -42,6 +42,12 @@ def started_from(config: RunConfig) -> dict[str, Any]:
     before = _run_of(config.init)
     if before is None:
         return {}
+    if models.is_plugged(str(before["model"])):
+        # Who wrote the folder is not who begins this run: what it names is not called unasked.
+        plugins.recognise(
+            [], [str(before["model"]).partition(":")[0]], f"init={config.init!r}",
+            f"name its network yourself: --model {before['model']}",
+        )  # fmt: skip
     own = {"model": before["model"]}
     if not config.model_options:
         own["model_options"] = before["model_options"]

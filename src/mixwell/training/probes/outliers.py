@@ -32,7 +32,7 @@ def load_outliers(dataset: Dataset, config: RunConfig) -> TensorSplit:
     if config.ood == config.data:
         raise InputError(f"ood={config.ood!r} must be another data set than data")
     options: dict[str, Any] = {"data_dir": config.data_dir, "download": config.download}
-    if config.ood.startswith("folder:"):
+    if config.ood.startswith(("folder:", "hf:")):
         options.update(image_size=config.image_size, workers=config.loader_workers)
     other = data.load(config.ood, **options)
     if len(other.input_shape) != 3:
