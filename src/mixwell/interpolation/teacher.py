@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from mixwell.errors import InputError
 from mixwell.interpolation.mixer import Mixer
 from mixwell.mix import tensors
+from mixwell.processes import several
 from mixwell.view import find_maps, tapped, watch
 
 __all__ = [
@@ -125,12 +126,11 @@ def read_maps(model: nn.Module, layer: str, x: Any) -> Tensor:
 
 def averaged(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the mean of the gradients over the processes of a distributed training."""
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized()) or group.get_world_size() == 1:
+    if not several():
         return gradients
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    group.all_reduce(flat)
-    flat = flat / group.get_world_size()
+    torch.distributed.all_reduce(flat)
+    flat = flat / torch.distributed.get_world_size()
     parts = flat.split([gradient.numel() for gradient in gradients])
     return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 

@@ -9,7 +9,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from mixwell import tasks
+from mixwell import processes, tasks
 from mixwell.batch import Batch
 from mixwell.checks import check_choice, check_range, check_whole
 from mixwell.errors import InputError, say
@@ -162,8 +162,9 @@ class Method(nn.Module):
                 finite (looked at on every step on the CPU, on the first elsewhere); a layer that
                 the method works at did not run, or mixing there would be wrong.
         """
-        if torch.compiler.is_compiling() and self._looks_inside():
-            # Hooks and looks are no part of a graph: the step runs by itself, the model as it is.
+        if torch.compiler.is_compiling() and (self._looks_inside() or self.plan().meets):
+            # Hooks, looks and what processes tell each other are no part of a graph: the step runs
+            # by itself, the model as it is.
             return cast(Step, torch.compiler.disable(self._step)(model, x, y, index, data))
         return self._step(model, x, y, index, data)
 
@@ -175,17 +176,19 @@ class Method(nn.Module):
         index: Tensor | None,
         data: tuple[Any, Tensor] | None,
     ) -> Step:
-        x = plain_batch(x)
-        looks = self._check(x, y, index)
-        batch = self._batch(model, x, y, index, checked_data(x, y, data))
         plan = self.plan()
+        with processes.agreeing(plan.meets, y):  # the model may make processes wait, too
+            x = plain_batch(x)
+            looks = self._check(x, y, index)
+            batch = self._batch(model, x, y, index, checked_data(x, y, data))
         view = batch.view
         assert view is not None
-        work = Pass(plan, batch, view, self.name)
-        logits = work.run()
-        self._check_logits(view, logits, work.count, looks)
-        groups = [Rows(rows_of(logits, g.rows), g.target, g.mix) for g in work.groups]
-        values = [reading.loss.of_step(_outcome(reading, groups)) for reading in plan.readings]
+        with processes.refusing(plan.loss_meets, y):
+            work = Pass(plan, batch, view, self.name)
+            logits = work.run()
+            self._check_logits(view, logits, work.count, looks)
+            groups = [Rows(rows_of(logits, g.rows), g.target, g.mix) for g in work.groups]
+        values = _values(plan, groups)
         terms = {reading.term: v.detach() for reading, v in zip(plan.readings, values, strict=True)}
         shown, clean = groups[plan.shown], plan.clean
         return Step(
@@ -333,6 +336,21 @@ class Method(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task.name!r}"
+
+
+def _values(plan: Plan, groups: list[Rows]) -> list[Tensor]:
+    """Return the loss of each term."""
+    if not plan.loss_meets:
+        return [reading.loss.of_step(_outcome(reading, groups)) for reading in plan.readings]
+    values: dict[int, Tensor] = {}
+    waiting = [n for n, reading in enumerate(plan.readings) if reading.loss.meets]
+    with processes.refusing(True, groups[0].logits):  # where they wait, others' failures are told
+        for n, reading in enumerate(plan.readings):
+            if n not in waiting:
+                values[n] = reading.loss.of_step(_outcome(reading, groups))
+    for n in waiting:
+        values[n] = plan.readings[n].loss.of_step(_outcome(plan.readings[n], groups))
+    return [values[n] for n in range(len(values))]
 
 
 def _outcome(reading: Reading, groups: list[Rows]) -> Outcome:
