@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +12,8 @@ from torch import distributed as dist
 from mixwell.errors import InputError
 
 __all__ = ["agree", "agreeing", "gathered", "refusing", "several"]
+
+Result = TypeVar("Result")
 
 FACTS = 3
 """How many numbers processes tell each other at a meeting, beside whether they can go on."""
@@ -82,31 +83,32 @@ def _place(near: Any) -> torch.device:
     return torch.device(backends[0])
 
 
-@contextmanager
-def agreeing(meets: bool, near: Any = None) -> Iterator[None]:
-    """Return a context after which all processes have come through it, or all raise.
+def agreeing(meets: bool, work: Callable[[], Result], near: Any = None) -> Result:
+    """Return what ``work`` returns, when all processes have done theirs; or raise in all of them.
 
     Args:
-        meets: whether others come here too; without it nothing is told.
+        meets: whether the others come here, too; without it nothing is told.
+        work: what may fail.
         near: see :func:`agree`.
     """
-    with refusing(meets, near):
-        yield
+    result = refusing(meets, work, near)
     if meets:
         agree(near=near)
+    return result
 
 
-@contextmanager
-def refusing(meets: bool, near: Any = None) -> Iterator[None]:
-    """Return a context whose failure is told where the other processes meet next.
+def refusing(meets: bool, work: Callable[[], Result], near: Any = None) -> Result:
+    """Return what ``work`` returns; tell a failure where the other processes meet next.
 
     Args:
-        meets: whether they meet after it.
+        meets: whether they do.
+        work: what may fail.
         near: see :func:`agree`.
     """
+    if not meets:
+        return work()  # compilers look into this
     try:
-        yield
+        return work()
     except Exception as error:
-        if meets:
-            agree(error, near=near)
+        agree(error, near=near)
         raise

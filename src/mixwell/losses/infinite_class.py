@@ -195,9 +195,12 @@ class InfiniteClassLoss(Loss):
         """Return the targets of all processes' samples, once all have found theirs to be right."""
         size = len(target)
         near = target.weights if isinstance(target, MultiTarget) else target.lam
-        with processes.refusing(True, near):
+
+        def checked() -> Tensor:
             check()
-            own = _packed(target)
+            return _packed(target)
+
+        own = processes.refusing(True, checked, near)
         kind = 1 if isinstance(target, MultiTarget) else 2 if target.is_index else 3
         told = processes.agree(None, (size, kind, own.shape[1]), near)
         if any(other[1:] != told[0][1:] for other in told):

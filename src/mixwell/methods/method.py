@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from weakref import WeakSet
@@ -177,18 +178,16 @@ class Method(nn.Module):
         data: tuple[Any, Tensor] | None,
     ) -> Step:
         plan = self.plan()
-        with processes.agreeing(plan.meets, y):  # the model may make processes wait, too
-            x = plain_batch(x)
-            looks = self._check(x, y, index)
-            batch = self._batch(model, x, y, index, checked_data(x, y, data))
-        view = batch.view
-        assert view is not None
-        with processes.refusing(plan.loss_meets, y):
-            work = Pass(plan, batch, view, self.name)
-            logits = work.run()
-            self._check_logits(view, logits, work.count, looks)
-            groups = [Rows(rows_of(logits, g.rows), g.target, g.mix) for g in work.groups]
-        values = _values(plan, groups)
+
+        def checked() -> tuple[bool, Batch]:
+            inputs = plain_batch(x)
+            looks = self._check(inputs, y, index)
+            return looks, self._batch(model, inputs, y, index, checked_data(inputs, y, data))
+
+        # Before the model runs, in which processes may wait for each other, too.
+        looks, batch = processes.agreeing(plan.meets, checked, y)
+        groups = processes.refusing(plan.loss_meets, lambda: self._run(plan, batch, looks), y)
+        values = _values(plan.readings, groups)
         terms = {reading.term: v.detach() for reading, v in zip(plan.readings, values, strict=True)}
         shown, clean = groups[plan.shown], plan.clean
         return Step(
@@ -199,6 +198,15 @@ class Method(nn.Module):
             terms=terms,
             clean_logits=None if clean is None else groups[clean].logits,
         )
+
+    def _run(self, plan: Plan, batch: Batch, looks: bool) -> list[Rows]:
+        """Return the plan's groups of rows, after one pass of the model."""
+        view = batch.view
+        assert view is not None
+        work = Pass(plan, batch, view, self.name)
+        logits = work.run()
+        self._check_logits(view, logits, work.count, looks)
+        return [Rows(rows_of(logits, g.rows), g.target, g.mix) for g in work.groups]
 
     def plan(self) -> Plan:
         """Return what a step runs in the present mode: groups of rows, and who reads which."""
@@ -338,19 +346,19 @@ class Method(nn.Module):
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task.name!r}"
 
 
-def _values(plan: Plan, groups: list[Rows]) -> list[Tensor]:
-    """Return the loss of each term."""
-    if not plan.loss_meets:
-        return [reading.loss.of_step(_outcome(reading, groups)) for reading in plan.readings]
-    values: dict[int, Tensor] = {}
-    waiting = [n for n, reading in enumerate(plan.readings) if reading.loss.meets]
-    with processes.refusing(True, groups[0].logits):  # where they wait, others' failures are told
-        for n, reading in enumerate(plan.readings):
-            if n not in waiting:
-                values[n] = reading.loss.of_step(_outcome(reading, groups))
-    for n in waiting:
-        values[n] = plan.readings[n].loss.of_step(_outcome(plan.readings[n], groups))
-    return [values[n] for n in range(len(values))]
+def _values(readings: Sequence[Reading], groups: list[Rows]) -> list[Tensor]:
+    """Return the loss of each term, first of those that wait for no other process."""
+    meeting = [reading for reading in readings if reading.loss.meets]
+
+    def values(some: Sequence[Reading]) -> list[Tensor]:
+        return [reading.loss.of_step(_outcome(reading, groups)) for reading in some]
+
+    if not meeting:
+        return values(readings)
+    alone = [reading for reading in readings if not reading.loss.meets]
+    first = iter(processes.refusing(True, lambda: values(alone), groups[0].logits))
+    then = iter(values(meeting))
+    return [next(then if reading.loss.meets else first) for reading in readings]
 
 
 def _outcome(reading: Reading, groups: list[Rows]) -> Outcome:
