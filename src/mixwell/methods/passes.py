@@ -15,6 +15,7 @@ from mixwell.errors import InputError
 from mixwell.methods.plan import CleanGroup, Drawn, MixedGroup, Plan, TwinGroup
 from mixwell.methods.recipe import Recipe
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.values import joined
 from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of
 from mixwell.view.trace import mask_places
 
@@ -358,7 +359,7 @@ def rows_of(x: Tensor, rows: slice) -> Tensor:
 
 def _concatenate(parts: list[Any]) -> Any:
     return pytree.tree_map(
-        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
+        lambda *leaves: joined(*leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
     )
 
 
@@ -382,7 +383,7 @@ def _replace_first_rows(value: Any, rows: Any, size: int) -> Any:
     def replace(old: Any, new: Any) -> Any:
         if not isinstance(old, Tensor) or len(old) == size:
             return new
-        return torch.cat([new, old[size:]])
+        return joined(new, old[size:])
 
     return pytree.tree_map(replace, value, rows)
 
