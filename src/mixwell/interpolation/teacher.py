@@ -61,6 +61,11 @@ def wide(x: Any) -> Any:
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model, in float32 at least, that is not trained and always evaluates."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError(
+            "masks are learnt with a copy of the model, and what is scripted or traced (torch.jit) "
+            "can't be copied and frozen: give the model itself"
+        )
     made = copy.deepcopy(model)
     for module in made.modules():
         # Wrappers (Accelerate, compilers) put a forward there that is the original model's.

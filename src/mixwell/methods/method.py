@@ -326,6 +326,7 @@ class Method(nn.Module):
                 f"returned shape {shape}"
             )
         self.task.check_logits(logits, self.num_classes, view.owner)
+        self.task.check_fit(logits, view.y, view.owner)
         if not looks or view.model in self._met:
             return
         self._met.add(view.model)

@@ -76,6 +76,10 @@ class MixedRows:
         """Return ``x``, the unmixed samples or what a layer made of them, mixed."""
         return self.recipe.interpolation(x, self.mix)
 
+    def seeing_both(self, x: Any, masks: tuple[str, ...]) -> Any:
+        """Return ``x`` with masks in which each sample sees what its partner does, too."""
+        return _seeing_both(x, self.mix, masks)
+
     def refine(self, attention: Tensor) -> None:
         """Let the targets follow the attention (B, h, w) that the model paid to these rows."""
         mix, target = self.drawn()
@@ -115,6 +119,10 @@ class RowsWithData(MixedRows):
         """Return the batch's own rows mixed, of ``x`` with 2 B rows: the partners' behind."""
         self.drawn()
         return self._own(self.recipe.interpolation(x, self._wide_mix))
+
+    def seeing_both(self, x: Any, masks: tuple[str, ...]) -> Any:
+        self.drawn()
+        return self._own(_seeing_both(self.wide.x, self._wide_mix, masks))
 
     def behind(self) -> Any:
         """Return the partners as the model takes them: (B, ...)."""
@@ -231,7 +239,7 @@ class Pass:
         masks = self._check_layers()
         if self._alone() and self.view.changes_input:
             x = copied(x)
-        return _seeing_both(x, self.inside[0].mix, masks) if masks else x
+        return self.inside[0].seeing_both(x, masks) if masks else x
 
     def _alone(self) -> bool:
         """Whether the unmixed samples are all that the model is given: the batch's own memory."""

@@ -66,7 +66,7 @@ def is_compiled(model: nn.Module) -> bool:
     """Whether ``model``, a wrapper around it or a module inside it goes through torch.compile."""
     seen: nn.Module | None = model
     while isinstance(seen, nn.Module):
-        held = seen._modules
+        held = dict(seen._modules.items())  # a scripted module's has no get
         if "_orig_mod" in held:
             return True
         seen = held.get("_forward_module", held.get("module"))

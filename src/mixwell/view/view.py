@@ -168,6 +168,7 @@ class ModelView:
                 f"{self.owner} must return one row for each sample it is given: it got "
                 f"{len(self.y)}, and returned shape {tuple(logits.shape)}"
             )
+        self.task.check_fit(logits, self.y, self.owner)
         return self.task.summed_loss(logits, self.y)
 
     def look(self, kind: str) -> Tensor:
