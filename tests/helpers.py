@@ -24,9 +24,7 @@ def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 18
     path = folder / "worker.py"
     path.write_text(textwrap.dedent(script))
     given = [f"file://{folder / 'store'}", str(count)]
-    workers = [
-        subprocess.Popen([sys.executable, path, str(rank), *given]) for rank in range(count)
-    ]
+    workers = [subprocess.Popen([sys.executable, path, str(rank), *given]) for rank in range(count)]
     until = time.monotonic() + seconds
     try:
         statuses = [worker.wait(max(until - time.monotonic(), 0)) for worker in workers]

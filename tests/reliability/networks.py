@@ -44,8 +44,10 @@ class Read(nn.Module):
         layer = [nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d][space]
         more = {} if space == 0 else {"kernel_size": 3, "padding": 1}
         batch_norm = [nn.BatchNorm1d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d][space]
-        made = {"none": nn.Identity, "batch": lambda: batch_norm(8),
-                "group": lambda: nn.GroupNorm(2, 8), "dropout": lambda: nn.Dropout(0.2)}  # fmt: skip
+        made = {
+            "none": nn.Identity, "batch": lambda: batch_norm(8),
+            "group": lambda: nn.GroupNorm(2, 8), "dropout": lambda: nn.Dropout(0.2),
+        }  # fmt: skip
         self.first = nn.Sequential(layer(shape[0], 8, **more), made[norm](), nn.ReLU())
         self.second = nn.Sequential(layer(8, 8, **more), made[norm](), nn.GELU())
 

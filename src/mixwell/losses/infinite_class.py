@@ -307,7 +307,7 @@ def _beside(weight: Tensor, values: Tensor) -> Tensor:
 
 
 class _Gather(torch.autograd.Function):
-    """:func:`gathered <mixwell.processes.gathered>` with gradient: what all processes' losses ask of this one's tensor."""
+    """Gather with gradient: the sum of what all processes' losses ask of this one's tensor."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:

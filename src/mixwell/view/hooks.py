@@ -160,7 +160,7 @@ def layer_named(model: nn.Module, name: str, argument: str = "layer") -> nn.Modu
 
 
 def watchable(model: nn.Module) -> dict[nn.Module, str]:
-    """Return the modules of a model by which hooks come, with their names: none that is scripted."""
+    """Return the modules of a model that take hooks, with their names: none that is scripted."""
     return {
         module: name
         for name, module in unwrap(model).named_modules()

@@ -42,6 +42,14 @@ class Task(Protocol):
     has_classes: ClassVar[bool]
     by_position: ClassVar[bool]
 
+    def check_logits(self, logits: Tensor, num_classes: int | None, owner: str) -> None:
+        """Raise an InputError unless logits are of the task's shape."""
+        ...
+
+    def check_fit(self, logits: Tensor, y: Tensor, owner: str) -> None:
+        """Raise an InputError unless logits and y are of the same classes."""
+        ...
+
     def summed_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the sum of the unmixed samples' losses."""
         ...
