@@ -2,7 +2,8 @@
 #   make demo    trains seven methods on handwritten digits and writes a report
 #   make test    runs the test suite; make test ARGS="-m slow" the tests that take longer
 # And make dist builds the wheel and the source archive into dist/; make test-oldest tests with the
-# oldest of everything that pyproject.toml allows.
+# oldest of everything that pyproject.toml allows; make audit looks up what is installed in the
+# database of known vulnerabilities.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -10,7 +11,7 @@ WORKERS ?= 2
 OLDEST_PYTHON ?= python3.10
 OLDEST = $(VENV)-oldest
 
-.PHONY: demo test test-oldest lint dist clean
+.PHONY: demo test test-oldest lint audit dist clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml
@@ -41,10 +42,16 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+audit: $(VENV)/installed
+	$(PYTHON) -m venv $(VENV)-audit
+	$(VENV)-audit/bin/python -m pip install --quiet pip-audit
+	$(BIN)/python -m pip freeze --exclude-editable > $(VENV)-audit/installed.txt
+	$(VENV)-audit/bin/pip-audit --requirement $(VENV)-audit/installed.txt --no-deps --disable-pip
+
 dist: $(VENV)/installed
 	rm -rf dist
 	$(BIN)/python -m build --quiet --no-isolation --outdir dist .
 	ls dist
 
 clean:
-	rm -rf $(VENV) $(OLDEST) runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(VENV)-audit runs dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

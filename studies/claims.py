@@ -143,10 +143,20 @@ def number(text: str | None) -> float | None:
         return None
 
 
-def compared(values: Values, method: str, baseline: str, measure: str) -> tuple[Test | None, int]:
-    """Return the paired test of two methods over the seeds that both have, and their number."""
+def compared(
+    values: Values, method: str, baseline: str, measure: str, registered: int
+) -> tuple[Test | None, int]:
+    """Return the paired test of two methods, and how many of the registered seeds both have.
+
+    There is none before all of them are there: a look on the way, with the choice to stop, would
+    make chance differences likelier than the level says. Later seeds don't count.
+    """
     own, other = values.get(method, {}), values.get(baseline, {})
-    seeds = [s for s in own if measure in own[s] and measure in other.get(s, {})]
+    seeds = [
+        s for s in range(registered) if measure in own.get(s, {}) and measure in other.get(s, {})
+    ]
+    if len(seeds) < registered:
+        return None, len(seeds)
     test = paired_test([own[s][measure] for s in seeds], [other[s][measure] for s in seeds])
     return test, len(seeds)
 
@@ -157,12 +167,13 @@ def judge(studies: Mapping[str, Study], claims: Sequence[Claim]) -> list[Verdict
     for study in studies.values():
         own = [claim for claim in claims if claim.study == study.name]
         tests = [
-            compared(values_of(study.results, c.part), c.method, c.baseline, c.measure) for c in own
+            compared(values_of(study.results, c.part), c.method, c.baseline, c.measure, study.seeds)
+            for c in own
         ]
-        there = [test for test, _ in tests if test is not None]
-        adjusted = iter(holm([test.p_value for test in there]))
-        for claim, (test, pairs) in zip(own, tests, strict=True):
-            verdicts.append(Verdict(claim, test, next(adjusted) if test else None, pairs))
+        # Those without a test yet count among the claims that are corrected for.
+        adjusted = holm([1.0 if test is None else test.p_value for test, _ in tests])
+        for claim, (test, pairs), p in zip(own, tests, adjusted, strict=True):
+            verdicts.append(Verdict(claim, test, p if test else None, pairs))
     return verdicts
 
 
@@ -252,7 +263,8 @@ def outcome(studies: Mapping[str, Study], verdicts: Sequence[Verdict], drawn: bo
                 f"{get(verdict.claim.measure).title}: `{verdict.claim.method}` against "
                 f"`{verdict.claim.baseline}`",
                 effect(verdict),
-                str(verdict.pairs),
+                str(verdict.pairs)
+                + (f" of {study.seeds}" if verdict.word == "too few runs" else ""),
                 f"{verdict.adjusted:.3f}" if verdict.adjusted is not None else "",
                 f"**{verdict.word}**" if verdict.word in WORDS[:2] else verdict.word,
             )
@@ -288,7 +300,8 @@ our words, and at our scale: small networks, few images, minutes a run.
 - **Correction:** Holm's, over the claims of a study, at 5 %. *Shown* is a difference in the
   claimed direction with an adjusted p below 0.05, *contradicted* one in the other direction, *not
   shown* all else: it doesn't say that there is none.
-- **Seeds:** 0 and on. Pilots had seeds from 100 on and were looked at on validation data alone.
+- **Seeds:** 0 and on; a claim is judged once all of the registered ones are there, and by them
+  alone. Pilots had seeds from 100 on and were looked at on validation data alone.
   The last column is the true difference that the registered seeds show four times in five, by the
   pilots' deviation of paired differences and before correction. The pilot had 2,000 validation
   images, where a test split has 10,000: the deviation on it is smaller. To show one point of
@@ -336,8 +349,8 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
     """Draw methods by situations: each cell the difference from erm, paired by seed.
 
     Colour tells the direction where the 95 % interval is on one side of zero, and is deeper the
-    further zero is from it; all other cells are grey. Columns without a run are left out; without
-    any, nothing is drawn, and False returned.
+    further zero is from it; all other cells are grey. Columns without all their runs are left out;
+    without any, nothing is drawn, and False returned.
     """
     import matplotlib
 
@@ -347,14 +360,15 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
 
     columns = []
     for situation in situations():
-        values = values_of(studies[situation.study].results, situation.part)
+        study = studies[situation.study]
+        values = values_of(study.results, situation.part)
         tests = {
-            method: compared(values, method, "erm", situation.measure)[0]
+            method: compared(values, method, "erm", situation.measure, study.seeds)[0]
             for method in values
             if method != "erm"
         }
         if any(tests.values()):
-            base = [run[situation.measure] for run in values.get("erm", {}).values()]
+            base = [values["erm"][seed][situation.measure] for seed in range(study.seeds)]
             columns.append((situation, tests, sum(base) / len(base), len(base)))
     if not columns:
         return False

@@ -103,6 +103,23 @@ def test_more_claims_ask_for_more(tmp_path, monkeypatch):
     assert among == pytest.approx(5 * alone)
 
 
+def test_a_claim_is_judged_by_the_registered_seeds_once_they_are_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(claims, "RESULTS", tmp_path)
+    name = next(iter(STUDIES))
+    _file(STUDIES[name].results, {"erm": 0.0, "better": 0.05})
+    one = replace(
+        CLAIMS[0], study=name, baseline="erm", method="better", measure="accuracy", part={},
+        expected="higher",
+    )  # fmt: skip
+    early, exact, late = (
+        claims.judge({name: replace(STUDIES[name], seeds=seeds)}, [one])[0] for seeds in (7, 6, 5)
+    )
+    assert (early.word, early.pairs) == ("too few runs", 6)
+    assert (exact.word, exact.pairs) == ("shown", 6)
+    assert late.pairs == 5
+    assert late.test.difference != exact.test.difference
+
+
 def test_a_part_is_told_from_the_others(tmp_path):
     file = tmp_path / "some.csv"
     _file(file, {"erm": 0.0}, varied='{""imbalance"": 10.0}')

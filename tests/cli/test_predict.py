@@ -79,3 +79,14 @@ def test_what_cannot_be_read_is_named_and_leaves_no_file(run, images, tmp_path, 
     assert "holds no finished run" in capsys.readouterr().err
     assert main(["predict", str(run), str(images), "--batch-size", "0"]) == 2
     assert "batch_size must be 1 at least" in capsys.readouterr().err
+
+
+def test_names_move_no_cursor(run, images, capsys):
+    good = (images / "a.png").rename(images / "\x1b[2J\x07\x9b31ma.png")
+    assert main(["predict", str(run), str(good)]) == 0
+    bad = images / "\x1b]0;title\x07.png"
+    bad.write_bytes(b"no picture")
+    assert main(["predict", str(run), str(bad)]) == 2
+    shown = "".join(capsys.readouterr())
+    assert "a.png" in shown
+    assert not [c for c in shown if not c.isprintable() and c != "\n"]

@@ -1,5 +1,7 @@
 import json
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -189,3 +191,21 @@ def test_predictions_hold_no_objects(tmp_path):
     record = RunRecord.of(tmp_path, None, {"method": "erm"}, "it broke")
     with pytest.warns(Note, match="predictions.npz.damaged"):
         assert record.predictions() == {}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows flushes no folders")
+def test_the_file_and_then_its_folder_are_flushed(tmp_path, monkeypatch):
+    flushed = []
+
+    def fsync(descriptor):
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        flushed.append((path, (tmp_path / "a.json").exists()))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("no /proc to tell which file a descriptor is of")
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_atomically(tmp_path / "a.json", b"{}")
+    (file, before), (folder, after) = flushed
+    assert file.parent == tmp_path
+    assert folder == tmp_path
+    assert (before, after) == (False, True)

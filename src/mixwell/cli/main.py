@@ -23,7 +23,7 @@ from mixwell.cli import (
 )
 from mixwell.cli.command import Parser
 from mixwell.cli.importing import add_import, imported, taken_out
-from mixwell.cli.terminal import Interrupts, output, plain_warnings
+from mixwell.cli.terminal import Interrupts, output, plain_warnings, tell
 from mixwell.errors import InputError, explained
 
 __all__ = ["COMMANDS", "main"]
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _failed(name, error)
         out.flush()
     if out.lost is not None:
-        print(f"mixwell {name}: error: output: {explained(out.lost)}", file=sys.stderr)
+        tell(f"mixwell {name}: error: output: {explained(out.lost)}", error=True)
     return status if out.lost is None else status or 1
 
 
@@ -114,20 +114,20 @@ def _failed(command: str, error: BaseException) -> int:
         print(f"Interrupted. {_kept(command)}", file=sys.stderr)
         return 130
     if isinstance(error, InputError):
-        print(start, error, file=sys.stderr)
+        tell(start, error, error=True)
         return 2
     if isinstance(error, ImportError) and not (error.name or "mixwell").startswith("mixwell"):
-        print(start, f"{error.name} is not installed; pip install 'mixwell[all]'", file=sys.stderr)
+        tell(start, f"{error.name} is not installed; pip install 'mixwell[all]'", error=True)
         return 2
     cause = explained(error)
     if cause is not None:
-        print(start, f"{cause}. {_kept(command)}", file=sys.stderr)
+        tell(start, f"{cause}. {_kept(command)}", error=True)
         return 1
     first = str(error).strip().partition("\n")[0]
-    print(
+    tell(
         start,
         f"unforeseen {type(error).__name__}: {first} (--debug shows where). {_kept(command)}",
-        file=sys.stderr,
+        error=True,
     )
     return 1
 

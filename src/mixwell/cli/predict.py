@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixwell.cli.command import Command
+from mixwell.cli.terminal import tell
 from mixwell.errors import InputError
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def _show(run: TrainedRun, samples: Samples, found: Any, top: int) -> None:
                 f"{value:.6g}" + ("" if stds is None else f" ± {stds[i]:.3g}")
                 for i, value in enumerate(found.mean[place].tolist())
             )
-        print(f"{name:<{width}}  {said}")
+        tell(f"{name:<{width}}  {said}")
 
 
 def _text(run: TrainedRun, samples: Samples, found: Any) -> str:

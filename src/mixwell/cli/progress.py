@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from mixwell.cli.terminal import plain, tell
+
 __all__ = ["Progress"]
 
 _ENDS = {
@@ -70,7 +72,9 @@ class Progress:
         elif kind == "step":
             self.bars.update(self.tasks[name], completed=event["done"])
         elif kind == "note" and self._is_new(event):
-            self.bars.console.print(f"{name}: {event['text']}", highlight=False, markup=False)
+            self.bars.console.print(
+                plain(f"{name}: {event['text']}"), highlight=False, markup=False
+            )
         elif kind == "epoch":
             self.bars.update(self.tasks[name], note=_row(event))
         elif kind in _ENDS:
@@ -79,21 +83,26 @@ class Progress:
             if self.runs is not None:
                 self.bars.advance(self.tasks[""])
             if kind == "failed":
-                self.bars.console.print(f"{name} failed: {_last(event['error'])}", markup=False)
+                self.bars.console.print(
+                    plain(f"{name} failed: {_last(event['error'])}"), markup=False
+                )
+
+    def _say(self, text: str) -> None:
+        self.bars.console.print(plain(text), highlight=False, markup=False)
 
     def _line(self, name: str, event: dict[str, Any]) -> None:
         kind = event["kind"]
         if kind == "start" and event["done"]:
-            print(f"{name}: goes on at epoch {event['epoch'] + 1}", flush=True)
+            tell(f"{name}: goes on at epoch {event['epoch'] + 1}")
         elif kind == "note" and self._is_new(event):
-            print(f"{name}: {event['text']}", flush=True)
+            tell(f"{name}: {event['text']}")
         elif kind == "epoch" and self.runs is None:
-            print(f"{name}: {_row(event)}", flush=True)
+            tell(f"{name}: {_row(event)}")
         elif kind in _ENDS and self.runs is not None:
             self.ended += 1
             word = _ENDS[kind]
             cause = f": {_last(event['error'])}" if kind == "failed" else ""
-            print(f"[{self.ended}/{self.runs}] {name} {word}{cause}", flush=True)
+            tell(f"[{self.ended}/{self.runs}] {name} {word}{cause}")
 
 
 def _last(error: str | None) -> str:

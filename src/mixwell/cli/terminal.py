@@ -15,7 +15,7 @@ from typing import Any, TextIO
 
 from mixwell.errors import Note
 
-__all__ = ["Interrupts", "Output", "output", "plain_warnings"]
+__all__ = ["Interrupts", "Output", "output", "plain", "plain_warnings", "tell"]
 
 
 class Output:
@@ -125,6 +125,18 @@ class Interrupts:
         raise KeyboardInterrupt
 
 
+def plain(text: str) -> str:
+    """Return a text without what a terminal would obey: names and messages come from files."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+    )
+
+
+def tell(*words: object, error: bool = False) -> None:
+    """Print what holds names of files, classes, methods or others' errors, as plain text."""
+    print(*(plain(str(word)) for word in words), file=sys.stderr if error else None, flush=True)
+
+
 @contextlib.contextmanager
 def plain_warnings(command: str) -> Iterator[None]:
     """Show mixwell's warnings as lines of this command, without the source that led there."""
@@ -135,7 +147,7 @@ def plain_warnings(command: str) -> Iterator[None]:
         file: TextIO | None = None, line: str | None = None,
     ) -> None:  # fmt: skip
         if file is None and issubclass(category, Note):
-            print(f"mixwell {command}: warning: {message}", file=sys.stderr)
+            tell(f"mixwell {command}: warning: {message}", error=True)
         else:
             before(message, category, filename, lineno, file, line)
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from mixwell.errors import InputError, explained
-from mixwell.training.files import Damaged, checked, set_aside, write_atomically
+from mixwell.training.files import Damaged, checked, flush_folder, set_aside, write_atomically
 
 __all__ = ["clear", "read", "whole", "write"]
 
@@ -40,6 +40,7 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
     if last.exists():
         os.replace(last, before)  # killed here, the one before is the last one
     os.replace(waiting, last)
+    flush_folder(folder)
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -7,6 +7,7 @@ a SHA-256 digest: JSON under a key of its own, other files in a trailer that the
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ __all__ = [
     "Damaged",
     "checked",
     "clear_leftovers",
+    "flush_folder",
     "for_spreadsheet",
     "make_folder",
     "opened",
@@ -77,10 +79,28 @@ def write_atomically(
                 os.replace(name, path)
         if on_windows:  # it moves no open file
             os.replace(name, path)
+        flush_folder(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):  # the folder may be gone: the first error is to be seen
             os.unlink(name)
         raise
+
+
+def flush_folder(folder: Path) -> None:
+    """Put a folder's entries on the disk, so that a file moved there survives a power cut."""
+    if os.name == "nt":  # which opens no folders
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # files may be written in it, but not listed
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system has no such call
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _digest_of(file: BinaryIO, size: int) -> str:

@@ -80,19 +80,24 @@ def _gradients(total: Tensor, images: list[Tensor], model: nn.Module) -> Sequenc
 
 @contextlib.contextmanager
 def _undistributed(model: nn.Module) -> Iterator[None]:
-    """Run what DDP holds by itself: DDP would wait for gradients of parameters."""
-    wrappers: list[Any] = [
-        module
-        for module in model.modules()
-        if isinstance(module, nn.parallel.DistributedDataParallel)
-    ]
+    """Run the model without what its wrappers wait for in a training step.
+
+    DDP waits for gradients of parameters; Fabric lets no one but itself go backward through what
+    its module returns, except in plain float32.
+    """
+    replaced: list[tuple[nn.Module, str, Callable[..., Any]]] = []
+    for module in model.modules():
+        if isinstance(module, nn.parallel.DistributedDataParallel):
+            replaced.append((module, "forward", partial(module.module)))
+        elif hasattr(module, "_register_backward_hook") and hasattr(module, "_forward_module"):
+            replaced.append((module, "_register_backward_hook", lambda tensor: tensor))
     try:
-        for wrapper in wrappers:
-            wrapper.forward = partial(wrapper.module)
+        for module, name, instead in replaced:
+            setattr(module, name, instead)
         yield
     finally:
-        for wrapper in wrappers:
-            del wrapper.forward
+        for module, name, _ in replaced:
+            vars(module).pop(name, None)
 
 
 def maps(model: nn.Module, x: Any, layer: str, mode: Any) -> Tensor:
