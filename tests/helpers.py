@@ -7,6 +7,7 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,13 +16,23 @@ import torch
 from mixwell import MixedTarget
 
 
-def run_two_processes(script: str, folder: Path) -> None:
-    """Run a script in two processes; each is given its rank and a store to meet at."""
+def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 180) -> None:
+    """Run a script in processes; each is given its rank, a store to meet at, and their count.
+
+    One that hangs is a failure, and leaves none behind.
+    """
     path = folder / "worker.py"
     path.write_text(textwrap.dedent(script))
-    store = f"file://{folder / 'store'}"
-    workers = [subprocess.Popen([sys.executable, path, str(rank), store]) for rank in range(2)]
-    assert [worker.wait(180) for worker in workers] == [0, 0]
+    given = [f"file://{folder / 'store'}", str(count)]
+    workers = [subprocess.Popen([sys.executable, path, str(rank), *given]) for rank in range(count)]
+    until = time.monotonic() + seconds
+    try:
+        statuses = [worker.wait(max(until - time.monotonic(), 0)) for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    assert statuses == [0] * count
 
 
 def make_target(size: int, num_classes: int, seed: int = 0) -> MixedTarget:

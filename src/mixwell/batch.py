@@ -14,6 +14,7 @@ from mixwell.errors import InputError
 from mixwell.functional import pair_distance, pairwise_distance
 from mixwell.mix import tensors
 from mixwell.tasks import Task
+from mixwell.values import joined
 from mixwell.view import ModelView
 
 __all__ = ["Batch", "Distance"]
@@ -76,13 +77,13 @@ class Batch:
         assert self.data is not None
         x, y = self.data
 
-        def joined(own: Tensor, all_of_them: Tensor) -> Tensor:
+        def with_partners(own: Tensor, all_of_them: Tensor) -> Tensor:
             rows = all_of_them.index_select(0, places.to(all_of_them.device))
-            return torch.cat([own, rows.to(own)])
+            return joined(own, rows.to(own))
 
         return Batch(
-            pytree.tree_map(joined, self.x, x),
-            joined(self.y, y),
+            pytree.tree_map(with_partners, self.x, x),
+            with_partners(self.y, y),
             generator=self.generator,
             progress=self.progress,
             task=self.task,

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["alike", "check_tensors", "check_vector", "register", "tensors"]
+__all__ = ["alike", "check_tensors", "check_vector", "joined", "register", "tensors"]
 
 
 def tensors(x: Any) -> list[Tensor]:
@@ -40,6 +40,15 @@ def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
         else DTensor.from_local(other, mesh, everywhere, run_check=False)
         for other in others
     )
+
+
+def joined(*parts: Tensor) -> Tensor:
+    """Return rows behind each other, of one dtype, whatever autocast makes of its operations."""
+    kind = parts[0].device.type
+    if parts[0].dtype == torch.float16 and kind == "cpu" and torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):  # which knows no float16 there
+            return torch.cat(parts)
+    return torch.cat(parts)
 
 
 def register(cls: type) -> type:

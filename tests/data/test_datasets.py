@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from helpers import run_two_processes
+from helpers import run_processes
 from torch.utils.data import (
     ConcatDataset,
     DataLoader,
@@ -382,7 +382,7 @@ def test_rank_and_world_size_come_from_torch_distributed(tmp_path):
     assert own == whole[rank::2], (own, whole)
     distributed.destroy_process_group()
     """
-    run_two_processes(script, tmp_path)
+    run_processes(script, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import io
 
 import pytest
 import torch
-from helpers import run_two_processes
+from helpers import run_processes
 from torch import nn
 from torch.nn import functional as F
 
@@ -512,7 +512,7 @@ def test_processes_learn_together(tmp_path):
         dist.barrier()
         dist.destroy_process_group()
         """
-    run_two_processes(script, tmp_path)
+    run_processes(script, tmp_path)
 
 
 # ----------------------------------------------------------------------------------------- errors

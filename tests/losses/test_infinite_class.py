@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from helpers import make_target, run_two_processes
+from helpers import make_target, run_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -178,64 +178,117 @@ def test_one_sample_alone_has_the_mixed_cross_entropy_and_is_told_once():
         torch.testing.assert_close(loss(head(features), soft), expected[None])
 
 
-def test_processes_with_batches_of_other_sizes_say_so_and_wait_for_nobody(tmp_path):
-    script = """
-        import sys, torch, torch.distributed as dist
-        from mixwell import InputError, MixedTarget
-        from mixwell.losses import InfiniteClassLoss
+MEETING = """
+import sys, torch, torch.distributed as dist
+from torch import nn
+from mixwell import InputError, MixedTarget
+from mixwell.losses import InfiniteClassLoss
+from mixwell.mix import MultiTarget
 
-        rank = int(sys.argv[1])
-        dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-        size = 4 - rank
-        target = MixedTarget(torch.zeros(size).long(), torch.ones(size).long(), torch.rand(size))
-        try:
-            InfiniteClassLoss()(torch.randn(size, 3), target)
-        except InputError as error:
-            assert "got [4, 3] by rank" in str(error), error
-        else:
-            raise AssertionError("it went on")
-        assert InfiniteClassLoss(gather=False)(torch.randn(size, 3), target).isfinite()
-        dist.barrier()
-        dist.destroy_process_group()
-        """
-    run_two_processes(script, tmp_path)
+rank, count = int(sys.argv[1]), int(sys.argv[3])
+dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=count)
+torch.manual_seed(0)
+"""
 
 
-def test_two_processes_give_the_loss_and_gradients_of_one(tmp_path):
-    """Each process holds half of a batch; averaged as DDP does, the gradients are the whole's."""
-    script = """
-        import sys, torch, torch.distributed as dist
-        from torch import nn
-        from mixwell import MixedTarget
-        from mixwell.losses import InfiniteClassLoss
-
-        rank = int(sys.argv[1])
-        dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-        torch.manual_seed(0)
-        net = nn.Linear(4, 5)
-        x = torch.randn(8, 4)
-        a, b = torch.randint(5, (2, 8))
-        lam = torch.rand(8)
-        part = slice(4 * rank, 4 * rank + 4)
-        half = MixedTarget(a[part], b[part], lam[part])
-        for mask in (False, True):
-            loss = InfiniteClassLoss(mask_duplicates=mask)
-            alone = InfiniteClassLoss(mask_duplicates=mask, gather=False)
-            wanted = alone(net(x), MixedTarget(a, b, lam))
+@pytest.mark.parametrize("cases", [[[4, 4], [4, 3], [1, 6]], [[5, 1, 3]]], ids=str)
+def test_processes_give_the_loss_and_gradients_of_one(cases, tmp_path):
+    """Each holds a part of a batch; averaged as DDP does, the gradients are the whole's."""
+    script = (
+        MEETING
+        + f"""
+def compare(sizes):
+    N, first = sum(sizes), sum(sizes[:rank])
+    net = nn.Linear(4, 5).double()
+    x = torch.randn(N, 4).double()
+    a, b = torch.randint(5, (2, N))
+    lam, weight = torch.rand(N).double(), torch.rand(N)
+    shares = torch.rand(N, 3).softmax(1)
+    soft = torch.rand(2, N, 5).softmax(2)
+    part = slice(first, first + sizes[rank])
+    targets = {{
+        "pair": (MixedTarget, (a, b, lam)),
+        "weighed": (MixedTarget, (a, b, lam.float(), weight)),
+        "soft": (MixedTarget, (*soft, lam.float())),
+        "many": (MultiTarget, (torch.stack([a, b, a.flip(0)], 1), shares)),
+    }}
+    for name, (kind, values) in targets.items():
+        for mask, reduction in ((False, "mean"), (True, "mean"), (False, "sum")):
+            loss = InfiniteClassLoss(mask_duplicates=mask, reduction=reduction)
+            alone = InfiniteClassLoss(mask_duplicates=mask, reduction=reduction, gather=False)
+            own = kind(*(value[part] for value in values))
+            wanted = alone(net(x), kind(*values))
             expected = torch.autograd.grad(wanted, list(net.parameters()))
+            scale = count if reduction == "mean" else 1
             for form in ("logits", "features"):
                 if form == "logits":
-                    value = loss(net(x[part]), half)
+                    value = loss(net(x[part]), own)
+                elif name == "soft":
+                    continue
                 else:
-                    value = loss.from_features(x[part], net.weight, net.bias, half)
+                    value = loss.from_features(x[part], net.weight, net.bias, own)
                 found = torch.autograd.grad(value, list(net.parameters()))
                 mean = value.detach().clone()
                 dist.all_reduce(mean)
-                torch.testing.assert_close(mean / 2, wanted.detach())
+                torch.testing.assert_close(mean / scale, wanted.detach())
                 for ours, theirs in zip(found, expected):
                     dist.all_reduce(ours)
-                    torch.testing.assert_close(ours / 2, theirs)
-        dist.barrier()
-        dist.destroy_process_group()
-        """
-    run_two_processes(script, tmp_path)
+                    torch.testing.assert_close(ours / scale, theirs)
+        none = InfiniteClassLoss(reduction="none")
+        rows = InfiniteClassLoss(reduction="none", gather=False)(net(x), kind(*values))[part]
+        own = kind(*(value[part] for value in values))
+        torch.testing.assert_close(none(net(x[part]), own), rows)
+    assert InfiniteClassLoss(gather=False)(net(x[part]), own).isfinite()
+
+for sizes in {cases}:
+    compare(sizes)
+dist.barrier()
+dist.destroy_process_group()
+"""
+    )
+    run_processes(script, tmp_path, len(cases[0]), 150)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_what_one_process_can_not_take_is_refused_by_all(count, tmp_path):
+    """The last process's input is bad: it says what, the others say who, and all can go on."""
+    script = (
+        MEETING
+        + """
+last = rank == count - 1
+soft = torch.rand(4, 3).softmax(1)
+y = torch.arange(4) % 3
+
+def pair(a, size=4):
+    return MixedTarget(a, a.flip(0), torch.rand(size))
+
+bad = {
+    "a class that is none": (torch.randn(4, 3), pair(y + 1), "class indices in"),
+    "another batch size": (torch.randn(5, 3), pair(y), "logits are for 5 samples"),
+    "logits of images": (torch.randn(4, 3, 2), pair(y), "must be .B, C."),
+    "whole logits": (torch.ones(4, 3).long(), pair(y), "floating"),
+}
+for name, (logits, target, words) in bad.items():
+    loss = InfiniteClassLoss()
+    given = (logits, target) if last else (torch.randn(4, 3), pair(y))
+    try:
+        loss(*given)
+    except InputError as error:
+        import re
+        assert re.search(words, str(error)), (name, error)
+        assert last or f"process {count - 1} can't take this step" in str(error), (name, error)
+    else:
+        raise AssertionError(f"{name}: it went on")
+    assert loss(torch.randn(4, 3), pair(y)).isfinite()
+for other in (MixedTarget.clean(soft), MultiTarget(y[:, None].expand(4, 3), soft)):
+    try:
+        InfiniteClassLoss()(torch.randn(4, 3), other if last else pair(y))
+    except InputError as error:
+        assert "of one kind" in str(error), error
+    else:
+        raise AssertionError("it went on")
+dist.barrier()
+dist.destroy_process_group()
+"""
+    )
+    run_processes(script, tmp_path, count, 150)

@@ -2,7 +2,7 @@ import textwrap
 
 import pytest
 import torch
-from helpers import make_target, run_two_processes
+from helpers import make_target, run_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -310,7 +310,7 @@ def test_contrast_over_two_processes(tmp_path):
         torch.testing.assert_close(own.grad, whole.grad[rows])
         dist.destroy_process_group()
     """)
-    run_two_processes(script, tmp_path)
+    run_processes(script, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

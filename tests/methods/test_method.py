@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from helpers import run_two_processes
+from helpers import run_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -653,7 +653,7 @@ def test_two_ddp_processes(tmp_path):
         dist.barrier()
         dist.destroy_process_group()
         """
-    run_two_processes(script, tmp_path)
+    run_processes(script, tmp_path)
 
 
 def test_importing_needs_torch_alone_and_little_time():

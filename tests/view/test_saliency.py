@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import run_two_processes
+from helpers import run_processes
 from torch import nn
 from torch.nn import functional as F
 
@@ -332,7 +332,7 @@ def test_looks_of_a_compiled_model_are_the_same(make_net, images):
 
 @pytest.mark.slow
 def test_looking_at_a_distributed_model_leaves_its_gradients_in_step(tmp_path):
-    run_two_processes(
+    run_processes(
         """
         import sys, torch
         from torch import distributed, nn

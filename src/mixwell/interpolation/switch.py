@@ -17,6 +17,7 @@ from mixwell.coefficient import Beta
 from mixwell.errors import InputError, suggest
 from mixwell.interpolation.base import Interpolation
 from mixwell.mix import Box, Mix, MixedTarget, MultiTarget, Warp
+from mixwell.processes import agree, several
 
 __all__ = ["Switch"]
 
@@ -35,7 +36,8 @@ class Switch(Interpolation):
             they take it.
         probabilities: of each policy, summing to 1; the same for all without.
         per: "batch" draws one policy for the batch, on the CPU, and costs what that policy costs;
-            "sample" draws one for each sample, and costs all of them.
+            "sample" draws one for each sample, and costs all of them. Processes of a distributed
+            training draw each for itself, but all alike where a policy learns.
         alphas: λ is drawn anew from Beta(α, α) for what takes a policy (per batch one for all),
             or stays the coefficient's where its α is None, and everywhere without ``alphas``. A
             λ of 1, a sample that is not mixed (``p``), stays in any case.
@@ -72,7 +74,10 @@ class Switch(Interpolation):
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         if self.per == "batch":
-            self._taken = bisect_right(self._bounds, batch.choose(_STEPS) / _STEPS)
+            drawn = batch.choose(_STEPS)
+            if self.learns and several():  # what learns waits for all processes
+                drawn = agree(facts=(drawn,), near=mix.lam)[0][0]
+            self._taken = bisect_right(self._bounds, drawn / _STEPS)
             return self._by(self._taken, batch, mix)
         draw = batch.rand(len(batch))
         taken = torch.zeros(len(batch), dtype=torch.int64, device=batch.device)

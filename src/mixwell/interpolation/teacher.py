@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from mixwell.errors import InputError
 from mixwell.interpolation.mixer import Mixer
 from mixwell.mix import tensors
+from mixwell.processes import several
 from mixwell.view import find_maps, tapped, watch
 
 __all__ = [
@@ -60,6 +61,11 @@ def wide(x: Any) -> Any:
 
 def frozen_copy(model: nn.Module) -> nn.Module:
     """Return a copy of a model, in float32 at least, that is not trained and always evaluates."""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise InputError(
+            "masks are learnt with a copy of the model, and what is scripted or traced (torch.jit) "
+            "can't be copied and frozen: give the model itself"
+        )
     made = copy.deepcopy(model)
     for module in made.modules():
         # Wrappers (Accelerate, compilers) put a forward there that is the original model's.
@@ -125,12 +131,11 @@ def read_maps(model: nn.Module, layer: str, x: Any) -> Tensor:
 
 def averaged(gradients: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the mean of the gradients over the processes of a distributed training."""
-    group = torch.distributed
-    if not (group.is_available() and group.is_initialized()) or group.get_world_size() == 1:
+    if not several():
         return gradients
     flat = torch.cat([gradient.flatten() for gradient in gradients])
-    group.all_reduce(flat)
-    flat = flat / group.get_world_size()
+    torch.distributed.all_reduce(flat)
+    flat = flat / torch.distributed.get_world_size()
     parts = flat.split([gradient.numel() for gradient in gradients])
     return [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
 

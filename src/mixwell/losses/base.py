@@ -215,6 +215,11 @@ class Loss(Part):
         value: Tensor = self(outcome.mixed.logits, outcome.mixed.target)
         return value
 
+    @property
+    def meets(self) -> bool:
+        """Whether it waits for the other processes of a distributed training to come to it."""
+        return False
+
     def unmixed(self) -> Loss | None:
         """Return the loss that stands for this one where samples are not mixed: in evaluation.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import torch
@@ -9,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixwell import processes
 from mixwell.checks import check_choice
 from mixwell.errors import InputError, say
 from mixwell.kernels import contrast
@@ -21,6 +24,14 @@ __all__ = ["InfiniteClassLoss"]
 
 
 _Target = MixedTarget | MultiTarget
+
+
+@dataclass(frozen=True)
+class _Everyone:
+    """The targets of all processes' samples, by rank; where this process's own begin."""
+
+    target: _Target
+    first: int = 0
 
 
 class InfiniteClassLoss(Loss):
@@ -41,9 +52,10 @@ class InfiniteClassLoss(Loss):
         mask_duplicates: leave out, as negatives, other samples whose mixed classifier is the
             same: the same classes and the same λ.
         gather: under ``torch.distributed``, contrast against the samples of all processes, with
-            gradient. Every process must then hold a batch of the same size: they tell each other
-            before each step, since a process with another would wait for ever. On an accelerator
-            the device tells, so that nothing waits for it.
+            gradient. They may hold batches of different sizes: the mean is then over all
+            processes' samples, so that gradients that are averaged over processes, as
+            DistributedDataParallel does, are those of one process with all samples. A process's
+            own value is its share of that, times the number of processes.
         reduction: "mean", "sum" or "none", (B,), of the sum of the axes.
 
     One sample alone, such as an epoch's last batch of one, has no other classifier to contrast
@@ -52,7 +64,7 @@ class InfiniteClassLoss(Loss):
     (not within ``torch.compile``, which can't).
 
     Raises:
-        InputError: processes hold batches of different sizes.
+        InputError: another process's logits or target can't be, with ``gather``: all raise.
     """
 
     _warned = False
@@ -69,44 +81,43 @@ class InfiniteClassLoss(Loss):
         self.mask_duplicates = mask_duplicates
         self.gather = gather
 
+    @property
+    def meets(self) -> bool:
+        return self._parallel()
+
     def forward(self, logits: Tensor, target: _Target) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
-        if isinstance(target, MultiTarget) or target.is_index:
-            if self._parallel() or not fits(logits, target):  # before others wait for this one
-                check_logits("InfiniteClassLoss", logits, target)
+        if self._parallel():
+            everyone = self._gathered(target, lambda: self._check(logits, target))
+            return self._contrast(_similarity(wide(logits), everyone.target), target, everyone)
+        if not _by_index(target) or not fits(logits, target):
+            self._check(logits, target)
+        try:
+            return self._of_logits(logits, target)
+        except (IndexError, RuntimeError):
+            self._check(logits, target)  # which index is wrong, if one is
+            raise
+
+    def _check(self, logits: Tensor, target: _Target) -> None:
+        if _by_index(target):
+            check_logits("InfiniteClassLoss", logits, target)
         elif logits.shape != target.a.shape:
             raise InputError(
                 f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
                 f"{tuple(target.a.shape)}"
             )
-        try:
-            return self._of_logits(logits, target)
-        except (IndexError, RuntimeError):
-            if isinstance(target, MultiTarget) or target.is_index:
-                check_logits("InfiniteClassLoss", logits, target)  # which index is wrong, if one is
-            raise
 
     def _of_logits(self, logits: Tensor, target: _Target) -> Tensor:
+        """Return the loss over this process's samples."""
         z = wide(logits)
         if self._at_once(target):
             lam, scale = target.lam.to(z.dtype), 1 / len(target) if self.reduction == "mean" else 1
             loss = contrast.total(z, target.a, target.b, lam, self._axes(), scale)
             if loss is not None:
                 return loss
-        everyone = self._everyone(target)
-        if len(everyone) == 1:
+        if len(target) == 1:
             return self._alone()(logits, target)
-        if isinstance(everyone, MultiTarget):
-            similarity = torch.zeros_like(z[:, :1])
-            weights = everyone.weights.to(z.dtype)
-            for y, weight in zip(everyone.classes.unbind(1), weights.unbind(1), strict=True):
-                similarity = similarity + weight * z.index_select(1, y.long())
-        elif everyone.is_index:
-            lam = everyone.lam.to(z.dtype)
-            similarity = contrast.similarity(z, everyone.a.long(), everyone.b.long(), lam)
-        else:
-            similarity = z @ everyone.dense().to(z.dtype).T
-        return self._contrast(similarity, target, everyone)
+        return self._contrast(_similarity(z, target), target, _Everyone(target))
 
     def from_features(
         self,
@@ -127,20 +138,28 @@ class InfiniteClassLoss(Loss):
             sparse: give ``weight`` a sparse gradient, of 2B rows, which only some optimisers
                 take; a dense one of C rows otherwise.
         """
-        check_features("InfiniteClassLoss", features, weight, bias, target)
-        everyone = self._everyone(target)
-        if len(everyone) == 1:
-            return self._alone().from_features(features, weight, bias, target)
-        # One lookup of all classes' rows: several would build gradients of the weight's size each.
-        if isinstance(everyone, MultiTarget):
-            rows = everyone.classes.T.flatten()
+
+        def check() -> None:
+            check_features("InfiniteClassLoss", features, weight, bias, target)
+
+        if self._parallel():
+            everyone = self._gathered(target, check)
         else:
-            rows = torch.cat([everyone.a, everyone.b])
+            check()
+            everyone = _Everyone(target)
+            if len(target) == 1:
+                return self._alone().from_features(features, weight, bias, target)
+        others = everyone.target
+        # One lookup of all classes' rows: several would build gradients of the weight's size each.
+        if isinstance(others, MultiTarget):
+            rows = others.classes.T.flatten()
+        else:
+            rows = torch.cat([others.a, others.b])
         rows = rows.long()
-        mixed = _blend(F.embedding(rows, weight, sparse=sparse), everyone)
+        mixed = _blend(F.embedding(rows, weight, sparse=sparse), others)
         similarity = wide(features @ mixed.T)
         if bias is not None:
-            similarity = similarity + wide(_blend(bias.index_select(0, rows), everyone))
+            similarity = similarity + wide(_blend(bias.index_select(0, rows), others))
         return self._contrast(similarity, target, everyone)
 
     def _axes(self) -> tuple[int, ...]:
@@ -156,16 +175,10 @@ class InfiniteClassLoss(Loss):
             and target.weight is None
             and self.reduction != "none"
             and not self.mask_duplicates
-            and not self._parallel()
         )
 
     def _parallel(self) -> bool:
-        return (
-            self.gather
-            and dist.is_available()
-            and dist.is_initialized()
-            and dist.get_world_size() > 1
-        )
+        return self.gather and processes.several()
 
     def _alone(self) -> MixedCrossEntropy:
         """Return the loss of a batch of one."""
@@ -178,32 +191,43 @@ class InfiniteClassLoss(Loss):
             )
         return MixedCrossEntropy(reduction=self.reduction)
 
-    def _everyone(self, target: _Target) -> _Target:
-        """Return the targets of all processes' samples."""
-        if not self._parallel():
-            return target
-        if isinstance(target, MultiTarget):
-            _check_sizes(len(target), target.weights.device)
-            return MultiTarget(
-                *(_gather(part).flatten(0, 1) for part in (target.classes, target.weights))
-            )
-        _check_sizes(len(target), target.lam.device)
-        return MixedTarget(
-            *(_gather(part).flatten(0, 1) for part in (target.a, target.b, target.lam))
-        )
-
-    def _contrast(self, similarity: Tensor, target: _Target, everyone: _Target) -> Tensor:
-        """Return the loss from S: own samples down, everyone's classifiers across."""
+    def _gathered(self, target: _Target, check: Callable[[], None]) -> _Everyone:
+        """Return the targets of all processes' samples, once all have found theirs to be right."""
         size = len(target)
-        first = dist.get_rank() * size if self._parallel() else 0
-        own = slice(first, first + size)
+        near = target.weights if isinstance(target, MultiTarget) else target.lam
+
+        def checked() -> Tensor:
+            check()
+            return _packed(target)
+
+        own = processes.refusing(True, checked, near)
+        kind = 1 if isinstance(target, MultiTarget) else 2 if target.is_index else 3
+        told = processes.agree(None, (size, kind, own.shape[1]), near)
+        if any(other[1:] != told[0][1:] for other in told):
+            kinds = {1: "several classes a sample", 2: "class indices", 3: "soft labels"}
+            shown = [f"{count} x {kinds[kind]} ({width})" for count, kind, width in told]
+            raise InputError(
+                "InfiniteClassLoss: with gather=True all processes must hold targets of one kind, "
+                f"got {', '.join(shown)} by rank"
+            )
+        sizes = [count for count, *_ in told]
+        padded = own.new_zeros(max(sizes), own.shape[1])
+        padded[:size] = own
+        parts = processes.gathered(padded)
+        rows = torch.cat([part[:count] for part, count in zip(parts, sizes, strict=True)])
+        return _Everyone(_unpacked(rows, target), sum(sizes[: dist.get_rank()]))
+
+    def _contrast(self, similarity: Tensor, target: _Target, everyone: _Everyone) -> Tensor:
+        """Return the loss from S: own samples down, everyone's classifiers across."""
         if self.mask_duplicates:
             similarity = similarity.masked_fill(
-                _duplicates(target, everyone, first), torch.finfo(similarity.dtype).min
+                _duplicates(target, everyone.target, everyone.first),
+                torch.finfo(similarity.dtype).min,
             )
         axes = self._axes()
         if not self._parallel():
             return self._reduce(contrast.contrast(similarity, axes), target)
+        own = slice(everyone.first, everyone.first + len(target))
         positive = similarity[:, own].diagonal()
         loss = torch.zeros_like(positive)
         if 1 in axes:
@@ -211,7 +235,62 @@ class InfiniteClassLoss(Loss):
         if 0 in axes:
             everywhere: Tensor = _Gather.apply(similarity.logsumexp(0))
             loss = loss + everywhere.logsumexp(0)[own] - positive
-        return self._reduce(loss, target)
+        if self.reduction != "mean":
+            return self._reduce(loss, target)
+        # What is summed over processes and divided by their number is the mean over all samples.
+        weight = everyone.target.weight
+        assert weight is not None
+        weight = weight.to(loss.dtype)
+        total = weight.sum().clamp_min(torch.finfo(loss.dtype).tiny)
+        value = torch.where(weight[own] > 0, loss * weight[own], 0.0).sum()
+        return value * (dist.get_world_size() / total)
+
+
+def _by_index(target: _Target) -> TypeGuard[Any]:
+    """Whether the target is of class indices, not of soft labels."""
+    return isinstance(target, MultiTarget) or target.is_index
+
+
+def _similarity(z: Tensor, everyone: _Target) -> Tensor:
+    """Return S (B, N): each sample's logits mixed as each classifier is."""
+    if isinstance(everyone, MultiTarget):
+        s = torch.zeros_like(z[:, :1])
+        weights = everyone.weights.to(z.dtype)
+        for y, weight in zip(everyone.classes.unbind(1), weights.unbind(1), strict=True):
+            s = s + weight * z.index_select(1, y.long())
+        return s
+    if everyone.is_index:
+        lam = everyone.lam.to(z.dtype)
+        return contrast.similarity(z, everyone.a.long(), everyone.b.long(), lam)
+    return z @ everyone.dense().to(z.dtype).T
+
+
+def _packed(target: _Target) -> Tensor:
+    """Return a target as one float64 matrix (B, n), which holds each of its values exactly.
+
+    The last column is the samples' weights, 1 where there are none.
+    """
+    if isinstance(target, MultiTarget):
+        parts = [target.classes, target.weights]
+    else:
+        parts = [target.a, target.b, target.lam]
+    weight = torch.ones_like(parts[-1].reshape(len(target), -1)[:, 0])
+    parts.append(weight if target.weight is None else target.weight)
+    size = len(target)
+    return torch.cat([part.detach().reshape(size, -1).double() for part in parts], 1)
+
+
+def _unpacked(rows: Tensor, like: _Target) -> _Target:
+    """Return the target of which :func:`_packed` made these rows, its dtypes those of ``like``."""
+    *columns, weight = rows.unbind(1)
+    if isinstance(like, MultiTarget):
+        classes, weights = rows[:, :-1].chunk(2, 1)
+        return MultiTarget(classes.long(), weights.to(like.weights.dtype), weight)
+    lam = columns.pop().to(like.lam.dtype)
+    a, b = rows[:, :-2].to(like.a.dtype).chunk(2, 1)
+    if like.is_index:
+        a, b = a[:, 0], b[:, 0]
+    return MixedTarget(a, b, lam, weight)
 
 
 def _blend(rows: Tensor, target: _Target) -> Tensor:
@@ -227,32 +306,12 @@ def _beside(weight: Tensor, values: Tensor) -> Tensor:
     return weight.to(values).view(*weight.shape, *[1] * (values.ndim - weight.ndim))
 
 
-def _check_sizes(size: int, device: torch.device) -> None:
-    """Raise unless all processes hold a batch of this size: gathering would wait for ever."""
-    sizes = _gather(torch.full((), size, device=device))
-    if device.type != "cpu":
-        torch._assert_async((sizes == size).all())
-    elif not bool((sizes == size).all()):
-        raise InputError(
-            "InfiniteClassLoss: with gather=True every process must hold a batch of the same size, "
-            f"got {sizes.tolist()} by rank; drop the last incomplete batch (drop_last=True), or "
-            "contrast within each process (gather=False)"
-        )
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    """Return the tensors of all processes, stacked by rank."""
-    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.stack(parts)
-
-
 class _Gather(torch.autograd.Function):
-    """:func:`_gather` with gradient: what all processes' losses ask of this one's tensor."""
+    """Gather with gradient: the sum of what all processes' losses ask of this one's tensor."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        return _gather(tensor)
+        return processes.gathered(tensor)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 from weakref import WeakSet
@@ -9,7 +10,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 
-from mixwell import tasks
+from mixwell import processes, tasks
 from mixwell.batch import Batch
 from mixwell.checks import check_choice, check_range, check_whole
 from mixwell.errors import InputError, say
@@ -162,8 +163,9 @@ class Method(nn.Module):
                 finite (looked at on every step on the CPU, on the first elsewhere); a layer that
                 the method works at did not run, or mixing there would be wrong.
         """
-        if torch.compiler.is_compiling() and self._looks_inside():
-            # Hooks and looks are no part of a graph: the step runs by itself, the model as it is.
+        if torch.compiler.is_compiling() and (self._looks_inside() or self.plan().meets):
+            # Hooks, looks and what processes tell each other are no part of a graph: the step runs
+            # by itself, the model as it is.
             return cast(Step, torch.compiler.disable(self._step)(model, x, y, index, data))
         return self._step(model, x, y, index, data)
 
@@ -175,17 +177,17 @@ class Method(nn.Module):
         index: Tensor | None,
         data: tuple[Any, Tensor] | None,
     ) -> Step:
-        x = plain_batch(x)
-        looks = self._check(x, y, index)
-        batch = self._batch(model, x, y, index, checked_data(x, y, data))
         plan = self.plan()
-        view = batch.view
-        assert view is not None
-        work = Pass(plan, batch, view, self.name)
-        logits = work.run()
-        self._check_logits(view, logits, work.count, looks)
-        groups = [Rows(rows_of(logits, g.rows), g.target, g.mix) for g in work.groups]
-        values = [reading.loss.of_step(_outcome(reading, groups)) for reading in plan.readings]
+
+        def checked() -> tuple[bool, Batch]:
+            inputs = plain_batch(x)
+            looks = self._check(inputs, y, index)
+            return looks, self._batch(model, inputs, y, index, checked_data(inputs, y, data))
+
+        # Before the model runs, in which processes may wait for each other, too.
+        looks, batch = processes.agreeing(plan.meets, checked, y)
+        groups = processes.refusing(plan.loss_meets, lambda: self._run(plan, batch, looks), y)
+        values = _values(plan.readings, groups)
         terms = {reading.term: v.detach() for reading, v in zip(plan.readings, values, strict=True)}
         shown, clean = groups[plan.shown], plan.clean
         return Step(
@@ -196,6 +198,15 @@ class Method(nn.Module):
             terms=terms,
             clean_logits=None if clean is None else groups[clean].logits,
         )
+
+    def _run(self, plan: Plan, batch: Batch, looks: bool) -> list[Rows]:
+        """Return the plan's groups of rows, after one pass of the model."""
+        view = batch.view
+        assert view is not None
+        work = Pass(plan, batch, view, self.name)
+        logits = work.run()
+        self._check_logits(view, logits, work.count, looks)
+        return [Rows(rows_of(logits, g.rows), g.target, g.mix) for g in work.groups]
 
     def plan(self) -> Plan:
         """Return what a step runs in the present mode: groups of rows, and who reads which."""
@@ -315,6 +326,7 @@ class Method(nn.Module):
                 f"returned shape {shape}"
             )
         self.task.check_logits(logits, self.num_classes, view.owner)
+        self.task.check_fit(logits, view.y, view.owner)
         if not looks or view.model in self._met:
             return
         self._met.add(view.model)
@@ -333,6 +345,21 @@ class Method(nn.Module):
 
     def extra_repr(self) -> str:
         return f"name={self.name!r}, num_classes={self.num_classes}, task={self.task.name!r}"
+
+
+def _values(readings: Sequence[Reading], groups: list[Rows]) -> list[Tensor]:
+    """Return the loss of each term, first of those that wait for no other process."""
+    meeting = [reading for reading in readings if reading.loss.meets]
+
+    def values(some: Sequence[Reading]) -> list[Tensor]:
+        return [reading.loss.of_step(_outcome(reading, groups)) for reading in some]
+
+    if not meeting:
+        return values(readings)
+    alone = [reading for reading in readings if not reading.loss.meets]
+    first = iter(processes.refusing(True, lambda: values(alone), groups[0].logits))
+    then = iter(values(meeting))
+    return [next(then if reading.loss.meets else first) for reading in readings]
 
 
 def _outcome(reading: Reading, groups: list[Rows]) -> Outcome:

@@ -15,6 +15,7 @@ from mixwell.errors import InputError
 from mixwell.methods.plan import CleanGroup, Drawn, MixedGroup, Plan, TwinGroup
 from mixwell.methods.recipe import Recipe
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.values import joined
 from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of
 from mixwell.view.trace import mask_places
 
@@ -75,6 +76,10 @@ class MixedRows:
         """Return ``x``, the unmixed samples or what a layer made of them, mixed."""
         return self.recipe.interpolation(x, self.mix)
 
+    def seeing_both(self, x: Any, masks: tuple[str, ...]) -> Any:
+        """Return ``x`` with masks in which each sample sees what its partner does, too."""
+        return _seeing_both(x, self.mix, masks)
+
     def refine(self, attention: Tensor) -> None:
         """Let the targets follow the attention (B, h, w) that the model paid to these rows."""
         mix, target = self.drawn()
@@ -114,6 +119,10 @@ class RowsWithData(MixedRows):
         """Return the batch's own rows mixed, of ``x`` with 2 B rows: the partners' behind."""
         self.drawn()
         return self._own(self.recipe.interpolation(x, self._wide_mix))
+
+    def seeing_both(self, x: Any, masks: tuple[str, ...]) -> Any:
+        self.drawn()
+        return self._own(_seeing_both(self.wide.x, self._wide_mix, masks))
 
     def behind(self) -> Any:
         """Return the partners as the model takes them: (B, ...)."""
@@ -230,7 +239,7 @@ class Pass:
         masks = self._check_layers()
         if self._alone() and self.view.changes_input:
             x = copied(x)
-        return _seeing_both(x, self.inside[0].mix, masks) if masks else x
+        return self.inside[0].seeing_both(x, masks) if masks else x
 
     def _alone(self) -> bool:
         """Whether the unmixed samples are all that the model is given: the batch's own memory."""
@@ -358,7 +367,7 @@ def rows_of(x: Tensor, rows: slice) -> Tensor:
 
 def _concatenate(parts: list[Any]) -> Any:
     return pytree.tree_map(
-        lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
+        lambda *leaves: joined(*leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
     )
 
 
@@ -382,7 +391,7 @@ def _replace_first_rows(value: Any, rows: Any, size: int) -> Any:
     def replace(old: Any, new: Any) -> Any:
         if not isinstance(old, Tensor) or len(old) == size:
             return new
-        return torch.cat([new, old[size:]])
+        return joined(new, old[size:])
 
     return pytree.tree_map(replace, value, rows)
 

@@ -11,6 +11,7 @@ from mixwell.batch import Batch
 from mixwell.losses import Clean, Loss, Mixes, Need, Twin
 from mixwell.methods.recipe import Recipe, Term
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
+from mixwell.processes import several
 
 __all__ = ["CleanGroup", "Group", "MixedGroup", "Plan", "Reading", "TwinGroup", "make_plan"]
 
@@ -116,6 +117,21 @@ class Plan:
         """The group whose logits, target and mix a Step shows: the first that is mixed."""
         mixed = [n for n, group in enumerate(self.groups) if not isinstance(group, CleanGroup)]
         return mixed[0] if mixed else 0
+
+    @property
+    def loss_meets(self) -> bool:
+        """Whether a loss waits for the other processes of a distributed training."""
+        return any(reading.loss.meets for reading in self.readings)
+
+    @property
+    def meets(self) -> bool:
+        """Whether a loss does, or what learns beside the model."""
+        learns = any(
+            group.recipe.interpolation.learns
+            for group in self.groups
+            if not isinstance(group, CleanGroup)
+        )
+        return self.loss_meets or (learns and several())
 
     @property
     def clean(self) -> int | None:

@@ -238,6 +238,11 @@ def _check_needs(loss: Loss, recipe: Recipe | None) -> None:
             raise InputError(
                 f"{name} reads mixed samples ({type(need).__name__}): give its Term a recipe"
             )
+        if isinstance(need, Twin) and recipe is not None and recipe.pairing.partners == "data":
+            raise InputError(
+                f"{name} reads each pair twice, which partners='data' is not for; leave it at "
+                "'batch'"
+            )
         if isinstance(need, Twin) and recipe is not None and recipe.coefficient.samples > 2:
             raise InputError(
                 f"{name} reads each pair twice, and {type(recipe.coefficient).__name__} mixes "

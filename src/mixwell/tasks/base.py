@@ -77,6 +77,21 @@ class Task:
                 " a sample; the two must agree"
             )
 
+    def check_fit(self, logits: Tensor, y: Tensor, owner: str) -> None:
+        """Raise an InputError for logits (B, C) where y holds soft labels of other classes.
+
+        Args:
+            logits: as :meth:`check_logits` lets them pass.
+            y: as :meth:`prepare` returns it.
+            owner: the model's name, for the message.
+        """
+        soft = self.has_classes and not self.by_position and y.is_floating_point()
+        if soft and y.shape[1] != logits.shape[1]:
+            raise InputError(
+                f"y holds labels of {y.shape[1]} classes, but the head of {owner} gives "
+                f"{logits.shape[1]} logits a sample; the two must agree"
+            )
+
     # What an unmixed sample is worth.
 
     def clean_loss(self, losses: Sequence[object]) -> Loss:

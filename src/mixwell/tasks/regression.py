@@ -27,7 +27,13 @@ class Regression(Task):
             )
 
     def check_logits(self, logits: Tensor, num_classes: int | None, owner: str) -> None:
-        return
+        if not logits.ndim:
+            raise InputError(f"{owner} must return predictions (B,) or (B, K); it returned one")
 
     def summed_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        if logits.numel() != y.numel():
+            raise InputError(
+                f"predictions of shape {tuple(logits.shape)} don't fit targets of shape "
+                f"{tuple(y.shape)}"
+            )
         return (logits.reshape(y.shape) - y).square().sum()

@@ -31,6 +31,7 @@ __all__ = [
     "tapped",
     "unwrap",
     "watch",
+    "watchable",
 ]
 
 Side = Literal["input", "output", "keywords"]
@@ -65,7 +66,7 @@ def is_compiled(model: nn.Module) -> bool:
     """Whether ``model``, a wrapper around it or a module inside it goes through torch.compile."""
     seen: nn.Module | None = model
     while isinstance(seen, nn.Module):
-        held = seen._modules
+        held = dict(seen._modules.items())  # a scripted module's has no get
         if "_orig_mod" in held:
             return True
         seen = held.get("_forward_module", held.get("module"))
@@ -158,6 +159,15 @@ def layer_named(model: nn.Module, name: str, argument: str = "layer") -> nn.Modu
         ) from None
 
 
+def watchable(model: nn.Module) -> dict[nn.Module, str]:
+    """Return the modules of a model that take hooks, with their names: none that is scripted."""
+    return {
+        module: name
+        for name, module in unwrap(model).named_modules()
+        if not isinstance(module, torch.jit.ScriptModule)
+    }
+
+
 def watch(
     model: nn.Module, x: Any, note: Callable[[str, nn.Module, tuple[Any, ...], Any], None]
 ) -> None:
@@ -170,7 +180,7 @@ def watch(
         x: a batch of inputs, which stays as it is.
         note: called with the module's name, itself, its arguments and its output.
     """
-    names = {module: name for name, module in unwrap(model).named_modules()}
+    names = watchable(model)
 
     def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         note(names[module], module, args, output)
@@ -234,6 +244,11 @@ class Tap:
         self.name, self.side = name, side
         self.function: Callable[[Any], Any] | None = None
         self.fired = False
+        if isinstance(module, torch.jit.ScriptModule):
+            raise InputError(
+                f"layer {name!r} is scripted or traced (torch.jit), where nothing can be read or "
+                "mixed: give the model itself, or mix at the input"
+            )
         if side == "input":
             self._handle = module.register_forward_pre_hook(self._before, with_kwargs=True)
         elif side == "keywords":

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mixwell.mix import tensors
 from mixwell.view.cache import known
-from mixwell.view.hooks import copied, inference, logits_of, unwrap
+from mixwell.view.hooks import copied, inference, logits_of, watchable
 
 __all__ = ["Run", "Trace", "kind_of", "mask_places", "trace"]
 
@@ -241,7 +241,7 @@ class _Watch:
 
     def __init__(self, model: nn.Module, size: int, recorder: _Recorder) -> None:
         self.size, self.recorder = size, recorder
-        self.names = {module: name for name, module in unwrap(model).named_modules()}
+        self.names = watchable(model)
         self.runs: list[Run] = []
         self.entered: list[tuple[tuple[int, ...], tuple[int, ...], bool, int]] = []
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Hashable
-from functools import partial
 from typing import Any, ClassVar, Literal, Protocol, TypeVar, cast
 
 from torch import Tensor, nn
@@ -42,6 +41,14 @@ class Task(Protocol):
     name: ClassVar[str]
     has_classes: ClassVar[bool]
     by_position: ClassVar[bool]
+
+    def check_logits(self, logits: Tensor, num_classes: int | None, owner: str) -> None:
+        """Raise an InputError unless logits are of the task's shape."""
+        ...
+
+    def check_fit(self, logits: Tensor, y: Tensor, owner: str) -> None:
+        """Raise an InputError unless logits and y are of the same classes."""
+        ...
 
     def summed_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Return the sum of the unmixed samples' losses."""
@@ -148,9 +155,8 @@ class ModelView:
                 activation map of each sample's class.
         """
         if kind == "gradient":
-            loss = partial(self.task.summed_loss, y=self.y)
             return self.once(
-                kind, lambda: saliency.gradient(self.model, self.x, loss, self.feature_mode)
+                kind, lambda: saliency.gradient(self.model, self.x, self._loss, self.feature_mode)
             )
         if kind != "cam":
             raise InputError(f"kind={kind!r} is unknown; known: 'gradient', 'cam'")
@@ -161,6 +167,17 @@ class ModelView:
         return self.once(
             kind, lambda: saliency.activation(self.model, self.maps(), self.y, self.last_maps())
         )
+
+    def _loss(self, logits: Tensor) -> Tensor:
+        """Return the samples' summed loss, of logits that are of the task's shape."""
+        self.task.check_logits(logits, None, self.owner)
+        if len(logits) != len(self.y):
+            raise InputError(
+                f"{self.owner} must return one row for each sample it is given: it got "
+                f"{len(self.y)}, and returned shape {tuple(logits.shape)}"
+            )
+        self.task.check_fit(logits, self.y, self.owner)
+        return self.task.summed_loss(logits, self.y)
 
     def look(self, kind: str) -> Tensor:
         """Return a look by its name: one of :func:`looks`, yours among them.
