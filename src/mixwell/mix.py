@@ -10,7 +10,15 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
-from mixwell.values import alike, check_tensors, check_vector, register, tensors
+from mixwell.values import (
+    alike,
+    check_kind,
+    check_place,
+    check_tensors,
+    check_vector,
+    register,
+    tensors,
+)
 
 __all__ = [
     "Box",
@@ -159,9 +167,9 @@ class Mix:
                 "Mix: partner must be a (B,) tensor of int64 indices, "
                 f"got {self.partner.dtype} of shape {tuple(self.partner.shape)}"
             )
-        if not self.lam.is_floating_point():
-            raise InputError(f"Mix: lam must be floating, got {self.lam.dtype}")
+        check_kind("Mix", "floating", lam=self.lam)
         check_vector("Mix", "lam", self.lam, self.partner.shape[0])
+        check_place("Mix", partner=self.partner, lam=self.lam, mask=self.mask)
         if self.mask is not None:
             self._check_mask(self.mask)
         for name, value, kind in (("box", self.box, Box), ("warp", self.warp, Warp)):
@@ -246,13 +254,16 @@ class MixedTarget:
     weight: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("MixedTarget", a=self.a, b=self.b, lam=self.lam, weight=self.weight)
+        check_tensors("MixedTarget", a=self.a, b=self.b)
+        check_kind("MixedTarget", "floating", lam=self.lam, weight=self.weight)
         if self.a.ndim == 0 or self.a.shape != self.b.shape:
             raise InputError(
                 "MixedTarget: a and b must have the same batch-first shape, "
                 f"got {tuple(self.a.shape)} and {tuple(self.b.shape)}"
             )
-        if self.a.is_floating_point() != self.b.is_floating_point():
+        kind = "floating" if self.a.is_floating_point() else "whole"
+        check_kind("MixedTarget", kind, a=self.a, b=self.b)
+        if kind == "floating" and self.a.dtype != self.b.dtype:
             raise InputError(
                 f"MixedTarget: a and b must be of one kind, got {self.a.dtype} and {self.b.dtype}"
             )
@@ -265,6 +276,7 @@ class MixedTarget:
             check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
             check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
+        check_place("MixedTarget", a=self.a, b=self.b, lam=self.lam, weight=self.weight)
 
     def _weighs_positions(self) -> bool:
         """Whether λ is one for each position of targets that have positions."""
@@ -345,6 +357,7 @@ class MultiMix:
 
     def __post_init__(self) -> None:
         check_tensors("MultiMix", partners=self.partners, weights=self.weights)
+        check_place("MultiMix", partners=self.partners, weights=self.weights)
         if self.partners.ndim != 2 or self.partners.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 "MultiMix: partners must be a (B, k) tensor of int64 indices, "
@@ -384,13 +397,17 @@ class MultiTarget:
     by_position = False
 
     def __post_init__(self) -> None:
-        check_tensors("MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight)
-        if self.classes.ndim != 2 or self.classes.is_floating_point():
+        check_kind("MultiTarget", "whole", classes=self.classes)
+        check_kind("MultiTarget", "floating", weights=self.weights, weight=self.weight)
+        check_place(
+            "MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight
+        )
+        if self.classes.ndim != 2:
             raise InputError(
                 "MultiTarget: classes must be a (B, k) tensor of int64 class indices, "
                 f"got {self.classes.dtype} of shape {tuple(self.classes.shape)}"
             )
-        if not self.weights.is_floating_point() or self.weights.shape != self.classes.shape:
+        if self.weights.shape != self.classes.shape:
             raise InputError(
                 f"MultiTarget: weights must be floating of shape {tuple(self.classes.shape)}, "
                 f"got {self.weights.dtype} of shape {tuple(self.weights.shape)}"
