@@ -64,9 +64,12 @@ class Box:
     source: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("Box", edges=self.edges, source=self.source)
+        check_kind("Box", "whole", edges=self.edges)
         for name, edges in (("edges", self.edges), ("source", self.source)):
-            if edges is not None and (edges.ndim != 2 or edges.shape[1] != 4):
+            if edges is None:
+                continue
+            check_tensors("Box", **{name: edges})
+            if edges.ndim != 2 or edges.shape[1] != 4:
                 raise InputError(
                     f"Box: {name} must have shape (B, 4): top, bottom, left and right of each "
                     f"sample's; got shape {tuple(edges.shape)}"
@@ -132,7 +135,9 @@ class Warp:
     partner: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("Warp", own=self.own, partner=self.partner)
+        for name, places in (("own", self.own), ("partner", self.partner)):
+            if places is not None:
+                check_kind("Warp", "floating", **{name: places})
 
 
 @register
@@ -161,7 +166,7 @@ class Mix:
     warp: Warp | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("Mix", partner=self.partner, lam=self.lam, mask=self.mask)
+        check_tensors("Mix", partner=self.partner, lam=self.lam)
         if self.partner.ndim != 1 or self.partner.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 "Mix: partner must be a (B,) tensor of int64 indices, "
@@ -169,7 +174,7 @@ class Mix:
             )
         check_kind("Mix", "floating", lam=self.lam)
         check_vector("Mix", "lam", self.lam, self.partner.shape[0])
-        check_place("Mix", partner=self.partner, lam=self.lam, mask=self.mask)
+        check_place("Mix", partner=self.partner, lam=self.lam)
         if self.mask is not None:
             self._check_mask(self.mask)
         for name, value, kind in (("box", self.box, Box), ("warp", self.warp, Warp)):
@@ -186,13 +191,16 @@ class Mix:
     def _check_mask(self, mask: Tensor) -> None:
         if self.box is not None:
             raise InputError("Mix: give a mask or a box, not both")
+        check_tensors("Mix", mask=mask)
         if not (mask.is_floating_point() or mask.dtype == torch.bool):
             raise InputError(f"Mix: mask must be bool or floating, got {mask.dtype}")
+        check_kind("Mix", "comparable", mask=mask)
         if mask.ndim < 3 or mask.shape[1] != 1 or mask.shape[0] not in (1, len(self)):
             raise InputError(
                 f"Mix: mask must have shape ({len(self)} or 1, 1, *positions), as (B, 1, L) for "
                 f"signals or (B, 1, H, W) for images, got shape {tuple(mask.shape)}"
             )
+        check_place("Mix", partner=self.partner, mask=mask)
 
     @property
     def is_uniform(self) -> bool:
@@ -255,7 +263,7 @@ class MixedTarget:
 
     def __post_init__(self) -> None:
         check_tensors("MixedTarget", a=self.a, b=self.b)
-        check_kind("MixedTarget", "floating", lam=self.lam, weight=self.weight)
+        check_kind("MixedTarget", "floating", lam=self.lam)
         if self.a.ndim == 0 or self.a.shape != self.b.shape:
             raise InputError(
                 "MixedTarget: a and b must have the same batch-first shape, "
@@ -275,6 +283,7 @@ class MixedTarget:
         if not self._weighs_positions():
             check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
+            check_kind("MixedTarget", "floating", weight=self.weight)
             check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
         check_place("MixedTarget", a=self.a, b=self.b, lam=self.lam, weight=self.weight)
 
@@ -398,10 +407,7 @@ class MultiTarget:
 
     def __post_init__(self) -> None:
         check_kind("MultiTarget", "whole", classes=self.classes)
-        check_kind("MultiTarget", "floating", weights=self.weights, weight=self.weight)
-        check_place(
-            "MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight
-        )
+        check_kind("MultiTarget", "floating", weights=self.weights)
         if self.classes.ndim != 2:
             raise InputError(
                 "MultiTarget: classes must be a (B, k) tensor of int64 class indices, "
@@ -413,7 +419,11 @@ class MultiTarget:
                 f"got {self.weights.dtype} of shape {tuple(self.weights.shape)}"
             )
         if self.weight is not None:
+            check_kind("MultiTarget", "floating", weight=self.weight)
             check_vector("MultiTarget", "weight", self.weight, self.classes.shape[0])
+        check_place(
+            "MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight
+        )
 
     def __len__(self) -> int:
         return self.classes.shape[0]

@@ -103,35 +103,39 @@ def register(cls: type) -> type:
     return cls
 
 
+def _of(owner: str) -> str:
+    return f"{owner}: " if owner else ""
+
+
 def check_tensors(owner: str, **values: Any) -> None:
-    """Raise an InputError for what should be a tensor, by name, and isn't; None passes."""
+    """Raise an InputError for what should be a tensor, by name, and isn't."""
     for name, value in values.items():
-        if value is None or isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             continue
+        if value is None:
+            raise InputError(f"{_of(owner)}{name} must be a tensor, got None")
         kind = type(value)
         home = "" if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}."
         raise InputError(
-            f"{owner}: {name} must be a tensor, got {home}{kind.__qualname__}; "
+            f"{_of(owner)}{name} must be a tensor, got {home}{kind.__qualname__}; "
             f"torch.as_tensor({name}) makes one of a list or of NumPy's"
         )
 
 
 def check_kind(owner: str, kind: str, **values: Any) -> None:
-    """Raise an InputError for what isn't a dense tensor of this kind of numbers; None passes.
+    """Raise an InputError for what isn't a dense tensor of this kind of numbers.
 
     Args:
-        owner: whose arguments they are, for the message.
+        owner: whose arguments they are, for the message; may be empty.
         kind: "floating"; "real", floating or whole; "comparable", bool too; or "whole".
         values: the tensors, by name.
     """
     dtypes, words = _KINDS[kind]
     for name, value in values.items():
-        if value is None:
-            continue
         check_tensors(owner, **{name: value})
         if value.dtype not in dtypes:
             shape = "" if value.is_nested else f" of shape {tuple(value.shape)}"
-            raise InputError(f"{owner}: {name} must hold {words}, got {value.dtype}{shape}")
+            raise InputError(f"{_of(owner)}{name} must hold {words}, got {value.dtype}{shape}")
         if value.layout is not torch.strided or value.is_nested:
             raise not_dense(owner, name, value)
 
@@ -144,7 +148,9 @@ def not_dense(owner: str, name: str, x: Tensor) -> InputError:
         kind, remedy = f"quantized, {x.dtype}", f"{name}.dequantize()"
     else:
         kind, remedy = f"{x.dtype} of layout {x.layout}", f"{name}.to_dense()"
-    return InputError(f"{owner}: {name} is {kind}, and only dense tensors will do; {remedy} is one")
+    return InputError(
+        f"{_of(owner)}{name} is {kind}, and only dense tensors will do; {remedy} is one"
+    )
 
 
 def check_place(owner: str, **values: Tensor | None) -> None:
@@ -157,7 +163,7 @@ def check_place(owner: str, **values: Tensor | None) -> None:
             first = name, value.device
         elif value.device != first[1]:
             raise InputError(
-                f"{owner}: {name} is on {value.device}, {first[0]} on {first[1]}; they must be on "
+                f"{_of(owner)}{name} is on {value.device}, {first[0]} on {first[1]}; they must be on "
                 f"one device: {name}.to({str(first[1])!r})"
             )
 
@@ -173,7 +179,7 @@ def check_broadcast(owner: str, **values: Tensor) -> None:
     except RuntimeError:
         names, said = " and ".join(values), ", ".join(map(str, shapes))
         raise InputError(
-            f"{owner}: {names} must have one shape, or such as broadcast; got {said}"
+            f"{_of(owner)}{names} must have one shape, or such as broadcast; got {said}"
         ) from None
 
 

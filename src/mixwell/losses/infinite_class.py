@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from mixwell.checks import check_choice
 from mixwell.errors import InputError, say
 from mixwell.kernels import contrast
-from mixwell.losses.base import Loss, check_features, check_logits, fits, wide
+from mixwell.losses.base import Loss, check_features, check_logits, check_target, fits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.losses.many import merged, repeated
 from mixwell.mix import MixedTarget, MultiTarget
@@ -71,14 +71,15 @@ class InfiniteClassLoss(Loss):
 
     def forward(self, logits: Tensor, target: _Target) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
-        if isinstance(target, MultiTarget) or target.is_index:
-            if self._parallel() or not fits(logits, target):  # before others wait for this one
-                check_logits("InfiniteClassLoss", logits, target)
-        elif logits.shape != target.a.shape:
-            raise InputError(
-                f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
-                f"{tuple(target.a.shape)}"
-            )
+        if isinstance(target, MixedTarget) and not target.is_index:
+            check_target("InfiniteClassLoss", logits, target)
+            if logits.shape != target.a.shape:
+                raise InputError(
+                    f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
+                    f"{tuple(target.a.shape)}"
+                )
+        elif self._parallel() or not fits(logits, target):  # before others wait for this one
+            check_logits("InfiniteClassLoss", logits, target)
         try:
             return self._of_logits(logits, target)
         except (IndexError, RuntimeError):
@@ -128,6 +129,11 @@ class InfiniteClassLoss(Loss):
                 take; a dense one of C rows otherwise.
         """
         check_features("InfiniteClassLoss", features, weight, bias, target)
+        if features.dtype != weight.dtype and not torch.is_autocast_enabled(features.device.type):
+            raise InputError(
+                "InfiniteClassLoss.from_features: features and weight must be of one dtype, got "
+                f"{features.dtype} and {weight.dtype}"
+            )
         everyone = self._everyone(target)
         if len(everyone) == 1:
             return self._alone().from_features(features, weight, bias, target)
