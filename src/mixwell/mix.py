@@ -270,11 +270,13 @@ class MixedTarget:
                 f"got {tuple(self.a.shape)} and {tuple(self.b.shape)}"
             )
         kind = "floating" if self.a.is_floating_point() else "whole"
-        check_kind("MixedTarget", kind, a=self.a, b=self.b)
-        if kind == "floating" and self.a.dtype != self.b.dtype:
+        check_kind("MixedTarget", kind, a=self.a)
+        alike = self.b.is_floating_point() == (kind == "floating")
+        if not alike or (kind == "floating" and self.a.dtype != self.b.dtype):
             raise InputError(
                 f"MixedTarget: a and b must be of one kind, got {self.a.dtype} and {self.b.dtype}"
             )
+        check_kind("MixedTarget", kind, b=self.b)
         if not self.a.is_floating_point() and self.a.ndim == 2:
             raise InputError(
                 "MixedTarget: class indices must have shape (B,), or (B, H, W) by position, got "
