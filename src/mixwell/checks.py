@@ -14,6 +14,7 @@ from torch import Tensor
 from mixwell.errors import InputError, suggest
 
 __all__ = [
+    "LARGEST",
     "Per",
     "Range",
     "check_choice",
@@ -29,7 +30,7 @@ __all__ = [
 _GREATEST = 3.4028234e38
 """What float32 can hold."""
 
-_LARGEST = 2**63 - 1
+LARGEST = 2**63 - 1
 """What int64 can."""
 
 Per = Literal["sample", "batch"]
@@ -93,12 +94,12 @@ def check_range(
     return float(number)
 
 
-def check_whole(argument: str, value: Any, low: int = 0, high: int = _LARGEST) -> int:
+def check_whole(argument: str, value: Any, low: int = 0, high: int = LARGEST) -> int:
     """Return ``value`` as an int if it is a whole number in [low, high], NumPy's too; or raise."""
     number = plain(value)
     whole = isinstance(number, numbers.Integral) and not isinstance(number, bool)
     if not whole or not low <= number <= high:
-        reach = "on" if high == _LARGEST else f"to {high}"
+        reach = "on" if high == LARGEST else f"to {high}"
         raise InputError(
             f"{argument} must be a whole number from {low} {reach}, got {shown(value)}"
         )
