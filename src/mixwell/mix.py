@@ -423,9 +423,7 @@ class MultiTarget:
         if self.weight is not None:
             check_kind("MultiTarget", "floating", weight=self.weight)
             check_vector("MultiTarget", "weight", self.weight, self.classes.shape[0])
-        check_place(
-            "MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight
-        )
+        check_place("MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight)
 
     def __len__(self) -> int:
         return self.classes.shape[0]

@@ -311,6 +311,9 @@ def _read_table(path: Path, header: bool | None, only: Sequence[str] | None = No
         header = len(table) > 1 and bool((first.isna() & later.notna()).any())
     if header:
         names = [str(name) if isinstance(name, str) else "" for name in table.iloc[0]]
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice is not None:
+            raise InputError(f"{path} names the column {twice!r} twice; rename one of the two")
         table = table.iloc[1:].reset_index(drop=True)
         table.columns = pd.Index(names)
         if names[0] == "" and list(table.iloc[:, 0]) == [str(row) for row in range(len(table))]:

@@ -138,7 +138,9 @@ def tables(
         groups = _fitting(columns, width)
         shown = [_table(summaries, group) for group in groups]
         shown[0].title = Text(_title(records))
-    shown[-1].caption = Text("\n".join([told_of(summaries, baseline), *remarks(summaries, baseline)]))
+    shown[-1].caption = Text(
+        "\n".join([told_of(summaries, baseline), *remarks(summaries, baseline)])
+    )
     return shown
 
 

@@ -40,7 +40,7 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
     "backbone_lr": (math.inf, True), "layer_decay": (1.0, True),
 }  # fmt: skip
-_GREATEST_SEED = 2**32 - 1  # NumPy's
+GREATEST_SEED = 2**32 - 1  # NumPy's
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
 
 
@@ -303,7 +303,7 @@ class RunConfig:
             object.__setattr__(self, spec.name, _of_kind(spec.name, str(spec.type), value))
         for name, least in _WHOLE.items():
             if getattr(self, name) is not None:
-                most = _GREATEST_SEED if name == "seed" else LARGEST
+                most = GREATEST_SEED if name == "seed" else LARGEST
                 check_whole(name, getattr(self, name), least, most)
         for name, (high, is_open) in _REAL.items():
             if getattr(self, name) is not None:

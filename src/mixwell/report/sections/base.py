@@ -248,5 +248,9 @@ def spread_text(measure: Measure, found: Interval) -> str:
 
 def told(metrics: Mapping[str, float], name: str, digits: int) -> str:
     """Return a measure in words: "ECE 3.1 %"."""
-    measure = get(name)
-    return f"{measure.title} {measure.shown(metrics[name], digits)}"
+    return f"{get(name).title} {number_of(metrics, name, digits)}"
+
+
+def number_of(metrics: Mapping[str, float], name: str, digits: int) -> str:
+    """Return a measure's number in words: "3.1 %"; "unknown" where the run has none."""
+    return get(name).shown(metrics[name], digits) if name in metrics else "unknown"
