@@ -17,10 +17,13 @@ __all__ = [
     "LARGEST",
     "Per",
     "Range",
+    "as_numbers",
     "check_choice",
     "check_counts",
+    "check_flag",
     "check_generator",
     "check_range",
+    "check_several",
     "check_whole",
     "plain",
     "shown",
@@ -106,6 +109,45 @@ def check_whole(argument: str, value: Any, low: int = 0, high: int = LARGEST) ->
     return int(number)
 
 
+def check_flag(argument: str, value: Any) -> bool:
+    """Return ``value`` if it is True or False; raise if not: what else is true is a mistake."""
+    if not isinstance(value, bool):
+        raise InputError(f"{argument} must be True or False, got {shown(value)}")
+    return value
+
+
+def check_several(argument: str, value: Any, wanted: str) -> list[Any]:
+    """Return what a list, a tuple or a vector holds; raise, saying what is wanted, if it is none.
+
+    Args:
+        argument: its name.
+        value: what should be several.
+        wanted: in words, "one number for each policy".
+    """
+    vector = getattr(value, "ndim", 0) == 1 and hasattr(value, "tolist")
+    if not vector and not isinstance(value, (list, tuple)):
+        raise InputError(f"{argument} must be a list of {wanted}, got {shown(value)}")
+    return list(value.tolist() if vector else value)
+
+
+def as_numbers(argument: str, value: Any, wanted: str) -> Tensor:
+    """Return what a tensor, an array or a list holds as finite float32 numbers.
+
+    Raises:
+        InputError: it holds something else; what is ``wanted`` is said.
+    """
+    try:
+        given = torch.as_tensor(value)
+        if given.is_complex() or given.dtype == torch.bool:
+            raise TypeError(f"it holds {given.dtype}")
+        found = given.to(torch.float32)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise InputError(f"{argument} must {wanted}, got {shown(value)}: {error}") from error
+    if not bool(found.isfinite().all()):
+        raise InputError(f"{argument} must {wanted}, got {shown(found.tolist())}")
+    return found
+
+
 def check_generator(argument: str, value: Any) -> torch.Generator | None:
     """Return a source of random numbers as torch has them, or None; raise if it is neither."""
     if value is not None and not isinstance(value, torch.Generator):
@@ -128,13 +170,8 @@ def check_counts(class_counts: Tensor | Sequence[float] | Mapping[int, float]) -
     given: Any = class_counts
     if isinstance(given, Mapping):
         given = _in_order(given)
-    try:
-        counts = torch.as_tensor(given, dtype=torch.float32)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"class_counts must hold a number for each class, got {class_counts!r}: {error}"
-        ) from error
-    if counts.ndim != 1 or len(counts) < 2 or not bool((counts.isfinite() & (counts > 0)).all()):
+    counts = as_numbers("class_counts", given, "hold a number for each class")
+    if counts.ndim != 1 or len(counts) < 2 or not bool((counts > 0).all()):
         raise InputError(
             "class_counts must hold a positive count for each of two classes or more, "
             f"got {counts.tolist()}"

@@ -163,8 +163,8 @@ def check_place(owner: str, **values: Tensor | None) -> None:
             first = name, value.device
         elif value.device != first[1]:
             raise InputError(
-                f"{_of(owner)}{name} is on {value.device}, {first[0]} on {first[1]}; they must be on "
-                f"one device: {name}.to({str(first[1])!r})"
+                f"{_of(owner)}{name} is on {value.device}, {first[0]} on {first[1]}; they must be "
+                f"on one device: {name}.to({str(first[1])!r})"
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.checks import check_choice, shown
+from mixwell.checks import as_numbers, check_choice, shown
 from mixwell.errors import InputError
 from mixwell.kernels import native
 from mixwell.kernels.two_class import wide
@@ -212,16 +212,10 @@ def class_weight_buffer(
     """Return class weights as a float32 tensor (C,), checked."""
     if weight is None:
         return None
-    wanted = f"{argument} must hold one finite, non-negative weight for each class, shape (C,)"
-    try:
-        tensor = torch.as_tensor(weight)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{wanted}, got {weight!r}") from None
-    if tensor.is_complex() or tensor.ndim != 1 or not tensor.numel():
-        raise InputError(f"{wanted}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
-    tensor = tensor.to(torch.float32)
-    if not bool((tensor.isfinite() & (tensor >= 0)).all()):
-        raise InputError(f"{wanted}, got {tensor.tolist()}")
+    wanted = "hold one finite, non-negative weight for each class, shape (C,)"
+    tensor = as_numbers(argument, weight, wanted)
+    if tensor.ndim != 1 or not tensor.numel() or not bool((tensor >= 0).all()):
+        raise InputError(f"{argument} must {wanted}, got {shown(tensor.tolist())}")
     return tensor
 
 

@@ -23,8 +23,8 @@ def _check(owner: str, logits: Tensor, target: _Target, clean: Tensor) -> None:
     check_beside(owner, logits, target, clean=clean)
     if logits.shape != clean.shape:
         raise InputError(
-            f"{owner}: logits, of mixed samples, and clean, of unmixed ones, must have one shape (B, C), got "
-            f"{tuple(logits.shape)} and {tuple(clean.shape)}"
+            f"{owner}: logits, of mixed samples, and clean, of unmixed ones, must have one shape "
+            f"(B, C), got {tuple(logits.shape)} and {tuple(clean.shape)}"
         )
 
 

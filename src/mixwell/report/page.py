@@ -15,8 +15,8 @@ from mixwell.errors import InputError
 from mixwell.metrics.measures import Measure
 from mixwell.report import sections
 from mixwell.report.drawing import PALETTE
-from mixwell.report.sections.overview import overview
 from mixwell.report.remarks import by_part, remarks, told_of
+from mixwell.report.sections.overview import overview
 from mixwell.report.tables import (
     cells,
     columns_for,

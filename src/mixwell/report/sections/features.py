@@ -6,7 +6,6 @@ import matplotlib
 import numpy as np
 import torch
 
-from mixwell.metrics.measures import get
 from mixwell.report.drawing import canvas, svg_of
 from mixwell.report.sections.base import Block, Part, Section, number_of, told
 from mixwell.studies import RunRecord
