@@ -129,7 +129,7 @@ def test_clean_target_is_the_label_itself():
     [
         (lambda: Mix(torch.tensor([0, 1]), torch.tensor([0.5])), "lam must have one entry"),
         (lambda: Mix(torch.tensor([0.0]), torch.tensor([0.5])), "partner must be"),
-        (lambda: Mix(torch.tensor([0]), torch.tensor([1])), "lam must be floating"),
+        (lambda: Mix(torch.tensor([0]), torch.tensor([1])), "lam must hold floating"),
         (
             lambda: MixedTarget(torch.tensor([0]), torch.tensor([0, 1]), torch.ones(1)),
             "a and b must have the same",
@@ -263,7 +263,7 @@ def test_two_of_many_are_a_pair():
     [
         (lambda: MultiMix(torch.zeros(2).long(), torch.ones(2)), r"partners must be a \(B, k\)"),
         (lambda: MultiMix(torch.zeros(2, 3).long(), torch.ones(2, 2)), "weights must be floating"),
-        (lambda: MultiTarget(torch.zeros(2, 3), torch.ones(2, 3)), "classes must be"),
+        (lambda: MultiTarget(torch.zeros(2, 3), torch.ones(2, 3)), "classes must"),
         (
             lambda: functional.mix(
                 torch.zeros(1, 2), MultiMix(torch.zeros(1, 2).long(), torch.ones(1, 2) / 2),

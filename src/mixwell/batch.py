@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mixwell import tasks
+from mixwell.checks import check_generator
 from mixwell.errors import InputError
 from mixwell.functional import pair_distance, pairwise_distance
 from mixwell.mix import tensors
@@ -58,7 +59,8 @@ class Batch:
         model: nn.Module | ModelView | None = None,
         task: str | Task = "classification",
     ) -> None:
-        self.x, self.y, self.index, self.generator = x, y, index, generator
+        self.x, self.y, self.index = x, y, index
+        self.generator = check_generator("generator", generator)
         self.data = data
         self.task = tasks.get(task)
         self.view = ModelView(model, x, y, self.task) if isinstance(model, nn.Module) else model

@@ -8,8 +8,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from mixwell.checks import check_generator
 from mixwell.kernels import cpu, gate, native
 from mixwell.modes import undisturbed
+from mixwell.values import check_broadcast, check_kind
 
 __all__ = ["TAU_MAX", "TAU_MIN", "beta_cdf", "beta_icdf", "sample_beta", "sample_dirichlet"]
 
@@ -37,8 +39,13 @@ def sample_beta(tau: Tensor, generator: torch.Generator | None = None) -> Tensor
         generator: the source of randomness; the default generator of ``tau``'s device without one.
 
     Returns:
-        λ in [0, 1], like ``tau`` (float32 for half precision).
+        λ in [0, 1], like ``tau`` (float32 for half precision and whole numbers).
+
+    Raises:
+        InputError: ``tau`` is no dense tensor of real numbers, ``generator`` is none.
     """
+    check_kind("sample_beta", "real", tau=tau)
+    check_generator("generator", generator)
     dtype = tau.dtype if tau.dtype in (torch.float32, torch.float64) else torch.float32
     shape = _double(tau).clamp(TAU_MIN, TAU_MAX)
     if generator is not None:
@@ -61,8 +68,14 @@ def sample_dirichlet(alpha: Tensor, generator: torch.Generator | None = None) ->
             one.
 
     Returns:
-        (..., k) weights ≥ 0 that sum to 1, like ``alpha`` (float32 for half precision).
+        (..., k) weights ≥ 0 that sum to 1, like ``alpha`` (float32 for half precision and whole
+        numbers).
+
+    Raises:
+        InputError: as of :func:`sample_beta`.
     """
+    check_kind("sample_dirichlet", "real", alpha=alpha)
+    check_generator("generator", generator)
     dtype = alpha.dtype if alpha.dtype in (torch.float32, torch.float64) else torch.float32
     shape = _double(alpha).clamp(TAU_MIN, TAU_MAX)
     if generator is not None:
@@ -138,7 +151,18 @@ def _log_mills(eta: Tensor, tau: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def beta_cdf(x: Tensor, tau: Tensor) -> Tensor:
-    """Return I(x; τ, τ), the distribution function of Beta(τ, τ), like ``x``, without gradient."""
+    """Return I(x; τ, τ), the distribution function of Beta(τ, τ), like ``x``, without gradient.
+
+    Args:
+        x: places in [0, 1]; NaN elsewhere.
+        tau: broadcastable with ``x``, clamped to [1e-30, 1e6].
+
+    Raises:
+        InputError: one is no dense tensor of real numbers, or the two don't broadcast.
+    """
+    check_kind("beta_cdf", "floating", x=x)
+    check_kind("beta_cdf", "real", tau=tau)
+    check_broadcast("beta_cdf", x=x, tau=tau)
     wide_x, wide_tau = torch.broadcast_tensors(_double(x), _double(tau).clamp(TAU_MIN, TAU_MAX))
     logit = torch.logit(wide_x)
     q = logit.abs().clamp_max(1e300)
@@ -264,9 +288,15 @@ def beta_icdf(u: Tensor, tau: Tensor) -> Tensor:
         λ in [0, 1], like ``u``, without gradient; within 1e-9 of SciPy's ``betaincinv``, and to 11
         digits where λ is small.
 
+    Raises:
+        InputError: one is no dense tensor of real numbers, or the two don't broadcast.
+
     Source of the form for τ ≥ 1: N. M. Temme, "Asymptotic inversion of the incomplete beta
     function", J. Comput. Appl. Math. 41 (1992).
     """
+    check_kind("beta_icdf", "floating", u=u)
+    check_kind("beta_icdf", "real", tau=tau)
+    check_broadcast("beta_icdf", u=u, tau=tau)
     wide_u, wide_tau = _double(u), _double(tau)
     if wide_u.shape != wide_tau.shape:
         wide_u, wide_tau = torch.broadcast_tensors(wide_u, wide_tau)

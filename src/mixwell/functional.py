@@ -11,9 +11,17 @@ from torch.utils import _pytree as pytree
 
 from mixwell import kernels
 from mixwell.beta import TAU_MAX, TAU_MIN, beta_cdf, beta_icdf, sample_beta, sample_dirichlet
+from mixwell.checks import check_range, shown
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MultiMix
-from mixwell.values import alike
+from mixwell.values import (
+    alike,
+    check_broadcast,
+    check_kind,
+    check_place,
+    check_vector,
+    not_dense,
+)
 
 __all__ = [
     "beta_cdf",
@@ -129,7 +137,7 @@ def _check_mixable(x: Tensor, partner: Tensor, picks: bool) -> None:
         picks: whether each position is one sample's alone, so that no arithmetic is needed.
     """
     if x.is_nested:  # which has no shape to look at
-        raise _not_dense(x)
+        raise not_dense("mix", "x", x)
     if x.ndim == 0 or x.shape[0] != partner.shape[0]:
         raise InputError(
             f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {partner.shape[0]}; "
@@ -150,22 +158,12 @@ def _check_dense(x: Tensor, partner: Tensor) -> None:
     What a kernel takes is none of it: the gate has looked.
     """
     if x.layout is not torch.strided or x.is_quantized:
-        raise _not_dense(x)
+        raise not_dense("mix", "x", x)
     if x.device != partner.device:
         raise InputError(
             f"mix: x is on {x.device} but the mix on {partner.device}; they must be on one device "
             "(torch.utils._pytree.tree_map(lambda t: t.to(x.device), mix) moves a mix)"
         )
-
-
-def _not_dense(x: Tensor) -> InputError:
-    if x.is_nested:
-        kind, remedy = "a nested tensor", "torch.nested.to_padded_tensor(x, 0.0)"
-    elif x.is_quantized:
-        kind, remedy = f"quantized, {x.dtype}", "x.dequantize()"
-    else:
-        kind, remedy = f"{x.dtype} of layout {x.layout}", "x.to_dense()"
-    return InputError(f"mix: x is {kind}, and only dense tensors are mixed; {remedy} is one")
 
 
 def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
@@ -185,10 +183,14 @@ def _mix_tensor(x: Tensor, mix: Mix, out: Tensor | None) -> Tensor:
             mixed = kernels.mix_otherwise(x, mix, out)
         return mixed
     except IndexError as error:
-        low, high = (int(end) for end in torch.aminmax(mix.partner))
-        raise InputError(
-            f"mix: partner must hold indices in [0, {len(mix) - 1}], got {low} to {high}"
-        ) from error
+        raise _no_partner("mix", mix.partner) from error
+
+
+def _no_partner(owner: str, partner: Tensor) -> InputError:
+    low, high = (int(end) for end in torch.aminmax(partner))
+    return InputError(
+        f"{owner}: partner must hold indices in [0, {len(partner) - 1}], got {low} to {high}"
+    )
 
 
 def _check_positions(x: Tensor, positions: tuple[int, ...]) -> None:
@@ -226,8 +228,14 @@ def _check_out(x: Tensor, out: Any) -> None:
 # ------------------------------------------------------------------------------------- distances
 
 
-def _flat(features: Tensor) -> Tensor:
-    """(B, ...) of any dtype to (B, d) in float32 at least, without gradient."""
+def _flat(owner: str, features: Tensor) -> Tensor:
+    """(B, ...) of real numbers to (B, d) in float32 at least, without gradient."""
+    check_kind(owner, "comparable", features=features)
+    if features.ndim == 0 or not len(features):
+        raise InputError(
+            f"{owner}: features must be (B, ...) of one sample or more, got shape "
+            f"{tuple(features.shape)}"
+        )
     features = features.detach()
     dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
     return features.reshape(len(features), -1).to(dtype)
@@ -240,8 +248,19 @@ def pair_distance(features: Tensor, partner: Tensor, *, squared: bool = True) ->
         features: (B, ...), flattened to (B, d).
         partner: (B,) int64.
         squared: False for the plain L2 distance.
+
+    Raises:
+        InputError: ``features`` are no dense real numbers of one sample or more, or ``partner`` no
+            index of one of them for each.
     """
-    distance = kernels.pair_distance(_flat(features), partner)
+    flat = _flat("pair_distance", features)
+    check_kind("pair_distance", "whole", partner=partner)
+    check_vector("pair_distance", "partner", partner, len(flat))
+    check_place("pair_distance", features=features, partner=partner)
+    try:
+        distance = kernels.pair_distance(flat, partner)
+    except IndexError as error:
+        raise _no_partner("pair_distance", partner) from error
     return distance if squared else distance.sqrt()
 
 
@@ -251,8 +270,13 @@ def pairwise_distance(features: Tensor, rows: slice = slice(None)) -> Tensor:
     Args:
         features: (B, ...), flattened to (B, d).
         rows: those of the matrix that are wanted, (n, B).
+
+    Raises:
+        InputError: ``features`` are no dense real numbers of one sample or more, ``rows`` no slice.
     """
-    flat = _flat(features)
+    flat = _flat("pairwise_distance", features)
+    if not isinstance(rows, slice):
+        raise InputError(f"pairwise_distance: rows must be a slice, got {shown(rows)}")
     return torch.cdist(flat[rows], flat, compute_mode="donot_use_mm_for_euclid_dist").square()
 
 
@@ -281,6 +305,10 @@ def similarity_tau(
     Returns:
         (B,), float32 (float64 for float64 features), clamped to [1e-30, 1e6]. Where all distances
         are 0 (identical samples, a batch of one) every pair is at the mean distance: τ = τ_max.
+        NaN stays NaN.
+
+    Raises:
+        InputError: as of :func:`pair_distance`, or ``tau_max`` or ``tau_std`` is not above 0.
 
     Source: "Tailoring Mixup to Data for Calibration", arXiv:2311.01434v3, section 3.
     """
@@ -288,10 +316,19 @@ def similarity_tau(
 
 
 def kernel_tau(distance: Tensor, tau_max: float = 1.0, tau_std: float = 0.25) -> Tensor:
-    """Return τ from the pairs' distances (B,): :func:`similarity_tau` after its first line."""
+    """Return τ from the pairs' distances (B,): :func:`similarity_tau` after its first line.
+
+    Raises:
+        InputError: ``distance`` is no dense tensor of floating numbers, or ``tau_max`` or
+            ``tau_std`` is not above 0.
+    """
+    check_kind("kernel_tau", "floating", distance=distance)
+    tau_max = check_range("tau_max", tau_max, open=True)
+    tau_std = check_range("tau_std", tau_std, open=True)
     mean = distance.mean()
     # The inner where keeps the division finite, the outer one gives identical samples n = 1.
-    normalised = torch.where(mean > 0, distance / torch.where(mean > 0, mean, 1.0), 1.0)
+    same = mean == 0
+    normalised = torch.where(same, 1.0, distance / torch.where(same, 1.0, mean))
     log_tau = math.log(tau_max) - (normalised - 1) / (2 * tau_std**2)
     return log_tau.clamp(math.log(TAU_MIN), math.log(TAU_MAX)).exp()
 
@@ -321,8 +358,16 @@ def remix_lambda(
         kappa: how much more frequent a class must be; ≥ 1.
         t: how little of it there may be in the sample; in [0, 1].
 
+    Raises:
+        InputError: a tensor is none of real numbers, they don't broadcast, or ``kappa`` or ``t`` is
+            out of its range.
+
     Source: "Remix: Rebalanced Mixup", arXiv:2007.03943.
     """
+    check_kind("remix_lambda", "floating", lam=lam)
+    check_kind("remix_lambda", "real", count_own=count_own, count_partner=count_partner)
+    check_broadcast("remix_lambda", lam=lam, count_own=count_own, count_partner=count_partner)
+    kappa, t = check_range("kappa", kappa, 1), check_range("t", t, 0, 1)
     to_partner = (count_own >= kappa * count_partner) & (lam < t)
     to_own = (kappa * count_own <= count_partner) & (1 - lam < t)
     return torch.where(to_partner, 0.0, torch.where(to_own, 1.0, lam))

@@ -10,7 +10,15 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
-from mixwell.values import alike, check_tensors, check_vector, register, tensors
+from mixwell.values import (
+    alike,
+    check_kind,
+    check_place,
+    check_tensors,
+    check_vector,
+    register,
+    tensors,
+)
 
 __all__ = [
     "Box",
@@ -56,9 +64,12 @@ class Box:
     source: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("Box", edges=self.edges, source=self.source)
+        check_kind("Box", "whole", edges=self.edges)
         for name, edges in (("edges", self.edges), ("source", self.source)):
-            if edges is not None and (edges.ndim != 2 or edges.shape[1] != 4):
+            if edges is None:
+                continue
+            check_tensors("Box", **{name: edges})
+            if edges.ndim != 2 or edges.shape[1] != 4:
                 raise InputError(
                     f"Box: {name} must have shape (B, 4): top, bottom, left and right of each "
                     f"sample's; got shape {tuple(edges.shape)}"
@@ -124,7 +135,9 @@ class Warp:
     partner: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("Warp", own=self.own, partner=self.partner)
+        for name, places in (("own", self.own), ("partner", self.partner)):
+            if places is not None:
+                check_kind("Warp", "floating", **{name: places})
 
 
 @register
@@ -153,15 +166,15 @@ class Mix:
     warp: Warp | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("Mix", partner=self.partner, lam=self.lam, mask=self.mask)
+        check_tensors("Mix", partner=self.partner, lam=self.lam)
         if self.partner.ndim != 1 or self.partner.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 "Mix: partner must be a (B,) tensor of int64 indices, "
                 f"got {self.partner.dtype} of shape {tuple(self.partner.shape)}"
             )
-        if not self.lam.is_floating_point():
-            raise InputError(f"Mix: lam must be floating, got {self.lam.dtype}")
+        check_kind("Mix", "floating", lam=self.lam)
         check_vector("Mix", "lam", self.lam, self.partner.shape[0])
+        check_place("Mix", partner=self.partner, lam=self.lam)
         if self.mask is not None:
             self._check_mask(self.mask)
         for name, value, kind in (("box", self.box, Box), ("warp", self.warp, Warp)):
@@ -178,13 +191,16 @@ class Mix:
     def _check_mask(self, mask: Tensor) -> None:
         if self.box is not None:
             raise InputError("Mix: give a mask or a box, not both")
+        check_tensors("Mix", mask=mask)
         if not (mask.is_floating_point() or mask.dtype == torch.bool):
             raise InputError(f"Mix: mask must be bool or floating, got {mask.dtype}")
+        check_kind("Mix", "comparable", mask=mask)
         if mask.ndim < 3 or mask.shape[1] != 1 or mask.shape[0] not in (1, len(self)):
             raise InputError(
                 f"Mix: mask must have shape ({len(self)} or 1, 1, *positions), as (B, 1, L) for "
                 f"signals or (B, 1, H, W) for images, got shape {tuple(mask.shape)}"
             )
+        check_place("Mix", partner=self.partner, mask=mask)
 
     @property
     def is_uniform(self) -> bool:
@@ -246,16 +262,21 @@ class MixedTarget:
     weight: Tensor | None = None
 
     def __post_init__(self) -> None:
-        check_tensors("MixedTarget", a=self.a, b=self.b, lam=self.lam, weight=self.weight)
+        check_tensors("MixedTarget", a=self.a, b=self.b)
+        check_kind("MixedTarget", "floating", lam=self.lam)
         if self.a.ndim == 0 or self.a.shape != self.b.shape:
             raise InputError(
                 "MixedTarget: a and b must have the same batch-first shape, "
                 f"got {tuple(self.a.shape)} and {tuple(self.b.shape)}"
             )
-        if self.a.is_floating_point() != self.b.is_floating_point():
+        kind = "floating" if self.a.is_floating_point() else "whole"
+        check_kind("MixedTarget", kind, a=self.a)
+        alike = self.b.is_floating_point() == (kind == "floating")
+        if not alike or (kind == "floating" and self.a.dtype != self.b.dtype):
             raise InputError(
                 f"MixedTarget: a and b must be of one kind, got {self.a.dtype} and {self.b.dtype}"
             )
+        check_kind("MixedTarget", kind, b=self.b)
         if not self.a.is_floating_point() and self.a.ndim == 2:
             raise InputError(
                 "MixedTarget: class indices must have shape (B,), or (B, H, W) by position, got "
@@ -264,7 +285,9 @@ class MixedTarget:
         if not self._weighs_positions():
             check_vector("MixedTarget", "lam", self.lam, self.a.shape[0])
         if self.weight is not None:
+            check_kind("MixedTarget", "floating", weight=self.weight)
             check_vector("MixedTarget", "weight", self.weight, self.a.shape[0])
+        check_place("MixedTarget", a=self.a, b=self.b, lam=self.lam, weight=self.weight)
 
     def _weighs_positions(self) -> bool:
         """Whether λ is one for each position of targets that have positions."""
@@ -345,6 +368,7 @@ class MultiMix:
 
     def __post_init__(self) -> None:
         check_tensors("MultiMix", partners=self.partners, weights=self.weights)
+        check_place("MultiMix", partners=self.partners, weights=self.weights)
         if self.partners.ndim != 2 or self.partners.dtype not in (torch.int64, torch.int32):
             raise InputError(
                 "MultiMix: partners must be a (B, k) tensor of int64 indices, "
@@ -384,19 +408,22 @@ class MultiTarget:
     by_position = False
 
     def __post_init__(self) -> None:
-        check_tensors("MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight)
-        if self.classes.ndim != 2 or self.classes.is_floating_point():
+        check_kind("MultiTarget", "whole", classes=self.classes)
+        check_kind("MultiTarget", "floating", weights=self.weights)
+        if self.classes.ndim != 2:
             raise InputError(
                 "MultiTarget: classes must be a (B, k) tensor of int64 class indices, "
                 f"got {self.classes.dtype} of shape {tuple(self.classes.shape)}"
             )
-        if not self.weights.is_floating_point() or self.weights.shape != self.classes.shape:
+        if self.weights.shape != self.classes.shape:
             raise InputError(
                 f"MultiTarget: weights must be floating of shape {tuple(self.classes.shape)}, "
                 f"got {self.weights.dtype} of shape {tuple(self.weights.shape)}"
             )
         if self.weight is not None:
+            check_kind("MultiTarget", "floating", weight=self.weight)
             check_vector("MultiTarget", "weight", self.weight, self.classes.shape[0])
+        check_place("MultiTarget", classes=self.classes, weights=self.weights, weight=self.weight)
 
     def __len__(self) -> int:
         return self.classes.shape[0]

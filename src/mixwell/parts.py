@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
-from mixwell.checks import Range
+from mixwell.checks import Range, check_flag
 from mixwell.errors import InputError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Part"]
 
@@ -24,6 +27,20 @@ def _arguments(cls: type) -> tuple[str, ...]:
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]  # type: ignore[misc]
     several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return tuple(parameter.name for parameter in parameters if parameter.kind not in several)
+
+
+def _check_flags(cls: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Raise an InputError for an argument that is True or False by default, and is given else."""
+    if not args and not kwargs:  # as in copies
+        return
+    signature = inspect.signature(cls.__init__)  # type: ignore[misc]
+    try:
+        given = signature.bind(None, *args, **kwargs).arguments
+    except TypeError:  # the constructor itself says what is wrong
+        return
+    for name, value in given.items():
+        if isinstance(signature.parameters[name].default, bool):
+            check_flag(name, value)
 
 
 class Part(nn.Module):
@@ -43,6 +60,10 @@ class Part(nn.Module):
 
     kept_as: ClassVar[Mapping[str, str]] = {}
     """Arguments that are attributes of another name, and that name."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        _check_flags(cls, args, kwargs)
+        return super().__new__(cls)
 
     def settings(self) -> dict[str, Any]:
         """Return the constructor's arguments, by which an equal part can be built.

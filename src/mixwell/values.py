@@ -13,7 +13,30 @@ from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 
-__all__ = ["alike", "check_tensors", "check_vector", "joined", "register", "tensors"]
+__all__ = [
+    "alike",
+    "check_broadcast",
+    "check_kind",
+    "check_place",
+    "check_tensors",
+    "check_vector",
+    "joined",
+    "not_dense",
+    "register",
+    "tensors",
+]
+
+_FLOATING = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_WHOLE = (
+    torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8, torch.uint16, torch.uint32,
+    torch.uint64,
+)  # fmt: skip
+_KINDS: dict[str, tuple[tuple[torch.dtype, ...], str]] = {
+    "floating": (_FLOATING, "floating numbers (float32)"),
+    "real": ((*_FLOATING, *_WHOLE), "real numbers, floating or whole"),
+    "comparable": ((*_FLOATING, *_WHOLE, torch.bool), "real numbers, whole numbers or bool"),
+    "whole": (_WHOLE, "whole numbers (int64)"),
+}
 
 
 def tensors(x: Any) -> list[Tensor]:
@@ -90,17 +113,84 @@ def register(cls: type) -> type:
     return cls
 
 
+def _of(owner: str) -> str:
+    return f"{owner}: " if owner else ""
+
+
 def check_tensors(owner: str, **values: Any) -> None:
-    """Raise an InputError for what should be a tensor, by name, and isn't; None passes."""
+    """Raise an InputError for what should be a tensor, by name, and isn't."""
     for name, value in values.items():
-        if value is None or isinstance(value, Tensor):
+        if isinstance(value, Tensor):
             continue
+        if value is None:
+            raise InputError(f"{_of(owner)}{name} must be a tensor, got None")
         kind = type(value)
         home = "" if kind.__module__ == "builtins" else f"{kind.__module__.split('.')[0]}."
         raise InputError(
-            f"{owner}: {name} must be a tensor, got {home}{kind.__qualname__}; "
+            f"{_of(owner)}{name} must be a tensor, got {home}{kind.__qualname__}; "
             f"torch.as_tensor({name}) makes one of a list or of NumPy's"
         )
+
+
+def check_kind(owner: str, kind: str, **values: Any) -> None:
+    """Raise an InputError for what isn't a dense tensor of this kind of numbers.
+
+    Args:
+        owner: whose arguments they are, for the message; may be empty.
+        kind: "floating"; "real", floating or whole; "comparable", bool too; or "whole".
+        values: the tensors, by name.
+    """
+    dtypes, words = _KINDS[kind]
+    for name, value in values.items():
+        check_tensors(owner, **{name: value})
+        if value.dtype not in dtypes:
+            shape = "" if value.is_nested else f" of shape {tuple(value.shape)}"
+            raise InputError(f"{_of(owner)}{name} must hold {words}, got {value.dtype}{shape}")
+        if value.layout is not torch.strided or value.is_nested:
+            raise not_dense(owner, name, value)
+
+
+def not_dense(owner: str, name: str, x: Tensor) -> InputError:
+    """Return the error for a nested, quantized or sparse tensor, with what makes it dense."""
+    if x.is_nested:
+        kind, remedy = "a nested tensor", f"torch.nested.to_padded_tensor({name}, 0.0)"
+    elif x.is_quantized:
+        kind, remedy = f"quantized, {x.dtype}", f"{name}.dequantize()"
+    else:
+        kind, remedy = f"{x.dtype} of layout {x.layout}", f"{name}.to_dense()"
+    return InputError(
+        f"{_of(owner)}{name} is {kind}, and only dense tensors will do; {remedy} is one"
+    )
+
+
+def check_place(owner: str, **values: Tensor | None) -> None:
+    """Raise an InputError for tensors that are not on one device; None passes."""
+    first: tuple[str, torch.device] | None = None
+    for name, value in values.items():
+        if value is None:
+            continue
+        if first is None:
+            first = name, value.device
+        elif value.device != first[1]:
+            raise InputError(
+                f"{_of(owner)}{name} is on {value.device}, {first[0]} on {first[1]}; they must be "
+                f"on one device: {name}.to({str(first[1])!r})"
+            )
+
+
+def check_broadcast(owner: str, **values: Tensor) -> None:
+    """Raise an InputError for tensors whose shapes can't be broadcast, or on several devices."""
+    check_place(owner, **values)
+    shapes = [tuple(value.shape) for value in values.values()]
+    if all(shape == shapes[0] for shape in shapes):
+        return
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError:
+        names, said = " and ".join(values), ", ".join(map(str, shapes))
+        raise InputError(
+            f"{_of(owner)}{names} must have one shape, or such as broadcast; got {said}"
+        ) from None
 
 
 def check_vector(owner: str, name: str, value: Tensor, size: int) -> None:

@@ -148,7 +148,7 @@ def test_a_study_in_pythons_own_words(tmp_path):
         ({"study": "balancd"}, r"must be a Study or a protocol.*did you mean 'balanced'"),
         ({"study": "balanced", "options": {"epoch": 3}}, r"'epoch' is no option.*'epochs'"),
         ({"study": "balanced", "seeds": "3"}, r"seeds must be a count"),
-        ({"study": "balanced", "seeds": 0}, r"seeds must be 1 at least"),
+        ({"study": "balanced", "seeds": 0}, r"seeds must be a whole number from 1"),
         ({"study": STUDY, "seeds": 3}, r"seeds: a Study says this itself"),
     ):
         with pytest.raises(InputError, match=message):

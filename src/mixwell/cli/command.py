@@ -86,14 +86,16 @@ def settings(argument: str, pairs: Sequence[str]) -> dict[str, Any]:
 
 def listed_seeds(text: str) -> list[int]:
     """Return the seeds that "3" (0, 1 and 2), "0,5,7" or "5," stand for."""
+    from mixwell.checks import check_whole, shown
+    from mixwell.studies.study import MOST_SEEDS
+
     parts = text.removesuffix(",").split(",")
-    if not all(part.strip().isdigit() for part in parts):
-        raise InputError(f"seeds must be a count (3) or a list (0,5,7 or 5,), got {text!r}")
+    # Digits as Python reads them, and no number that it would not.
+    if not all(part.strip().isdecimal() and len(part.strip()) <= 10 for part in parts):
+        raise InputError(f"seeds must be a count (3) or a list (0,5,7 or 5,), got {shown(text)}")
     numbers = [int(part) for part in parts]
     if len(numbers) == 1 and "," not in text:
-        if numbers[0] < 1:
-            raise InputError(f"seeds must be 1 at least, got {text!r}")
-        return list(range(numbers[0]))
+        return list(range(check_whole("seeds", numbers[0], 1, MOST_SEEDS)))
     return numbers
 
 

@@ -80,7 +80,7 @@ def _study(options: argparse.Namespace) -> int:
         brought = imported_of_file(Path(name), declared.get("import") or [])
         options.imports += tuple(record for record in brought if record not in options.imports)
         name = declared.get("protocol", "balanced")
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise InputError(
             f"protocol {name!r} is unknown{suggest(str(name), PROTOCOLS)}; known: "
             f"{', '.join(PROTOCOLS)}; or give a YAML file"
@@ -122,7 +122,7 @@ def _read_settings(source: Any) -> dict[str, Any]:
 
         try:
             content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, yaml.YAMLError, ValueError) as error:
             raise InputError(f"settings={source!r} can't be read: {error}") from error
         source = content.get("settings", content) if isinstance(content, dict) else content
     if not isinstance(source, dict):

@@ -205,6 +205,10 @@ def _whole(where: str, table: Any, only: Sequence[str] | None) -> Any:
                 f"have {', '.join(only)}"
             )
         table = table[list(only)]
+    names = list(map(str, table.columns))
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{where} has {names.count(twice)} columns called {twice!r}: rename one")
     if not len(table):
         raise InputError(f"{where} holds no rows")
     check_gaps(where, table)
@@ -243,10 +247,6 @@ def table_of(
     Raises:
         InputError: there is no such column, or one holds what no network takes.
     """
-    names = list(map(str, frame.columns))
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise InputError(f"{where} has {names.count(twice)} columns called {twice!r}: rename one")
     column = frame.columns[-1] if target is None else column_called(where, frame.columns, target)
     y, classes = target_of(where, frame[column], task, is_text)
     inputs = frame.drop(columns=column)

@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from mixwell.batch import Batch
+from mixwell.checks import shown
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
 from mixwell.view import stages
@@ -28,11 +29,11 @@ class Linear(Interpolation):
 
     def __init__(self, layer: str | Sequence[str] = "input") -> None:
         super().__init__()
-        names = [layer] if isinstance(layer, str) else list(layer)
+        names = list(layer) if isinstance(layer, (list, tuple)) else [layer]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise InputError(
                 "layer must be 'input', 'head', 'auto', the name of a layer or a list of these, "
-                f"got {layer!r}"
+                f"got {shown(layer)}"
             )
         self.layers: Sequence[str] = names
 

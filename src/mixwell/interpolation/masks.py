@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mixwell import kernels
 from mixwell.batch import Batch
-from mixwell.checks import Per, check_choice
+from mixwell.checks import Per, check_choice, check_whole
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation, image_size, positions
 from mixwell.mix import Box, Mix, tensors
@@ -175,12 +174,6 @@ class SaliencyMix(_ByPlace):
 # ---------------------------------------------------------------------------------- cells of a grid
 
 
-def _whole(argument: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"{argument} must be a whole number from 1 on, got {value!r}")
-    return value
-
-
 def _plane(size: tuple[int, ...]) -> tuple[int, int]:
     """Return the height and width of images; a signal is a line."""
     return (1, size[0]) if len(size) == 1 else (size[0], size[1])
@@ -213,6 +206,9 @@ def _by_cells(mix: Mix, own: Tensor, row: Tensor, column: Tensor, size: tuple[in
     return Mix(mix.partner, lam, mask=mask.reshape(count, 1, *size))
 
 
+_MOST_CELLS = 1024  # n x n of them are drawn
+
+
 class GridMix(_ByPlace):
     """Give each cell of a grid to one sample or the other: GridMix (Pattern Recognition 109, 2021).
 
@@ -231,8 +227,11 @@ class GridMix(_ByPlace):
         ends = cells if isinstance(cells, Sequence) else (cells, cells)
         if len(ends) != 2:
             raise InputError(f"cells must be one number or (least, greatest), got {cells!r}")
-        self.cells = _whole("cells", ends[0]), _whole("cells", ends[1])
-        if ends[0] > ends[1]:
+        self.cells = (
+            check_whole("cells", ends[0], 1, _MOST_CELLS),
+            check_whole("cells", ends[1], 1, _MOST_CELLS),
+        )
+        if self.cells[0] > self.cells[1]:
             raise InputError(f"cells must be (least, greatest), got {cells!r}")
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
@@ -263,7 +262,7 @@ class MaskMix(_ByPlace):
 
     def __init__(self, patch: int | None = None, per: Per = "sample") -> None:
         super().__init__(per)
-        self.patch = None if patch is None else _whole("patch", patch)
+        self.patch = None if patch is None else check_whole("patch", patch, 1)
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         size = self._positions(batch)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.batch import Batch
-from mixwell.checks import Range, check_range
+from mixwell.checks import Range, check_range, check_several, check_whole, plain
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation, image_size
 from mixwell.interpolation.salient import cell_of, masked, spread
@@ -240,17 +240,17 @@ class PuzzleMix(Interpolation):
         pieces: int = 8,
     ) -> None:
         super().__init__()
-        self.blocks = [blocks] if isinstance(blocks, int) else list(blocks)
-        if not self.blocks or not all(isinstance(n, int) and n >= 2 for n in self.blocks):
+        several = not isinstance(plain(blocks), int)
+        given = check_several("blocks", blocks, "whole numbers from 2 on") if several else [blocks]
+        self.blocks = [check_whole("blocks", n, 2) for n in given]
+        if not self.blocks:
             raise InputError(f"blocks must be whole numbers from 2 on, got {blocks!r}")
-        if not isinstance(levels, int) or levels < 2:
-            raise InputError(f"levels must be a whole number from 2 on, got {levels!r}")
-        self.levels = levels
+        self.levels = check_whole("levels", levels, 2)
         self.beta = check_range("beta", beta)
         self.gamma = check_range("gamma", gamma, 0, 1)
         self.prior = check_range("prior", prior)
         self.transport = None if transport is None else check_range("transport", transport)
-        self.pieces = int(check_range("pieces", pieces, 2))
+        self.pieces = check_whole("pieces", pieces, 2)
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         height, width = image_size("PuzzleMix", batch)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.batch import Batch
-from mixwell.checks import Per, check_choice, check_range
+from mixwell.checks import Per, check_choice, check_range, check_several
 from mixwell.coefficient import Beta
 from mixwell.errors import InputError, suggest
 from mixwell.interpolation.base import Interpolation
@@ -140,7 +140,8 @@ def _named(name: str, per: Per) -> Interpolation:
 def _probabilities(probabilities: Sequence[float] | None, count: int) -> list[float]:
     if probabilities is None:
         return [1 / count] * count
-    values = [check_range("probabilities", value, 0, 1) for value in probabilities]
+    given = check_several("probabilities", probabilities, "one number for each policy")
+    values = [check_range("probabilities", value, 0, 1) for value in given]
     if len(values) != count or abs(sum(values) - 1) > 1e-6:
         raise InputError(
             f"probabilities must be {count} numbers, one for each policy, that sum to 1, got "
@@ -152,9 +153,8 @@ def _probabilities(probabilities: Sequence[float] | None, count: int) -> list[fl
 def _alphas(alphas: Sequence[float | None] | None, count: int) -> list[float | None]:
     if alphas is None:
         return [None] * count
-    values = [
-        None if alpha is None else check_range("alphas", alpha, open=True) for alpha in alphas
-    ]
+    given = check_several("alphas", alphas, "one number or None for each policy")
+    values = [None if alpha is None else check_range("alphas", alpha, open=True) for alpha in given]
     if len(values) != count:
         raise InputError(
             f"alphas must be {count} numbers or None, one for each policy, got {values}"

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mixwell.checks import check_choice
+from mixwell.checks import as_numbers, check_choice, shown
 from mixwell.errors import InputError
 from mixwell.kernels import native
 from mixwell.kernels.two_class import wide
 from mixwell.losses.needs import Need, Outcome
 from mixwell.mix import MixedTarget, MultiTarget
 from mixwell.parts import Part
+from mixwell.values import check_kind, check_place
 
 __all__ = [
     "Loss",
     "by_position",
+    "check_beside",
     "check_classes",
     "check_features",
     "check_logits",
+    "check_target",
     "class_weight_buffer",
     "fits",
     "share",
@@ -38,7 +42,7 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
 
     On an accelerator the check would wait for the device; there, the lookup itself fails.
     """
-    if classes.is_complex():
+    if classes.is_complex() or classes.is_floating_point():
         raise InputError(f"{argument} must hold class indices, int64, got {classes.dtype}")
     if classes.device.type != "cpu" or torch.compiler.is_compiling() or classes.numel() == 0:
         return
@@ -52,6 +56,18 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         )
 
 
+def check_target(owner: str, logits: Any, target: Any) -> None:
+    """Raise an InputError unless ``logits`` is a floating tensor, and ``target`` one beside it."""
+    check_kind(owner, "floating", logits=logits)
+    if not isinstance(target, (MixedTarget, MultiTarget)):
+        raise InputError(f"{owner}: target must be a mixwell.MixedTarget, got {shown(target)}")
+    check_place(owner, logits=logits, target=_classes(target))
+
+
+def _classes(target: MixedTarget | MultiTarget) -> Tensor:
+    return target.classes if isinstance(target, MultiTarget) else target.a
+
+
 def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) -> None:
     """Raise an InputError unless ``logits`` is (B, C) and ``target`` holds B indices below C.
 
@@ -60,7 +76,8 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
         logits: what should be (B, C).
         target: what should hold class indices.
     """
-    if logits.ndim != 2 or not logits.is_floating_point():
+    check_target(owner, logits, target)
+    if logits.ndim != 2:
         raise InputError(
             f"{owner}: logits must be (B, C), floating, got {logits.dtype} of shape "
             f"{tuple(logits.shape)}"
@@ -87,17 +104,37 @@ def check_logits(owner: str, logits: Tensor, target: MixedTarget | MultiTarget) 
     check_classes(f"{owner}: target.b", target.b, logits.shape[1])
 
 
+def check_beside(
+    owner: str, logits: Tensor, target: MixedTarget | MultiTarget, **others: Tensor
+) -> None:
+    """Raise an InputError unless ``logits`` and ``target`` fit, and the others are like logits.
+
+    Args:
+        owner: the loss, for the message.
+        logits: (B, C).
+        target: class indices, or soft labels, of B samples.
+        others: more logits, by name; their shapes are the loss's own matter.
+    """
+    check_target(owner, logits, target)
+    if isinstance(target, MultiTarget) or target.is_index:
+        check_logits(owner, logits, target)
+    check_kind(owner, "floating", **others)
+    check_place(owner, logits=logits, **others)
+
+
 def fits(logits: Tensor, target: MixedTarget | MultiTarget) -> bool:
     """Whether :func:`check_logits` would find nothing, but for classes that do not exist.
 
     Those are found on the way through the loss: to look for them first takes as long as a small
     loss itself.
     """
+    if not isinstance(logits, Tensor) or not isinstance(target, (MixedTarget, MultiTarget)):
+        return False
     if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
         return False
-    if isinstance(target, MultiTarget):
-        return not target.classes.is_complex()
-    return target.is_index and target.a.ndim == 1 and not target.a.is_complex()
+    if logits.layout is not torch.strided or logits.device != _classes(target).device:
+        return False
+    return isinstance(target, MultiTarget) or (target.is_index and target.a.ndim == 1)
 
 
 def by_position(
@@ -150,6 +187,11 @@ def check_features(
     target: MixedTarget | MultiTarget,
 ) -> None:
     """Raise an InputError unless features, the last layer and the target fit each other."""
+    layer = f"{owner}.from_features"
+    check_kind(layer, "floating", features=features, weight=weight)
+    if bias is not None:
+        check_kind(layer, "floating", bias=bias)
+    check_place(layer, features=features, weight=weight, bias=bias)
     if features.ndim != 2 or weight.ndim != 2 or features.shape[1] != weight.shape[1]:
         raise InputError(
             f"{owner}.from_features: features must be (B, d) and weight (C, d), got shapes "
@@ -170,16 +212,10 @@ def class_weight_buffer(
     """Return class weights as a float32 tensor (C,), checked."""
     if weight is None:
         return None
-    wanted = f"{argument} must hold one finite, non-negative weight for each class, shape (C,)"
-    try:
-        tensor = torch.as_tensor(weight)
-    except (TypeError, ValueError, RuntimeError):
-        raise InputError(f"{wanted}, got {weight!r}") from None
-    if tensor.is_complex() or tensor.ndim != 1 or not tensor.numel():
-        raise InputError(f"{wanted}, got {tensor.dtype} of shape {tuple(tensor.shape)}")
-    tensor = tensor.to(torch.float32)
-    if not bool((tensor.isfinite() & (tensor >= 0)).all()):
-        raise InputError(f"{wanted}, got {tensor.tolist()}")
+    wanted = "hold one finite, non-negative weight for each class, shape (C,)"
+    tensor = as_numbers(argument, weight, wanted)
+    if tensor.ndim != 1 or not tensor.numel() or not bool((tensor >= 0).all()):
+        raise InputError(f"{argument} must {wanted}, got {shown(tensor.tolist())}")
     return tensor
 
 

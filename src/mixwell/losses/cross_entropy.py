@@ -15,14 +15,16 @@ from mixwell.losses import many
 from mixwell.losses.base import (
     Loss,
     by_position,
-    check_classes,
     check_features,
     check_logits,
+    check_target,
     class_weight_buffer,
+    fits,
     share,
     wide,
 )
 from mixwell.mix import MixedTarget, MultiTarget
+from mixwell.values import check_kind, check_place
 
 __all__ = ["MixedCrossEntropy"]
 
@@ -86,12 +88,11 @@ class MixedCrossEntropy(Loss):
         if isinstance(target, MixedTarget):
             if not target.is_index:
                 return self._dense(logits, target)
-            if target.a.is_complex():
-                check_classes(f"{type(self).__name__}: target.a", target.a, logits.shape[1])
             if target.by_position:
+                check_target(type(self).__name__, logits, target)
                 loss = self.forward(*by_position(logits, target, self.ignore_index))
                 return loss.view(target.a.shape) if self.reduction == "none" else loss
-        if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
+        if not fits(logits, target):
             check_logits(type(self).__name__, logits, target)
         try:
             return self._of_logits(logits, target)
@@ -182,10 +183,13 @@ class MixedCrossEntropy(Loss):
         return None if weight is None else weight.to(like)
 
     def _dense(self, logits: Tensor, target: MixedTarget | Tensor) -> Tensor:
+        owner = type(self).__name__
         soft = target if isinstance(target, Tensor) else target.dense()
-        if logits.ndim != 2 or soft.shape != logits.shape or not soft.is_floating_point():
+        check_kind(owner, "floating", logits=logits, target=soft)
+        check_place(owner, logits=logits, target=soft)
+        if logits.ndim != 2 or soft.shape != logits.shape:
             raise InputError(
-                "MixedCrossEntropy: target must be a MixedTarget or floating probabilities of "
+                f"{owner}: target must be a MixedTarget or floating probabilities of "
                 f"logits' shape {tuple(logits.shape)}, got {soft.dtype} of shape "
                 f"{tuple(soft.shape)}"
             )

@@ -119,7 +119,7 @@ class DecoupledCrossEntropy(MixedCrossEntropy):
         self, logits: Tensor, target: MixedTarget | MultiTarget
     ) -> Tensor:
         """Return the loss; see :meth:`Loss.forward`."""
-        if isinstance(target, Tensor) or not target.is_index:
+        if not isinstance(target, MultiTarget) and not getattr(target, "is_index", False):
             check_logits("DecoupledCrossEntropy", logits, target)
         return super().forward(logits, target)
 

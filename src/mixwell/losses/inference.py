@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from mixwell import functional
 from mixwell.checks import Per, Range, check_choice, check_range
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, check_logits, share, wide
+from mixwell.losses.base import Loss, check_beside, check_target, share, wide
 from mixwell.losses.needs import Draws, Outcome, Twin
 from mixwell.mix import MixedTarget, MultiTarget
 
@@ -93,8 +93,8 @@ class MixupInference(Loss):
         """
         if isinstance(target, MultiTarget):
             raise InputError("MixupInference solves for two samples, got mixes of more")
-        if target.is_index:
-            check_logits("MixupInference", logits, target)
+        check_beside("MixupInference", logits, target, twin=twin)
+        check_target("MixupInference", twin, twin_target)
         if logits.shape != twin.shape:
             raise InputError(
                 "MixupInference: logits of both mixes must have one shape (B, C), got "

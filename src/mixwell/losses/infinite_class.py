@@ -15,7 +15,7 @@ from mixwell import processes
 from mixwell.checks import check_choice
 from mixwell.errors import InputError, say
 from mixwell.kernels import contrast
-from mixwell.losses.base import Loss, check_features, check_logits, fits, wide
+from mixwell.losses.base import Loss, check_features, check_logits, check_target, fits, wide
 from mixwell.losses.cross_entropy import MixedCrossEntropy
 from mixwell.losses.many import merged, repeated
 from mixwell.mix import MixedTarget, MultiTarget
@@ -101,7 +101,9 @@ class InfiniteClassLoss(Loss):
     def _check(self, logits: Tensor, target: _Target) -> None:
         if _by_index(target):
             check_logits("InfiniteClassLoss", logits, target)
-        elif logits.shape != target.a.shape:
+            return
+        check_target("InfiniteClassLoss", logits, target)
+        if logits.shape != target.a.shape:
             raise InputError(
                 f"InfiniteClassLoss: logits have shape {tuple(logits.shape)}, the soft labels "
                 f"{tuple(target.a.shape)}"
@@ -141,6 +143,12 @@ class InfiniteClassLoss(Loss):
 
         def check() -> None:
             check_features("InfiniteClassLoss", features, weight, bias, target)
+            autocast = torch.is_autocast_enabled(features.device.type)
+            if features.dtype != weight.dtype and not autocast:
+                raise InputError(
+                    "InfiniteClassLoss.from_features: features and weight must be of one dtype, "
+                    f"got {features.dtype} and {weight.dtype}"
+                )
 
         if self._parallel():
             everyone = self._gathered(target, check)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, class_weight_buffer, wide
+from mixwell.losses.base import Loss, check_target, class_weight_buffer, wide
 from mixwell.mix import MixedTarget
 
 __all__ = ["MixedBCE"]
@@ -51,6 +51,7 @@ class MixedBCE(Loss):
         Returns:
             A scalar; with ``reduction="none"`` one value for each sample and class, (B, C).
         """
+        check_target("MixedBCE", logits, target)
         if target.is_index or target.a.shape != logits.shape:
             raise InputError(
                 f"MixedBCE: the target must hold (B, C) numbers in [0, 1] of logits' shape "

@@ -7,9 +7,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mixwell.checks import Range, check_choice, check_range
+from mixwell.checks import Range, check_choice, check_range, check_whole
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, check_logits, wide
+from mixwell.losses.base import Loss, check_beside, wide
 from mixwell.losses.many import largest_share
 from mixwell.losses.needs import Clean, Mixes, Outcome
 from mixwell.mix import MixedTarget, MultiTarget
@@ -20,12 +20,11 @@ _Target = MixedTarget | MultiTarget
 
 
 def _check(owner: str, logits: Tensor, target: _Target, clean: Tensor) -> None:
-    if isinstance(target, MultiTarget) or target.is_index:
-        check_logits(owner, logits, target)
+    check_beside(owner, logits, target, clean=clean)
     if logits.shape != clean.shape:
         raise InputError(
-            f"{owner}: logits of mixed and of unmixed samples must have one shape (B, C), got "
-            f"{tuple(logits.shape)} and {tuple(clean.shape)}"
+            f"{owner}: logits, of mixed samples, and clean, of unmixed ones, must have one shape "
+            f"(B, C), got {tuple(logits.shape)} and {tuple(clean.shape)}"
         )
 
 
@@ -108,10 +107,8 @@ class MixupNDCG(Loss):
 
     def __init__(self, mixes: int = 3, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not isinstance(mixes, int) or mixes < 1:
-            raise InputError(f"mixes must be a whole number from 1 on, got {mixes!r}")
-        self.mixes = mixes
-        self.needs = (Clean(), Mixes(mixes))
+        self.mixes = check_whole("mixes", mixes, 1)
+        self.needs = (Clean(), Mixes(self.mixes))
 
     def of_step(self, outcome: Outcome) -> Tensor:
         mixed = outcome.mixed
@@ -130,17 +127,17 @@ class MixupNDCG(Loss):
             clean: (B, C), of the unmixed samples.
             more: logits and target of the second mix, of the third, and so on.
         """
-        mixed = [(logits, target), *zip(more[::2], more[1::2], strict=True)]
-        if len(mixed) != self.mixes:
+        mixed = [(logits, target), *zip(more[::2], more[1::2], strict=False)]
+        if len(mixed) != self.mixes or len(more) % 2:
             raise InputError(
                 f"MixupNDCG ranks {self.mixes} mixes of each sample, got {len(mixed)}: give the "
                 "logits and the target of each"
             )
         gains, ideals = [], []
         for z, labels in mixed:
+            _check("MixupNDCG", z, labels, clean)  # type: ignore[arg-type]
             assert isinstance(z, Tensor)
             assert not isinstance(labels, Tensor)
-            _check("MixupNDCG", z, labels, clean)
             gains.append(_confidence(z))
             ideals.append(largest_share(labels).to(gains[-1]))
         gain, ideal = torch.stack(gains, 1), torch.stack(ideals, 1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.errors import InputError
-from mixwell.losses.base import Loss, wide
+from mixwell.losses.base import Loss, check_target, wide
 from mixwell.mix import MixedTarget
 
 __all__ = ["MixedL1", "MixedMSE"]
@@ -25,9 +25,11 @@ class _Elementwise(Loss):
         Returns:
             A scalar; with ``reduction="none"`` one value for each target.
         """
+        owner = type(self).__name__
+        check_target(owner, logits, target)
         if target.is_index:
             raise InputError(
-                f"{type(self).__name__}: the target must hold real numbers, got {target.a.dtype}; "
+                f"{owner}: the target must hold real numbers, got {target.a.dtype}; "
                 "convert y to a floating dtype"
             )
         prediction = wide(logits)
@@ -37,7 +39,7 @@ class _Elementwise(Loss):
         if prediction.shape != mixed.shape:
             # Broadcasting (B, 1) against (B,) would average B² differences in silence.
             raise InputError(
-                f"{type(self).__name__}: predictions of shape {tuple(logits.shape)} don't fit "
+                f"{owner}: logits, the predictions, of shape {tuple(logits.shape)} don't fit "
                 f"targets of shape {tuple(mixed.shape)}"
             )
         return self._reduce(self._loss(prediction - mixed), target)

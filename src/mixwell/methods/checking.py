@@ -12,6 +12,7 @@ from mixwell.errors import InputError
 from mixwell.methods.recipe import Term
 from mixwell.mix import tensors
 from mixwell.tasks import Task
+from mixwell.values import check_kind, check_place
 
 __all__ = ["check_shapes", "check_task", "checked_data", "plain_batch"]
 
@@ -54,6 +55,9 @@ def check_shapes(x: Any, y: Any, index: Any) -> torch.device:
     if index is not None and (not isinstance(index, Tensor) or index.shape != (size,)):
         got = tuple(index.shape) if isinstance(index, Tensor) else type(index).__name__
         raise InputError(f"index must have shape ({size},), one position a sample, got {got}")
+    if index is not None:
+        check_kind("", "whole", index=index)
+    check_place("", x=leaves[0], y=y)
     return leaves[0].device
 
 

@@ -221,7 +221,8 @@ class Composition:
                 slot.given[argument] = value
             # Where λ is drawn for each pair, "per" would only say how p is drawn.
             settings_alone = slots == [self.slots.get("recipe")] and slots[0].given["p"] == 1
-            if argument == "per" and value == "batch" and settings_alone and "p" not in arguments:
+            by_batch = argument == "per" and isinstance(value, str) and value == "batch"
+            if by_batch and settings_alone and "p" not in arguments:
                 raise InputError(
                     f"{self.name}: per='batch' has nothing to act on: λ is drawn for each pair"
                 )

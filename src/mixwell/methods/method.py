@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mixwell import processes, tasks
 from mixwell.batch import Batch
-from mixwell.checks import check_choice, check_range, check_whole
+from mixwell.checks import check_choice, check_generator, check_range, check_whole
 from mixwell.errors import InputError, say
 from mixwell.kernels import native
 from mixwell.losses import Loss, Need, Outcome, Rows
@@ -113,7 +113,7 @@ class Method(nn.Module):
         self.head = head
         self.feature_mode: Literal["eval", "train"]
         self.feature_mode = check_choice("feature_mode", feature_mode, ("eval", "train"))
-        self.generator = generator
+        self.generator = check_generator("generator", generator)
         self.name = name
         self.register_buffer("progress", torch.zeros(()))
         self._checked_device: torch.device | None = None

@@ -76,12 +76,13 @@ def create(
     chosen = {question: given.pop(question) for question in QUESTIONS if question in given}
     composition = Composition(name, task, chosen, published)
     composition.give(given)
+    usual = composition.settled.get("feature_mode", "eval")
     return Method(
         *composition.build(),
         num_classes=num_classes,
         task=composition.task,
         head=head,
-        feature_mode=feature_mode or composition.settled.get("feature_mode", "eval"),
+        feature_mode=usual if feature_mode is None else feature_mode,
         generator=generator,
         name=composition.name,
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.errors import InputError
-from mixwell.metrics._checks import check_labels, wide
+from mixwell.metrics._checks import check_bins, check_labels, wide
 
 __all__ = [
     "ReliabilityDiagram",
@@ -105,7 +105,8 @@ def reliability_diagram(probs: Tensor, labels: Tensor, bins: int = 15) -> Reliab
     Raises:
         InputError: a shape, dtype, probability or label is wrong, or there are no samples.
     """
-    confidence, correct = _confidence(probs, labels, bins)
+    bins = check_bins(bins)
+    confidence, correct = _confidence(probs, labels)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
     place = torch.bucketize(confidence.detach(), edges[1:-1])
 
@@ -137,7 +138,8 @@ def expected_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
     >>> expected_calibration_error(torch.tensor([[0.75, 0.25]] * 2), torch.tensor([0, 1]))
     tensor(0.2500)
     """
-    confidence, correct = _confidence(probs, labels, bins)
+    bins = check_bins(bins)
+    confidence, correct = _confidence(probs, labels)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
     return _gap(confidence, correct, torch.bucketize(confidence.detach(), edges[1:-1]), bins)
 
@@ -158,7 +160,8 @@ def adaptive_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
 
     Source: "Measuring Calibration in Deep Learning", arXiv:1904.01685.
     """
-    confidence, correct = _confidence(probs, labels, bins)
+    bins = check_bins(bins)
+    confidence, correct = _confidence(probs, labels)
     confidence, order = confidence.sort()
     values = confidence.detach()
     total = F.pad(correct[order].cumsum(0), (1, 0))
@@ -179,10 +182,8 @@ def _gap(confidence: Tensor, correct: Tensor, place: Tensor, bins: int) -> Tenso
     return gaps.abs().sum() / len(confidence)
 
 
-def _confidence(probs: Tensor, labels: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+def _confidence(probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the highest probability of each sample, and 1.0 where it is the right class's."""
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise InputError(f"bins={bins!r} must be a whole number from 1")
     _check_probabilities(probs, labels)
     confidence, predicted = wide(probs).max(1)
     return confidence, (predicted == labels).to(confidence.dtype)
@@ -231,9 +232,8 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     outputs for support vector machines", 1999.
     """
     # On the CPU in float64: the result is a number of the host's, and Apple's devices lack it.
-    z, labels = logits.detach().cpu(), labels.detach().cpu()
-    check_labels("logits", z, labels)
-    z, labels = z.double(), labels.long()
+    check_labels("logits", logits, labels)
+    z, labels = logits.detach().cpu().double(), labels.detach().cpu().long()
     z = z - z.mean(1, keepdim=True)
     scale = float(z.abs().max())
     if scale == 0:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixwell.checks import check_range
 from mixwell.errors import InputError
-from mixwell.metrics._checks import check_labels, wide
+from mixwell.metrics._checks import check_labels, check_numbers, check_rows, wide
 
 __all__ = [
     "ClassMargins",
@@ -75,10 +76,8 @@ def uniformity(features: Tensor, t: float = 2.0) -> Tensor:
 
     Source: as of :func:`alignment`.
     """
-    labels = torch.zeros(features.shape[:1], dtype=torch.int64)
-    check_labels("features", features, labels, classes=False)
-    if not t > 0:
-        raise InputError(f"t={t!r} must be above 0")
+    check_rows("features", features)
+    t = check_range("t", t, open=True)
     size = len(features)
     if size < 2:
         raise InputError(f"features must have 2 rows at least to make a pair, got {size}")
@@ -150,6 +149,8 @@ def class_margins(
     """
     check_labels("features", features, labels, classes=False)
     _check_weight(features, labels, weight)
+    if bias is not None:
+        check_numbers("floating", bias=bias, weight=weight)
     if bias is not None and bias.shape != weight.shape[:1]:
         raise InputError(
             f"bias must have shape ({len(weight)},) like weight's rows, got {tuple(bias.shape)}"
@@ -232,7 +233,7 @@ def nested_variability(features: Tensor, labels: Tensor, groups: Tensor) -> Tens
         InputError: as of :func:`class_variability`.
     """
     features, labels = _checked(features, labels)
-    _, groups = _checked(features, groups)
+    _, groups = _checked(features, groups, "groups")
     found = features.new_full((int(groups.max()) + 1,), torch.nan)
     for group in groups.unique().tolist():
         inside = groups == group
@@ -330,16 +331,17 @@ def _centred(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(centred.norm() > least, centred, 0.0), count > 0
 
 
-def _checked(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _checked(features: Tensor, labels: Tensor, called: str = "labels") -> tuple[Tensor, Tensor]:
     """Return features in float32 at least, and labels as indices; raise if they aren't."""
-    check_labels("features", features, labels, classes=False)
+    check_labels("features", features, labels, classes=False, called=called)
     if labels.device.type == "cpu" and int(labels.min()) < 0:
-        raise InputError(f"labels must be class indices from 0 on, got {int(labels.min())}")
+        raise InputError(f"{called} must be class indices from 0 on, got {int(labels.min())}")
     return wide(features), labels.long()
 
 
 def _check_weight(features: Tensor, labels: Tensor, weight: Tensor) -> None:
     """Raise unless ``weight`` is (C, d) of a classifier that takes the features, C ≥ 2."""
+    check_numbers("floating", weight=weight, features=features)
     if weight.ndim != 2 or weight.shape[1] != features.shape[1] or len(weight) < 2:
         raise InputError(
             f"weight must have shape (C, {features.shape[1]}), C ≥ 2, as features have "

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mixwell.checks import check_whole
 from mixwell.errors import InputError
+from mixwell.metrics._checks import check_bins, check_numbers
 from mixwell.metrics.calibration import _confidence, _gap
 
 __all__ = [
@@ -30,7 +32,7 @@ def class_accuracies(probs: Tensor, labels: Tensor) -> Tensor:
     Raises:
         InputError: a shape, dtype, probability or label is wrong, or there are no samples.
     """
-    _, correct = _confidence(probs, labels, 1)
+    _, correct = _confidence(probs, labels)
     zeros = correct.new_zeros(probs.shape[1])
     count = zeros.index_add(0, labels.long(), torch.ones_like(correct))
     return zeros.index_add(0, labels.long(), correct) / count
@@ -84,10 +86,13 @@ def shot_means(
     Raises:
         InputError: ``class_counts`` doesn't fit; few > many + 1.
     """
-    if class_counts.shape != values.shape:
+    check_numbers("floating", values=values)
+    check_numbers(class_counts=class_counts)
+    many, few = check_whole("many", many), check_whole("few", few)
+    if class_counts.shape != values.shape or values.ndim != 1:
         raise InputError(
-            f"class_counts must have shape ({len(values)},), one entry a class, got "
-            f"{tuple(class_counts.shape)}"
+            "class_counts and values must have one shape (C,), one entry a class, got "
+            f"{tuple(class_counts.shape)} and {tuple(values.shape)}"
         )
     if few > many + 1:
         raise InputError(f"few={few} must be at most many + 1 = {many + 1}")
@@ -119,7 +124,8 @@ def balanced_calibration_error(probs: Tensor, labels: Tensor, bins: int = 15) ->
     Raises:
         InputError: as of :func:`class_accuracies`.
     """
-    confidence, correct = _confidence(probs, labels, bins)
+    bins = check_bins(bins)
+    confidence, correct = _confidence(probs, labels)
     edges = torch.linspace(0, 1, bins + 1, dtype=confidence.dtype, device=confidence.device)
     count = torch.bincount(labels.long(), minlength=probs.shape[1])
     weight = len(labels) / ((count > 0).sum() * count[labels.long()]).to(confidence.dtype)

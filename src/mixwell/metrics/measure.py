@@ -83,18 +83,22 @@ class Measure:
     def fitting(self, largest: float) -> Measure:
         """Return it with as many digits as values need of which ``largest`` is the largest."""
         if self.factor == 1 and 0 < largest < 0.1:  # as many digits as larger numbers have
-            return replace(self, digits=self.digits + math.ceil(-math.log10(largest)) - 1)
+            more = math.ceil(-math.log10(largest)) - 1
+            return replace(self, digits=min(self.digits + more, _MOST_DIGITS))
         return self
 
     def text(self, value: float, digits: int | None = None, *, signed: bool = False) -> str:
-        """Return a value in the unit, which is left out: "97.31"."""
+        """Return a value in the unit, which is left out: "97.31"; "1.2e+20" of a very large one."""
         digits = self.digits if digits is None else digits
-        return f"{self.factor * value:{'+' if signed else ''}.{digits}f}"
+        form = f".{digits}f" if abs(self.factor * value) < _LARGE else ".3g"
+        return f"{self.factor * value:{'+' if signed else ''}{form}}"
 
     def shown(self, value: float, digits: int | None = None) -> str:
         """Return a value with the unit: "97.31 %"."""
         return f"{self.text(value, digits)} {self.unit}".strip()
 
+
+_MOST_DIGITS, _LARGE = 9, 1e9  # what a column of a table has room for
 
 _MEASURES: dict[str, Measure] = {}
 

@@ -7,7 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+from mixwell.checks import check_range
 from mixwell.errors import InputError
+from mixwell.metrics._checks import check_numbers
 
 __all__ = ["auroc", "false_positive_rate"]
 
@@ -50,8 +52,7 @@ def false_positive_rate(inliers: Tensor, outliers: Tensor, recall: float = 0.95)
         A scalar in [0, 1], float64: less is better.
     """
     inliers, outliers = _checked(inliers, outliers)
-    if not 0 < recall <= 1:
-        raise InputError(f"recall must be above 0 and at most 1, got {recall!r}")
+    recall = check_range("recall", recall, 0, 1, open=True)
     needed = max(1, math.ceil(recall * len(inliers) - 1e-9))
     threshold = inliers.sort(descending=True).values[needed - 1]
     return (outliers >= threshold).double().mean()
@@ -59,8 +60,9 @@ def false_positive_rate(inliers: Tensor, outliers: Tensor, recall: float = 0.95)
 
 def _checked(inliers: Tensor, outliers: Tensor) -> tuple[Tensor, Tensor]:
     """Return both in one precision, so that none is rounded before they are compared."""
+    check_numbers("floating", inliers=inliers, outliers=outliers)
     for name, scores in (("inliers", inliers), ("outliers", outliers)):
-        if scores.ndim != 1 or not len(scores) or not scores.is_floating_point():
+        if scores.ndim != 1 or not len(scores):
             raise InputError(
                 f"{name} must be floating scores of shape (N,), N ≥ 1; got {scores.dtype} of "
                 f"shape {tuple(scores.shape)}"

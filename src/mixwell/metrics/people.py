@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.errors import InputError
-from mixwell.metrics._checks import wide
+from mixwell.metrics._checks import check_numbers, wide
 
 __all__ = [
     "people_cross_entropy",
@@ -79,6 +79,7 @@ def rank_correlation(first: Tensor, second: Tensor) -> Tensor:
     Raises:
         InputError: the shapes differ, or aren't (N,), N ≥ 1.
     """
+    check_numbers(first=first, second=second)
     if first.ndim != 1 or first.shape != second.shape or len(first) == 0:
         raise InputError(
             f"first and second must both have shape (N,), N ≥ 1, got {tuple(first.shape)} and "
@@ -97,7 +98,9 @@ def _ranks(values: Tensor) -> Tensor:
 
 def _distributions(logits: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return people's shares and the classifier's log-probabilities, (N, C) each."""
-    if logits.ndim != 2 or not logits.is_floating_point() or logits.numel() == 0:
+    check_numbers("floating", logits=logits)
+    check_numbers(counts=counts, logits=logits)
+    if logits.ndim != 2 or logits.numel() == 0:
         raise InputError(
             "logits must be a floating tensor of shape (N, C) with N ≥ 1, "
             f"got {logits.dtype} of shape {tuple(logits.shape)}"

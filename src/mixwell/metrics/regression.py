@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mixwell.errors import InputError
-from mixwell.metrics._checks import wide
+from mixwell.metrics._checks import check_numbers, wide
 
 __all__ = [
     "mean_absolute_error",
@@ -58,12 +58,13 @@ def r2_score(predictions: Tensor, targets: Tensor) -> Tensor:
     error = (predictions - targets).square().sum(0)
     spread = (targets - targets.mean(0)).square().sum(0)
     constant = (error == 0).to(error.dtype)
-    ratio = error / torch.where(spread > 0, spread, 1.0)
-    return torch.where(spread > 0, 1 - ratio, constant).mean()
+    same = spread == 0  # NaN is neither, and stays NaN
+    return torch.where(same, constant, 1 - error / torch.where(same, 1.0, spread)).mean()
 
 
 def _pair(predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Return both as (N,) or (N, K) in float32 at least."""
+    check_numbers(predictions=predictions, targets=targets)
     shapes = tuple(predictions.shape), tuple(targets.shape)
     predictions, targets = (
         x[:, 0] if x.ndim == 2 and x.shape[1] == 1 else x for x in (predictions, targets)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mixwell.checks import check_range, shown
 from mixwell.errors import InputError
-from mixwell.metrics._checks import wide
+from mixwell.metrics._checks import check_bins, check_numbers, wide
 
 __all__ = [
     "CalibrationCurve",
@@ -59,8 +62,7 @@ def pinball_loss(
         quantiles: each in (0, 1).
     """
     mean, std, targets = _triple(mean, std, targets)
-    if not quantiles or not all(0 < q < 1 for q in quantiles):
-        raise InputError(f"quantiles must lie between 0 and 1, got {quantiles}")
+    quantiles = _between(quantiles)
     q = torch.tensor(quantiles, dtype=mean.dtype, device=mean.device)
     # In Python's own floats: a q near 1 would be 1 in float32, and its quantile infinite.
     z = torch.tensor([NormalDist().inv_cdf(value) for value in quantiles]).to(q)
@@ -85,7 +87,7 @@ def uncertainty_calibration_error(
     learning", MIDL 2020.
     """
     mean, std, targets = (value.flatten() for value in _triple(mean, std, targets))
-    _check_bins(bins)
+    bins = check_bins(bins)
     variance, error = std.square(), (targets - mean).square()
     low, high = variance.aminmax()
     edges = low + (high - low) * torch.arange(1, bins, device=low.device, dtype=low.dtype) / bins
@@ -132,7 +134,7 @@ def calibration_curve(
         growing variance: three tensors (bins,).
     """
     mean, std, targets = (value.flatten() for value in _triple(mean, std, targets))
-    _check_bins(bins)
+    bins = check_bins(bins)
     bins = min(bins, len(std))
     std, order = std.sort(stable=True)
     error = (targets - mean)[order].square()
@@ -168,7 +170,21 @@ def fit_variance_scale(mean: Tensor, std: Tensor, targets: Tensor) -> float:
     return scale or 1.0
 
 
+def _between(quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Return quantiles as numbers in (0, 1), some of them."""
+    wanted = "quantiles must hold numbers between 0 and 1"
+    try:
+        given: list[Any] = [] if isinstance(quantiles, (str, bytes)) else list(quantiles)
+    except TypeError:  # it is no sequence
+        given = []
+    found = tuple(check_range("quantiles", q, 0, 1, open=True) for q in given)
+    if not found or 1.0 in found:
+        raise InputError(f"{wanted}, got {shown(quantiles)}")
+    return found
+
+
 def _triple(mean: Tensor, std: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    check_numbers(mean=mean, std=std, targets=targets)
     shapes = [tuple(value.shape) for value in (mean, std, targets)]
     if len(set(shapes)) > 1 or mean.ndim not in (1, 2) or not mean.numel():
         raise InputError(
@@ -178,8 +194,3 @@ def _triple(mean: Tensor, std: Tensor, targets: Tensor) -> tuple[Tensor, Tensor,
     if std.device.type == "cpu" and not bool((std > 0).all()):
         raise InputError(f"std must be above 0 everywhere, got a minimum of {float(std.min()):.4g}")
     return wide(mean), wide(std), wide(targets)
-
-
-def _check_bins(bins: int) -> None:
-    if isinstance(bins, bool) or not isinstance(bins, int) or bins < 1:
-        raise InputError(f"bins={bins!r} must be a whole number from 1")

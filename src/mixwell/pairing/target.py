@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Batch
-from mixwell.checks import Range, check_choice, check_range
+from mixwell.checks import Range, as_numbers, check_choice, check_range, shown
 from mixwell.errors import InputError
 from mixwell.functional import pairwise_distance
 from mixwell.pairing.base import Pairing, draw_partner, uniform
@@ -124,9 +124,8 @@ class LabelKernel(Pairing):
 def _deviations(target_std: Any) -> Tensor | None:
     if target_std is None:
         return None
-    value = torch.as_tensor(target_std, dtype=torch.float32)
+    wanted = "be a positive number, or one for each target (K,)"
+    value = as_numbers("target_std", target_std, wanted)
     if value.ndim > 1 or value.numel() == 0 or not bool((value > 0).all()):
-        raise InputError(
-            f"target_std must be a positive number, or one for each target (K,), got {target_std!r}"
-        )
+        raise InputError(f"target_std must {wanted}, got {shown(target_std)}")
     return value

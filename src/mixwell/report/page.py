@@ -15,9 +15,9 @@ from mixwell.errors import InputError
 from mixwell.metrics.measures import Measure
 from mixwell.report import sections
 from mixwell.report.drawing import PALETTE
+from mixwell.report.remarks import by_part, remarks, told_of
 from mixwell.report.sections.overview import overview
 from mixwell.report.tables import (
-    by_part,
     cells,
     columns_for,
     latex_table,
@@ -141,7 +141,7 @@ def _render(
     columns = columns_for(summaries, protocol)
     parts = []
     for name, group in by_part(summaries).items():
-        own = [record for record in done if record.group == name]
+        own = [sections.drawable(record) for record in done if record.group == name]
         part = sections.Part(own, group, colours, base, protocol)
         blocks = sections.drawn(part) if own else []
         parts.append({"name": name, "blocks": blocks, **_results(part, columns)})
@@ -232,8 +232,15 @@ def _results(part: sections.Part, columns: Sequence[Measure]) -> dict[str, Any]:
             }
             for place, summary in enumerate(part.summaries)
         ],
-        "samples": part.first.train_samples if part.records else 0,
+        "samples": part.first.train_samples if part.records else "unknown",
+        "about": _sentence(told_of(part.summaries, part.base)),
+        "tested": any(any(summary.tests.values()) for summary in part.summaries),
+        "remarks": remarks(part.summaries, part.base),
     }
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _descriptions(labels: Sequence[str], records: Sequence[RunRecord]) -> list[dict[str, Any]]:

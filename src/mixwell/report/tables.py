@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mixwell.metrics.measures import Measure, registered
+from mixwell.report.remarks import by_part, remarks, told_of
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import average_ranks
 
@@ -81,12 +82,13 @@ def cells(summaries: Sequence[MethodSummary], column: Measure) -> list[Cell]:
 
 
 def _cell(summary: MethodSummary, column: Measure, top: float | None, compared: bool) -> Cell:
+    left_out = summary.left_out.get(column.name, "")
     if column.name not in summary.metrics:
-        return Cell(math.nan, "–", "", False, "", "")
+        return Cell(math.nan, "–", "", False, "", left_out)
     found = summary.metrics[column.name]
     spread = "" if found.half_width is None else f"±{column.text(found.half_width)}"
     best = compared and top is not None and found.mean == top
-    mark = note = ""
+    mark, note = "", summary.untested.get(column.name, "")
     test = summary.tests.get(column.name)
     if test is not None:
         low, high = (
@@ -98,6 +100,7 @@ def _cell(summary: MethodSummary, column: Measure, top: float | None, compared: 
         )
         if test.significant and column.higher_is_better is not None:
             mark = "better" if (test.difference > 0) == column.higher_is_better else "worse"
+    note = "; ".join(filter(None, (note, left_out)))
     return Cell(found.mean * column.factor, column.text(found.mean), spread, best, mark, note)
 
 
@@ -106,14 +109,6 @@ def protocol_of(records: Sequence[RunRecord], protocol: str) -> str:
     tasks = {record.task for record in records}
     own = tasks.pop() if protocol == "balanced" and len(tasks) == 1 else protocol
     return own if own in PROTOCOLS else protocol
-
-
-def by_part(summaries: Sequence[MethodSummary]) -> dict[str, list[MethodSummary]]:
-    """Return the summaries of each part of a study."""
-    parts: dict[str, list[MethodSummary]] = {}
-    for summary in summaries:
-        parts.setdefault(summary.group, []).append(summary)
-    return parts
 
 
 def tables(
@@ -143,7 +138,9 @@ def tables(
         groups = _fitting(columns, width)
         shown = [_table(summaries, group) for group in groups]
         shown[0].title = Text(_title(records))
-    shown[-1].caption = Text(_caption(summaries))
+    shown[-1].caption = Text(
+        "\n".join([told_of(summaries, baseline), *remarks(summaries, baseline)])
+    )
     return shown
 
 
@@ -200,17 +197,6 @@ def _title(records: Sequence[RunRecord]) -> str:
     return f"{data}, {model}"
 
 
-def _caption(summaries: Sequence[MethodSummary]) -> str:
-    seeds = max((s.n for s in summaries), default=0)
-    if seeds < 2:
-        return "one seed: no interval, no test; run more seeds before you conclude anything"
-    base = next((s.method for s in summaries if not any(s.tests.values())), "")
-    return (
-        f"mean ± 95 % t-interval over {seeds} seeds; bold: best mean; ↑ better, ↓ worse than "
-        f"{base} (paired t-test, p < 0.05 after Holm's correction over each measure's tests)"
-    )
-
-
 def _table(summaries: Sequence[MethodSummary], columns: Sequence[Measure]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
     table.add_column("method", no_wrap=True)
@@ -245,6 +231,8 @@ def markdown_table(
 ) -> str:
     """Return the results as a Markdown table, without their costs.
 
+    What failed or is left out stands below it in words.
+
     Args:
         records: of a study.
         baseline: as of :func:`summarise`.
@@ -269,7 +257,9 @@ def markdown_table(
                 shown.append(f"{text} {cell.half_width}{arrow}".strip())
             first = f"| {_in_markdown(name)} " if several else ""
             lines.append(f"{first}| {_in_markdown(summary.method)} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
+    summaries = [summary for part in parts.values() for summary in part]
+    said = [f"- {_in_markdown(text)}" for text in remarks(summaries, baseline)]
+    return "\n".join([*lines, *([""] if said else []), *said]) + "\n"
 
 
 def _in_markdown(text: str) -> str:
@@ -284,9 +274,11 @@ def latex_table(
     """Return the leading measures as a LaTeX table for the booktabs package."""
     keys = PROTOCOLS[protocol_of(records, protocol)].measures
     parts, columns = _for_text(records, baseline, protocol, keys)
+    summaries = [summary for part in parts.values() for summary in part]
     lines = [
         "% needs \\usepackage{booktabs}; mean and half-width of the 95 % t-interval over seeds,",
         "% bold: best mean, arrows: p < 0.05 against the baseline (paired t-test, Holm)",
+        *(f"% {' '.join(text.split())}" for text in remarks(summaries, baseline)),
         "\\begin{tabular}{l" + "r" * len(columns) + "}",
         "\\toprule",
         " & ".join(["method", *(_escaped(column.heading) for column in columns)]) + " \\\\",

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
+from mixwell.checks import check_whole, plain, shown
 from mixwell.errors import InputError, suggest
 from mixwell.studies.protocols import PROTOCOLS
-from mixwell.studies.study import Study, build, parse_methods
+from mixwell.studies.study import MOST_SEEDS, Study, build, parse_methods
 from mixwell.training.config import RunConfig
 
 __all__ = ["as_study"]
@@ -70,10 +71,9 @@ def as_study(
 
 
 def _listed(seeds: int | Sequence[int] | None) -> Sequence[int] | None:
-    if isinstance(seeds, (bool, str)):
-        raise InputError(f"seeds must be a count (3) or a list ([0, 5, 7]), got {seeds!r}")
-    if isinstance(seeds, int):
-        if seeds < 1:
-            raise InputError(f"seeds must be 1 at least, got {seeds!r}")
-        return range(seeds)
+    seeds = plain(seeds)
+    if isinstance(seeds, (int, float)) and not isinstance(seeds, bool):
+        return range(check_whole("seeds", seeds, 1, MOST_SEEDS))
+    if seeds is not None and not isinstance(seeds, (list, tuple, range)):
+        raise InputError(f"seeds must be a count (3) or a list ([0, 5, 7]), got {shown(seeds)}")
     return seeds

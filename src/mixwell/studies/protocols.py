@@ -51,9 +51,10 @@ class Protocol:
         """
         if name is None:
             return self
-        if name not in self.presets:
+        if not isinstance(name, str) or name not in self.presets:
+            near = suggest(name, self.presets) if isinstance(name, str) else ""
             raise InputError(
-                f"preset={name!r} is unknown to {self.name}{suggest(name, self.presets)}; "
+                f"preset={name!r} is unknown to {self.name}{near}; "
                 f"it has {', '.join(self.presets) or 'none'}"
             )
         return replace(self, **self.presets[name])

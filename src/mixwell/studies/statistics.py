@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import numbers
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from mixwell.checks import check_range, check_whole
+from mixwell.errors import InputError
 from mixwell.metrics.measures import get, registered
 from mixwell.studies.records import RunRecord
 
@@ -20,6 +24,7 @@ __all__ = [
     "higher_is_better",
     "holm",
     "interval",
+    "last_line",
     "measures",
     "paired_test",
     "seeds_needed",
@@ -44,11 +49,13 @@ class Interval:
         mean: over the seeds.
         half_width: of the interval; None with one seed, which allows no interval.
         values: one for each seed, in the order of seeds.
+        seeds: those that have a value, where they are known.
     """
 
     mean: float
     half_width: float | None
     values: tuple[float, ...]
+    seeds: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,10 @@ class MethodSummary:
         failed: how many runs failed.
         group: the part of the study, in words; empty where there are no parts.
         vary: the part's values, by field.
+        left_out: name to words, where a measure of some runs is missing, NaN or infinite and so
+            stands in no mean: "NaN in 2 of 5 runs: left out".
+        untested: name to words, where there is no test and a baseline to test against.
+        errors: why runs failed, one line each.
     """
 
     method: str
@@ -104,19 +115,38 @@ class MethodSummary:
     failed: int = 0
     group: str = ""
     vary: dict[str, Any] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    untested: dict[str, str] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
 
 
-def interval(values: Sequence[float]) -> Interval:
-    """Return mean and 95 % t-interval."""
+def interval(values: Sequence[float], seeds: Sequence[int] = ()) -> Interval:
+    """Return mean and 95 % t-interval.
+
+    Args:
+        values: finite numbers, one at least.
+        seeds: that they are of, where they are known.
+
+    Raises:
+        InputError: there are no values, or one is no finite number.
+    """
     from scipy import stats
 
-    count = len(values)
-    mean = math.fsum(values) / count
+    wrong = next((value for value in values if _kind_of(value) is not None), None)
+    if not len(values) or wrong is not None:
+        raise InputError(f"values must be finite numbers, one at least, got {wrong or 'none'}")
+    given = [float(value) for value in values]
+    count = len(given)
+    # In units of the largest where squares of it would be too large for a float.
+    largest = max(map(abs, given))
+    scale = largest if largest > 1e100 else 1.0
+    scaled = [value / scale for value in given]
+    mean = math.fsum(scaled) / count
     if count < 2:
-        return Interval(mean, None, tuple(values))
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+        return Interval(mean * scale, None, tuple(given), tuple(seeds))
+    variance = math.fsum((value - mean) ** 2 for value in scaled) / (count - 1)
     reach = float(stats.t.ppf(0.975, count - 1)) * math.sqrt(variance / count)
-    return Interval(mean, reach, tuple(values))
+    return Interval(mean * scale, reach * scale, tuple(given), tuple(seeds))
 
 
 def paired_test(values: Sequence[float], baseline: Sequence[float]) -> Test | None:
@@ -172,6 +202,12 @@ def _power(deviation: float, difference: float, pairs: int, level: float) -> flo
     return 1.0 if math.isnan(found) else float(found)
 
 
+def _check_test(power: float, level: float) -> None:
+    check_range("power", power, 0, 1, open=True)
+    if check_range("level", level, 0, 1, open=True) == 1:
+        raise InputError(f"level must be below 1, got {level!r}")
+
+
 def seeds_needed(
     deviation: float, difference: float, power: float = 0.8, level: float = 0.05
 ) -> int | None:
@@ -182,8 +218,13 @@ def seeds_needed(
         difference: the true one, in the same unit; not 0.
         power: the chance to see it.
         level: of the test, two-sided.
+
+    Raises:
+        InputError: an argument is out of its range.
     """
-    if power >= 1 or difference == 0:
+    check_range("deviation", deviation, open=True)
+    _check_test(power, level)
+    if power >= 1 or check_range("difference", difference, -math.inf) == 0:
         return None
     low, high = 1, 2
     while _power(deviation, difference, high, level) < power:
@@ -209,10 +250,15 @@ def detectable_difference(
         pairs: seeds, 2 at least.
         power: the chance to see it.
         level: of the test, two-sided.
+
+    Raises:
+        InputError: an argument is out of its range.
     """
     from scipy import optimize
 
-    if deviation <= 0:
+    _check_test(power, level)
+    check_whole("pairs", pairs, 2)
+    if check_range("deviation", deviation) == 0:
         return 0.0
     high = 1.0
     while _power(1.0, high, pairs, level) < power:
@@ -243,8 +289,9 @@ def summarise(records: Iterable[RunRecord], baseline: str | None = None) -> list
     for record in records:
         parts.setdefault(record.group, {}).setdefault(record.label, []).append(record)
     summaries = [
-        _summary(label, runs, methods.get(choose_baseline(list(methods), baseline), []))
+        _summary(label, runs, base, methods[base])
         for methods in parts.values()
+        for base in [choose_baseline(list(methods), baseline)]
         for label, runs in methods.items()
     ]
     names = dict.fromkeys(name for summary in summaries for name in summary.tests)
@@ -256,27 +303,77 @@ def summarise(records: Iterable[RunRecord], baseline: str | None = None) -> list
     return summaries
 
 
-def _summary(label: str, runs: list[RunRecord], baseline: list[RunRecord]) -> MethodSummary:
+def _summary(
+    label: str, runs: list[RunRecord], base: str, baseline: list[RunRecord]
+) -> MethodSummary:
     runs = sorted(runs, key=lambda run: run.seed)
     values = {run.seed: measures(run) for run in runs if run.status == "done"}
-    base = {run.seed: measures(run) for run in baseline if run.status == "done"}
-    names = dict.fromkeys(name for found in values.values() for name in found)
+    others = {run.seed: measures(run) for run in baseline if run.status == "done"}
+    found: dict[str, Interval] = {}
     tests: dict[str, Test | None] = {}
-    for name in names:
-        shared = [seed for seed in values if name in values[seed] and name in base.get(seed, {})]
+    left_out, untested = {}, {}
+    for name in dict.fromkeys(name for run in values.values() for name in run):
+        own, against = _finite(values, name), _finite(others, name)
+        if len(own) < len(values):
+            left_out[name] = _left_out([run.get(name) for run in values.values()])
+        if not own:
+            continue
+        found[name] = interval(list(own.values()), list(own))
         tests[name] = None
-        if not any(run in baseline for run in runs):
-            tests[name] = paired_test(
-                [values[seed][name] for seed in shared], [base[seed][name] for seed in shared]
-            )
-    spread = {
-        name: interval([found[name] for found in values.values() if name in found])
-        for name in names
-    }
+        if label == base:
+            continue
+        shared = [seed for seed in own if seed in against]
+        tests[name] = paired_test([own[s] for s in shared], [against[s] for s in shared])
+        if tests[name] is None:
+            untested[name] = _untested(base, len(shared), len(against))
+    failed = [run for run in runs if run.status != "done"]
     return MethodSummary(
-        label, len(values), spread, tests, tuple(values), len(runs) - len(values),
-        runs[0].group, runs[0].vary,
+        label, len(values), found, tests, tuple(values), len(failed), runs[0].group, runs[0].vary,
+        left_out, untested, tuple(last_line(run.error) for run in failed),
     )  # fmt: skip
+
+
+def last_line(error: str | None) -> str:
+    """Return why a run failed, on one line."""
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason is known"
+
+
+def _finite(values: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:
+    """Return the measure of the runs that have a finite number there, by seed."""
+    there = {seed: own[name] for seed, own in values.items() if name in own}
+    return {seed: float(value) for seed, value in there.items() if _kind_of(value) is None}
+
+
+def _kind_of(value: Any) -> str | None:
+    """Return in words what is no number to compute with; None for one that is."""
+    if value is None:
+        return "missing"
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return "no number"
+    if math.isnan(value):
+        return "NaN"
+    return None if math.isfinite(value) else "infinite"
+
+
+def _left_out(values: Sequence[Any]) -> str:
+    """Return in words what is not in the mean: "NaN in 2 of 5 runs: left out"."""
+    kinds = Counter(kind for kind in map(_kind_of, values) if kind is not None)
+    runs = len(values)
+    if max(kinds.values()) == runs:
+        return f"{next(iter(kinds))} in all {runs} runs" if runs > 1 else next(iter(kinds))
+    parts = [f"{kind} in {count}" for kind, count in kinds.items()]
+    return f"{' and '.join(parts)} of {runs} runs: left out"
+
+
+def _untested(base: str, shared: int, there: int) -> str:
+    if not there:
+        return f"{base} has no value: no test"
+    if not shared:
+        return f"no seed in common with {base}: no test"
+    if shared == 1:
+        return f"one seed in common with {base}: no test"
+    return f"the difference to {base} is the same in all seeds: no test"
 
 
 def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str, float]:
@@ -310,7 +407,13 @@ def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str,
 
 
 def choose_baseline(methods: Sequence[str], baseline: str | None = None) -> str:
-    """Return the label that the others are tested against."""
+    """Return the label that the others are tested against.
+
+    Raises:
+        InputError: there are no methods.
+    """
+    if not methods:
+        raise InputError("methods must name one at least, got none")
     if baseline is not None and baseline in methods:
         return baseline
     return "erm" if "erm" in methods else methods[0]

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from mixwell import plugins
+from mixwell.checks import LARGEST, check_whole
+from mixwell.checks import shown as brief
 from mixwell.errors import InputError, suggest
 from mixwell.methods import accepts
+from mixwell.methods.spec import specs_of
 from mixwell.studies.protocols import PROTOCOLS, Protocol
 from mixwell.studies.store import Cell
 from mixwell.training.build import load_data, make_model, resolved
-from mixwell.training.config import RunConfig
+from mixwell.training.config import GREATEST_SEED, RunConfig
 from mixwell.training.naming import called, digest, folder_name
 from mixwell.training.prepare import check
 
@@ -24,9 +27,17 @@ __all__ = ["Study", "parse_methods", "read_study"]
 
 _TRAINED = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs")
 """Options of a run that a method may have of its own; no method has settings of these names."""
-_OWN = (
-    "protocol", "preset", "methods", "seeds", "settings", "out", "baseline", "results", "import",
-)  # fmt: skip
+_OWN = {
+    "protocol": "a text", "preset": "a text", "methods": "a text or a list of texts",
+    "seeds": "a whole number or a text or a list of whole numbers",
+    "settings": "a mapping or a text", "out": "a text", "baseline": "a text", "results": "a text",
+    "import": "a text or a list of texts",
+}  # fmt: skip
+"""What a study's file says beside options of its runs, and as what."""
+MOST_SEEDS = 10_000
+"""What a count of seeds may be."""
+_NOT_SAID = ("method", "method_options", "seed", "imports", "init_digest")
+"""Options of a run that a study has its own words for."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +162,11 @@ class Study:
             raise InputError("methods must name one at least")
         chosen = [_parse(text) for text in self.methods]
         names = [name for name, _ in chosen]
+        for name in names:
+            try:
+                specs_of(name)
+            except InputError as error:
+                raise InputError(f"methods: {error}") from error
         for key, value in self.settings.items():
             owner, _, setting = key.rpartition(":")
             if owner and owner not in names:
@@ -189,7 +205,7 @@ def _typed(name: str, value: Any) -> Any:
         return [_typed(name, single) for single in value]
     spec = RunConfig.__dataclass_fields__.get(name)
     wants_float = spec is not None and str(spec.type).startswith("float")
-    whole = isinstance(value, int) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
     return float(value) if wants_float and whole else value
 
 
@@ -251,16 +267,34 @@ def read_study(path: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of no date, of a number without end
         raise InputError(f"{path} is no YAML: {error}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a mapping (protocol: long-tailed, ...)")
     known = [*_OWN, *(spec.name for spec in fields(RunConfig))]
     content = {str(name).replace("-", "_"): value for name, value in content.items()}
-    for name in content:
-        if name not in known or name in ("method", "method_options", "seed", "imports"):
+    for name, value in content.items():
+        if name not in known or name in _NOT_SAID:
             raise InputError(f"{path}: {name!r} is no part of a study{suggest(name, known)}")
+        if name in _OWN and value is not None:
+            _check_own(name, value)
     return content
+
+
+def _check_own(name: str, value: Any) -> None:
+    """Raise an InputError for what is nothing that a study's own key can hold."""
+    kinds = _OWN[name].split(" or ")
+    number = isinstance(value, int) and not isinstance(value, bool)
+    texts = isinstance(value, list) and all(isinstance(one, str) and one for one in value)
+    right = {
+        "a text": isinstance(value, str) and bool(value.strip()) and "\0" not in value,
+        "a list of texts": texts and bool(value),
+        "a whole number": number,
+        "a list of whole numbers": isinstance(value, list) and bool(value),  # each is looked at
+        "a mapping": isinstance(value, Mapping),
+    }
+    if not any(right[kind] for kind in kinds):
+        raise InputError(f"{name} must be {_OWN[name]}, got {brief(value)}")
 
 
 def build(
@@ -286,6 +320,9 @@ def build(
         InputError: the preset or an option is unknown.
     """
     start = protocol.preset(preset)
+    for name, value in given.items():
+        if isinstance(value, list) and not value and name != "freeze":
+            raise InputError(f"{name} must name one at least, got an empty list; or leave it out")
     options = {name: _typed(name, value) for name, value in {**start.defaults, **given}.items()}
     if isinstance(options.get("log"), list):
         options["log"] = ",".join(map(str, options["log"]))  # these don't vary
@@ -295,8 +332,9 @@ def build(
         for name in scarce:
             if name not in given:
                 options.pop(name, None)
-    if "freeze" in options and not any(isinstance(name, list) for name in options["freeze"]):
-        options["freeze"] = [options["freeze"]]  # one value, which is several names
+    freeze = options.get("freeze")
+    if isinstance(freeze, (list, tuple)) and not any(isinstance(name, list) for name in freeze):
+        options["freeze"] = [freeze]  # one value, which is several names
     vary = {name: list(value) for name, value in options.items() if isinstance(value, list)}
     single = {name: values[0] for name, values in vary.items() if len(values) == 1}
     vary = {name: values for name, values in vary.items() if len(values) > 1}
@@ -305,10 +343,17 @@ def build(
         base = RunConfig(**{**fixed, **single})
     except TypeError as error:
         raise InputError(str(error)) from error
+    if methods is not None and not (
+        isinstance(methods, (list, tuple)) and all(isinstance(one, str) for one in methods)
+    ):
+        raise InputError(f"methods must be a list of methods, got {brief(methods)}")
+    chosen = range(start.seeds) if seeds is None else seeds
+    if not isinstance(chosen, (list, tuple, range)):
+        raise InputError(f"seeds must be a list of whole numbers, got {brief(seeds)}")
     return Study(
         base,
         list(methods if methods is not None else start.methods),
-        list(seeds if seeds is not None else range(start.seeds)),
+        [check_whole("seeds", seed, 0, GREATEST_SEED) for seed in chosen],
         vary,
         dict(settings or {}),
         start.settings,

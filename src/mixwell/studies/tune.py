@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mixwell.checks import Range, check_whole
+from mixwell.checks import Range, check_whole, shown
 from mixwell.errors import InputError, MachineError, suggest
 from mixwell.methods import ranges
 from mixwell.metrics.measures import VALIDATION, Measure, of
 from mixwell.studies.engines import MACHINE
 from mixwell.studies.run import run_cells
+from mixwell.studies.statistics import last_line
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import slug
 from mixwell.training.config import RunConfig
@@ -35,7 +37,8 @@ class Tuned:
         settings: the best.
         value: of the measure with them, on validation data.
         measure: what was optimised.
-        default: the measure's value with the usual settings: always the first trial.
+        default: the measure's value with the usual settings: always the first trial; None where
+            that failed.
         trials: how many were made, failures among them.
         failed: how many of them failed.
     """
@@ -44,17 +47,18 @@ class Tuned:
     settings: dict[str, Any]
     value: float
     measure: str
-    default: float
+    default: float | None
     trials: int
     failed: int
 
     def __str__(self) -> str:
         found = ", ".join(f"{name}={value:.4g}" for name, value in self.settings.items())
         failed = f", {self.failed} failed" if self.failed else ""
+        usual = "they failed" if self.default is None else f"{self.default:.5g}"
         return (
             f"{self.method}: {found}\n"
             f"validation {self.measure} {self.value:.5g}; with the usual settings "
-            f"{self.default:.5g} ({self.trials} trials{failed})"
+            f"{usual} ({self.trials} trials{failed})"
         )
 
 
@@ -90,10 +94,13 @@ def tune(
         command: kept in the results.
 
     Raises:
-        InputError: the method has nothing to search, or an argument can't work.
+        InputError: the method has nothing to search, an argument can't work, or every trial failed.
     """
     _optuna()
-    trials = check_whole("trials", trials, 1)
+    trials, workers = check_whole("trials", trials, 1), check_whole("workers", workers, 1)
+    if not isinstance(seeds, (list, tuple, range)) or not seeds:
+        raise InputError(f"seeds must be a list of whole numbers, one at least, got {shown(seeds)}")
+    seeds = [check_whole("seeds", seed) for seed in seeds]
     if not isinstance(config, Prepared):
         config = prepare(replace(config, seed=seeds[0]))
     task, config = config.dataset.task, config.config
@@ -113,7 +120,8 @@ def tune(
         sampler = _samplers(trials, at_a_time > 1)
         while _ended(found) < trials:
             _try_some(found, at_a_time, trials, space, tried, sampler)
-            _write(found, config, space, chosen, folder)
+            if _ended(found, failed=False):
+                _write(found, config, space, chosen, folder)
         return _write(found, config, space, chosen, folder)
 
 
@@ -276,8 +284,9 @@ def _measured(
     values: list[float | None] = []
     for cells in by_choice:
         records = [found.get(cell.name) for cell in cells]
-        key = VALIDATION + measure.name
-        done = [r.metrics[key] for r in records if r and key in r.metrics]
+        # NaN is no result to search by: as of a run that failed.
+        taken = [r.metrics.get(VALIDATION + measure.name) for r in records if r]
+        done = [value for value in taken if value is not None and math.isfinite(value)]
         values.append(sum(done) / len(done) if len(done) == len(cells) else None)
     return values
 
@@ -291,13 +300,13 @@ def _write(
     done = [t for t in search.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     failed = _ended(search, failed=True)
     if not done:
-        raise InputError(f"every trial failed; see the logs in {folder}")
+        raise InputError(_why_all_failed(folder, failed, measure))
     sign = -1 if measure.higher_is_better else 1
     best = min(done, key=lambda trial: sign * trial.value)
-    first = min(done, key=lambda trial: trial.number)
+    usual = next((trial.value for trial in done if trial.number == 0), None)
     settings = {**config.method_options, **best.params}
     found = Tuned(
-        config.method, settings, best.value, measure.name, first.value, len(done) + failed, failed
+        config.method, settings, best.value, measure.name, usual, len(done) + failed, failed
     )
     header = "".join(f"# {line}\n" for line in str(found).splitlines())
     body = yaml.safe_dump(
@@ -305,7 +314,7 @@ def _write(
             "settings": {config.method: settings},
             "tuned": {
                 "data": config.data, "measure": f"validation {measure.name}", "value": best.value,
-                "usual settings": first.value, "trials": len(done) + failed,
+                "usual settings": usual, "trials": len(done) + failed,
                 "ranges": {name: str(bounds) for name, bounds in space.items()},
             },
         },
@@ -313,3 +322,13 @@ def _write(
     )  # fmt: skip
     write_atomically(folder / "tuned.yaml", (header + body).encode())
     return found
+
+
+def _why_all_failed(folder: Path, trials: int, measure: Measure) -> str:
+    """Return in words why a search found nothing."""
+    records = Store(folder).records()
+    reasons = [last_line(record.error) for record in records if record.status != "done"]
+    if len(reasons) < len(records):
+        reasons.append(f"validation {measure.name} is missing, NaN or infinite")
+    count = f"all {trials} trials failed" if trials > 1 else "the one trial failed"
+    return f"{count}: {'; '.join(list(dict.fromkeys(reasons))[:3])}; the logs are in {folder}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mixwell.checks import check_choice, check_range, plain
+from mixwell.checks import LARGEST, check_choice, check_range, check_whole, plain, shown
 from mixwell.errors import InputError, suggest
 from mixwell.plugins import changed as changed_imports
 from mixwell.training.naming import content_digest, weights_file
@@ -27,10 +28,6 @@ def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) 
     return field(default=default, metadata=metadata)
 
 
-_OPTIONAL = (
-    "train_size", "epochs", "batch_size", "threads", "largest_class", "shots", "labels",
-    "image_size",
-)  # fmt: skip
 _WHOLE = {  # fields to their least values
     "train_size": 1, "epochs": 0, "batch_size": 1, "accumulate": 1, "devices": 1, "threads": 1,
     "image_size": 8, "loader_workers": 0, "seed": 0, "largest_class": 1, "shots": 1, "labels": 1,
@@ -43,16 +40,26 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "checkpoint_minutes": (math.inf, False), "mix_cutoff": (1.0, False),
     "backbone_lr": (math.inf, True), "layer_decay": (1.0, True),
 }  # fmt: skip
-_GREATEST_SEED = 2**32 - 1  # NumPy's
+GREATEST_SEED = 2**32 - 1  # NumPy's
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
+
+
+def _listed(name: str, value: Any, wanted: str) -> tuple[Any, ...]:
+    """Return several as a tuple: of a list, a tuple or nothing at all."""
+    if value is None or (isinstance(value, (list, tuple)) and not value):
+        return ()
+    if not isinstance(value, (list, tuple)):
+        raise InputError(f"{name} must hold {wanted}, got {shown(value)}")
+    return tuple(value)
 
 
 def _patterns(value: Any) -> tuple[str, ...]:
     """Return what is frozen as names, one or several."""
-    names = (value,) if isinstance(value, str) else tuple(value or ())
+    wanted = "names of parameters or parts"
+    names = (value,) if isinstance(value, str) else _listed("freeze", value, wanted)
     for name in names:
         if not isinstance(name, str) or not name:
-            raise InputError(f"freeze must hold names of parameters or parts, got {name!r}")
+            raise InputError(f"freeze must hold {wanted}, got {shown(name)}")
     return names
 
 
@@ -60,8 +67,46 @@ def _imported(record: Any) -> dict[str, Any]:
     """Return the record of something imported, if it is one."""
     known = {"name", "module", "version", "text"}
     if not isinstance(record, Mapping) or not {"name", "module"} <= set(record) <= known:
-        raise InputError(f"imports must hold what mixwell.plugins.load returned, got {record!r}")
+        raise InputError(
+            f"imports must hold what mixwell.plugins.load returned, got {shown(record)}"
+        )
     return dict(record)
+
+
+def _of_kind(name: str, kind: str, value: Any) -> Any:
+    """Return a field's value if it is of the kind that it is declared with, as JSON can hold it.
+
+    Numbers are left to those checks that know their ranges.
+    """
+    kind, _, optional = kind.partition(" | ")
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is None and optional:
+        return None
+    if kind == "str" and (not isinstance(value, str) or not value or "\0" in value):
+        raise InputError(f"{name} must be a text, such as a name, got {shown(value)}")
+    if kind == "bool" and not isinstance(value, bool):
+        raise InputError(f"{name} must be true or false, got {shown(value)}")
+    if kind.startswith("dict"):
+        return _mapping(name, value)
+    if value is None and kind in ("int", "float"):
+        raise InputError(f"{name} must be a number, got None")
+    return value
+
+
+def _mapping(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise InputError(f"{name} must map names to settings, got {shown(value)}")
+    found = {key: plain(inner) for key, inner in value.items()}
+    for key, inner in found.items():
+        try:
+            json.dumps(inner)
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"{name}: {key}={shown(inner)} is nothing that a file can hold: {error}; give "
+                "numbers, texts, or lists of them"
+            ) from error
+    return found
 
 
 def loggers_of(text: str | None) -> tuple[str, ...]:
@@ -76,7 +121,7 @@ def loggers_of(text: str | None) -> tuple[str, ...]:
     if text is None:
         return ()
     if not isinstance(text, str):
-        raise InputError(f"log must name loggers (csv,tensorboard), got {text!r}")
+        raise InputError(f"log must name loggers (csv,tensorboard), got {shown(text)}")
     names = tuple(part.strip() for part in text.split(","))
     for name in names:
         check_choice("log", name, LOGGERS)
@@ -258,25 +303,17 @@ class RunConfig:
     # ------------------------------------------------------------------------------- validation
 
     def __post_init__(self) -> None:
-        for name in ("data", "method"):
-            if not isinstance(getattr(self, name), str) or not getattr(self, name):
-                raise InputError(f"{name} must be a name, got {getattr(self, name)!r}")
-        object.__setattr__(self, "imports", tuple(map(_imported, self.imports)))
+        wanted = "what mixwell.plugins.load returned"
+        imports = _listed("imports", self.imports, wanted)
+        object.__setattr__(self, "imports", tuple(map(_imported, imports)))
         object.__setattr__(self, "freeze", _patterns(self.freeze))
         for spec in fields(self):
-            value = getattr(self, spec.name)
-            if plain(value) is not value:  # NumPy's numbers, say, which JSON doesn't know
-                object.__setattr__(self, spec.name, plain(value))
+            value = plain(getattr(self, spec.name))  # NumPy's numbers, say, which JSON doesn't know
+            object.__setattr__(self, spec.name, _of_kind(spec.name, str(spec.type), value))
         for name, least in _WHOLE.items():
-            value = getattr(self, name)
-            optional = value is None and name in _OPTIONAL
-            whole = isinstance(value, int) and not isinstance(value, bool)
-            most = _GREATEST_SEED if name == "seed" else math.inf
-            if not optional and not (whole and least <= value <= most):
-                reach = f"to {most}" if name == "seed" else "on"
-                raise InputError(
-                    f"{name} must be a whole number from {least} {reach}, got {value!r}"
-                )
+            if getattr(self, name) is not None:
+                most = GREATEST_SEED if name == "seed" else LARGEST
+                check_whole(name, getattr(self, name), least, most)
         for name, (high, is_open) in _REAL.items():
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 0, high, open=is_open)

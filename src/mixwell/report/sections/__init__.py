@@ -29,7 +29,7 @@ from mixwell.report.sections import (
     tests,
     toys,
 )
-from mixwell.report.sections.base import Block, Part, Picture, Section, Table, plain
+from mixwell.report.sections.base import Block, Part, Picture, Section, Table, drawable, plain
 
 __all__ = [
     "Block",
@@ -37,6 +37,7 @@ __all__ = [
     "Picture",
     "Section",
     "Table",
+    "drawable",
     "drawn",
     "plain",
     "register",

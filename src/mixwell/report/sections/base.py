@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 
+from mixwell.errors import InputError
 from mixwell.metrics.measures import Measure, get, registered
 from mixwell.report.tables import leading
 from mixwell.studies import MethodSummary, RunRecord
 from mixwell.studies.statistics import Interval
 
-__all__ = ["Block", "Part", "Picture", "Section", "Table", "plain"]
+__all__ = ["Block", "Part", "Picture", "Section", "Table", "drawable", "plain"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,8 @@ class Picture:
     """A figure.
 
     Attributes:
-        svg: what :func:`mixwell.report.drawing.svg_of` returns.
+        svg: what :func:`mixwell.report.drawing.svg_of` returns; empty where it can't be drawn, as
+            its caption then says.
         title: above it.
         caption: below it.
         method: whose it is alone: the page hides it with the method.
@@ -158,11 +162,11 @@ class Part:
             left = sorted(
                 (run for run in runs if not run.known_from), key=lambda r: r.seed != self.first.seed
             )
-            svg = draw(left[0], self.colours[method]) if left else None
-            if svg:
-                other = left[0].seed != self.first.seed
-                title = f"{method}, seed {left[0].seed}" if other else method
-                shown.append(Picture(svg, title, caption(left[0].metrics), method))
+            if left:
+                run = left[0]
+                title = method if run.seed == self.first.seed else f"{method}, seed {run.seed}"
+                made = partial(draw, run, self.colours[method])
+                shown += _picture(made, title, method, partial(caption, run.metrics))
         return shown
 
     def pooled(
@@ -179,10 +183,21 @@ class Part:
         shown = []
         for summary in self.summaries:
             method, runs = summary.method, self.by_method[summary.method]
-            svg = draw(runs, self.colours[method]) if runs else None
-            if svg:
-                shown.append(Picture(svg, method, caption(summary), method))
+            if runs:
+                made = partial(draw, runs, self.colours[method])
+                shown += _picture(made, method, method, partial(caption, summary))
         return shown
+
+
+def _picture(
+    draw: Callable[[], str | None], title: str, method: str, caption: Callable[[], str]
+) -> list[Picture]:
+    """Return a picture, if there is something to draw; or what keeps it from being drawn."""
+    try:
+        svg = draw()
+    except InputError as error:  # predictions that are NaN, say
+        return [Picture("", title, f"Not drawn: {error}.", method)]
+    return [Picture(svg, title, caption(), method)] if svg else []
 
 
 @dataclass(frozen=True)
@@ -203,6 +218,23 @@ class Section:
     files: bool = False
 
 
+def drawable(record: RunRecord) -> RunRecord:
+    """Return a run as it can be drawn: without measures that are no numbers; in its course, NaN.
+
+    A section then sees what is missing, and has nothing else to look out for.
+    """
+
+    def number(value: Any) -> bool:
+        return isinstance(value, (int, float)) and math.isfinite(value)
+
+    history = [
+        {name: value if number(value) else math.nan for name, value in row.items()}
+        for row in record.history
+    ]
+    metrics = {name: value for name, value in record.metrics.items() if number(value)}
+    return replace(record, metrics=metrics, history=history)
+
+
 def plain(*drawn: str | None) -> list[Picture]:
     """Return pictures without titles, of those that there are."""
     return [Picture(svg) for svg in drawn if svg]
@@ -216,5 +248,9 @@ def spread_text(measure: Measure, found: Interval) -> str:
 
 def told(metrics: Mapping[str, float], name: str, digits: int) -> str:
     """Return a measure in words: "ECE 3.1 %"."""
-    measure = get(name)
-    return f"{measure.title} {measure.shown(metrics[name], digits)}"
+    return f"{get(name).title} {number_of(metrics, name, digits)}"
+
+
+def number_of(metrics: Mapping[str, float], name: str, digits: int) -> str:
+    """Return a measure's number in words: "3.1 %"; "unknown" where the run has none."""
+    return get(name).shown(metrics[name], digits) if name in metrics else "unknown"

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from mixwell import metrics
 from mixwell.metrics.measures import get
 from mixwell.report.drawing import INK, STYLE, Point, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, told
+from mixwell.report.sections.base import Block, Part, Section, number_of, told
 from mixwell.studies import MethodSummary, RunRecord
 
 __all__ = ["DEVIATIONS", "RELIABILITY"]
@@ -49,7 +49,7 @@ def _deviations(part: Part) -> Block:
         "above it the network is overconfident. " + part.seed,
         pictures=part.each(
             deviations,
-            lambda m: f"{told(m, 'ence', 2)}, after s {get('ence').shown(m['ence_scaled'], 2)}",
+            lambda m: f"{told(m, 'ence', 2)}, after s {number_of(m, 'ence_scaled', 2)}",
         ),
         small=True,
     )

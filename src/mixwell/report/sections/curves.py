@@ -85,7 +85,7 @@ def curves(
         points = []
         for method, runs in by_method.items():
             epochs, mean, spread = _band(runs, key)
-            if not len(epochs):
+            if not np.isfinite(mean).any():
                 continue
             mean, spread = mean * factor, spread * factor
             low, high = mean - spread, mean + spread
@@ -102,6 +102,8 @@ def curves(
                       method)
                 for i in thinned(len(epochs))
             ]  # fmt: skip
+        if not points:
+            return None
         _set_range(axes, np.array(reach), share)
         axes.set_xlabel("epoch")
         axes.set_ylabel(title)

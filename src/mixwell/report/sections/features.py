@@ -6,9 +6,8 @@ import matplotlib
 import numpy as np
 import torch
 
-from mixwell.metrics.measures import get
 from mixwell.report.drawing import canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, told
+from mixwell.report.sections.base import Block, Part, Section, number_of, told
 from mixwell.studies import RunRecord
 
 __all__ = ["SECTION"]
@@ -30,7 +29,7 @@ def _draw(part: Part) -> Block:
             lambda run, _: features(run),
             lambda m: (
                 f"{told(m, 'uniformity', 2)}, alignment "
-                f"{get('alignment').shown(m.get('fine_alignment', m['alignment']), 2)}"
+                f"{number_of(m, 'fine_alignment' if 'fine_alignment' in m else 'alignment', 2)}"
             ),
         ),
         small=True,

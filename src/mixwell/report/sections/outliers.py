@@ -7,7 +7,7 @@ import torch
 
 from mixwell.metrics.measures import get
 from mixwell.report.drawing import INK, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section
+from mixwell.report.sections.base import Block, Part, Section, number_of
 from mixwell.studies import RunRecord
 
 __all__ = ["SECTION"]
@@ -20,9 +20,7 @@ def _draw(part: Part) -> Block:
         "How confident the network is in test samples and in another data set's. " + part.seed,
         pictures=part.each(
             outliers,
-            lambda m: (
-                f"AUROC {auroc.shown(m[auroc.name], 1)}, FPR95 {passing.shown(m[passing.name], 1)}"
-            ),
+            lambda m: f"AUROC {number_of(m, auroc.name, 1)}, FPR95 {number_of(m, passing.name, 1)}",
         ),
         small=True,
     )

@@ -7,7 +7,7 @@ import numpy as np
 
 from mixwell.metrics.measures import get
 from mixwell.report.drawing import INK, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, plain, told
+from mixwell.report.sections.base import Block, Part, Section, number_of, plain, told
 from mixwell.report.sections.curves import over_epochs
 from mixwell.studies import RunRecord
 
@@ -37,8 +37,7 @@ def _mixed(part: Part) -> Block:
         pictures=part.each(
             lambda run, _: surface(run, mixed=True),
             lambda m: (
-                f"{told(m, 'intrusion', 1)}, off the manifold "
-                f"{get('off_manifold').shown(m['off_manifold'], 1)}"
+                f"{told(m, 'intrusion', 1)}, off the manifold {number_of(m, 'off_manifold', 1)}"
             ),
         ),
         small=True,
