@@ -16,7 +16,7 @@ import torch
 from mixwell import MixedTarget
 
 
-def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 180) -> None:
+def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 270) -> None:
     """Run a script in processes; each is given its rank, a store to meet at, and their count.
 
     One that hangs is a failure, and leaves none behind.

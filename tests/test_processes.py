@@ -16,7 +16,7 @@ from mixwell import InputError, processes
 from mixwell.interpolation import AutoMix, Linear, Switch
 
 torch.set_num_threads(1)
-faulthandler.dump_traceback_later(100)
+faulthandler.dump_traceback_later(200)
 rank, count = int(sys.argv[1]), int(sys.argv[3])
 dist.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=count)
 torch.manual_seed(0)
@@ -88,7 +88,7 @@ dist.barrier()
 dist.destroy_process_group()
 """
     )
-    run_processes(script, tmp_path, count, 200)
+    run_processes(script, tmp_path, count)
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ dist.barrier()
 dist.destroy_process_group()
 """
     )
-    run_processes(script, tmp_path, 2, 150)
+    run_processes(script, tmp_path)
 
 
 @pytest.mark.slow
@@ -135,7 +135,7 @@ dist.barrier()
 dist.destroy_process_group()
 """
     )
-    run_processes(script, tmp_path, 2, 150)
+    run_processes(script, tmp_path)
 
 
 def test_a_process_by_itself_tells_nobody(monkeypatch, make_net, images):

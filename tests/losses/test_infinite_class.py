@@ -191,7 +191,11 @@ torch.manual_seed(0)
 """
 
 
-@pytest.mark.parametrize("cases", [[[4, 4], [4, 3], [1, 6]], [[5, 1, 3]]], ids=str)
+@pytest.mark.parametrize(
+    "cases",
+    [[[4, 4], [4, 3], [1, 6]], pytest.param([[5, 1, 3]], marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_processes_give_the_loss_and_gradients_of_one(cases, tmp_path):
     """Each holds a part of a batch; averaged as DDP does, the gradients are the whole's."""
     script = (
@@ -246,10 +250,10 @@ dist.barrier()
 dist.destroy_process_group()
 """
     )
-    run_processes(script, tmp_path, len(cases[0]), 150)
+    run_processes(script, tmp_path, len(cases[0]))
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_what_one_process_can_not_take_is_refused_by_all(count, tmp_path):
     """The last process's input is bad: it says what, the others say who, and all can go on."""
     script = (
@@ -291,4 +295,4 @@ dist.barrier()
 dist.destroy_process_group()
 """
     )
-    run_processes(script, tmp_path, count, 150)
+    run_processes(script, tmp_path, count)

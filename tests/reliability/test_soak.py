@@ -44,6 +44,7 @@ def test_what_is_left_behind_is_seen():
             model[0].register_forward_hook(lambda *_: None)
         watch.times.append(1.0 + (step > 30))
         watch.wall.append(1.0)
+        watch.plain.append(1.0)
         watch.look()
     words = " ".join(soaking.faults(watch.report()))
     for what in ("objects", "memory", "hooks", "a step"):
