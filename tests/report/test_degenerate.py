@@ -5,7 +5,6 @@ import io
 import json
 import math
 import re
-import sys
 import warnings
 from pathlib import Path
 
@@ -18,9 +17,6 @@ from mixwell.report import markdown_table, tables, write
 from mixwell.report.tables import latex_table
 from mixwell.studies import RunRecord, compare, load_results, summarise
 from mixwell.studies.statistics import detectable_difference, interval, seeds_needed
-
-sys.path.append(str(Path(__file__).parents[1] / "report"))
-from conftest import make_records  # noqa: E402, F401  (the fixture)
 
 NUMBERS = {
     "NaN": math.nan, "infinite": math.inf, "missing": None, "no number": "x", "large": 1e300,
@@ -152,7 +148,7 @@ def check_page(records, folder):
     return page
 
 
-def test_a_report_of_nothing_says_so(make_records, tmp_path):  # noqa: F811
+def test_a_report_of_nothing_says_so(make_records, tmp_path):
     records = make_records(seeds=1, failed={("erm", 0), ("mixup", 0)})
     page = check_page(records, tmp_path / "out")
     assert "No run has finished" in page
@@ -165,5 +161,5 @@ def test_a_report_of_nothing_says_so(make_records, tmp_path):  # noqa: F811
     ("classification", "everything"), ("classification", "toy"), ("classification", "images"),
     ("regression", ""),
 ])  # fmt: skip
-def test_a_page_of_spoilt_runs_comes(make_records, tmp_path, task, kind, how):  # noqa: F811
+def test_a_page_of_spoilt_runs_comes(make_records, tmp_path, task, kind, how):
     check_page(spoilt(make_records(task=task, kind=kind), how), tmp_path / "out")
