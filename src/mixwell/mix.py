@@ -172,6 +172,7 @@ class Mix:
                 "Mix: partner must be a (B,) tensor of int64 indices, "
                 f"got {self.partner.dtype} of shape {tuple(self.partner.shape)}"
             )
+        check_kind("Mix", "whole", partner=self.partner)
         check_kind("Mix", "floating", lam=self.lam)
         check_vector("Mix", "lam", self.lam, self.partner.shape[0])
         check_place("Mix", partner=self.partner, lam=self.lam)

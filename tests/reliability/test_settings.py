@@ -57,9 +57,10 @@ def refused_by_name(method, argument, value):
     try:
         return made(method, argument, value)
     except InputError as error:
-        assert argument in str(error)
-        assert len(str(error)) < 2000
-        return None
+        said = str(error)
+    assert argument in said
+    assert len(said) < 2000
+    return None
 
 
 def test_settings_of_every_part_are_refused_by_name_or_taken():
@@ -85,8 +86,8 @@ def test_what_is_taken_gives_a_finite_loss(kind, make_net):
         try:
             loss = about(make_net(), x, target, index=torch.arange(8))
         except InputError as error:  # the model has no such layer, say
-            assert argument in str(error) or argument in ("num_classes", "task")
-            continue
+            wrong = argument not in str(error) and argument not in ("num_classes", "task")
+            loss = torch.tensor(math.nan if wrong else 0.0)
         assert bool(loss.isfinite()), (method, argument)
 
 
@@ -134,7 +135,10 @@ def test_options_of_a_run_are_refused_by_name_or_kept_as_json(name):
         try:
             config = RunConfig(**{name: value})
         except InputError as error:
-            assert name in str(error)
+            unnamed = name not in str(error)
+            config = None
+        if config is None:
+            assert not unnamed
             continue
         kept = getattr(config, name)
         if kinds[name].startswith("bool") and kept is not None:

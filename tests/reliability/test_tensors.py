@@ -105,8 +105,9 @@ def named(call, names):
     try:
         return call()
     except InputError as error:
-        assert any(name in str(error) for name in names), str(error)
-        return None
+        said = str(error)
+    assert any(name in said for name in names), said
+    return None
 
 
 @pytest.mark.parametrize(("function", "given"), CASES)

@@ -56,12 +56,12 @@ def check_classes(argument: str, classes: Tensor, num_classes: int) -> None:
         )
 
 
-def check_target(owner: str, logits: Any, target: Any) -> None:
+def check_target(owner: str, logits: Any, target: Any, called: str = "target") -> None:
     """Raise an InputError unless ``logits`` is a floating tensor, and ``target`` one beside it."""
     check_kind(owner, "floating", logits=logits)
     if not isinstance(target, (MixedTarget, MultiTarget)):
-        raise InputError(f"{owner}: target must be a mixwell.MixedTarget, got {shown(target)}")
-    check_place(owner, logits=logits, target=_classes(target))
+        raise InputError(f"{owner}: {called} must be a mixwell.MixedTarget, got {shown(target)}")
+    check_place(owner, logits=logits, **{called: _classes(target)})
 
 
 def _classes(target: MixedTarget | MultiTarget) -> Tensor:

@@ -94,7 +94,7 @@ class MixupInference(Loss):
         if isinstance(target, MultiTarget):
             raise InputError("MixupInference solves for two samples, got mixes of more")
         check_beside("MixupInference", logits, target, twin=twin)
-        check_target("MixupInference", twin, twin_target)
+        check_target("MixupInference", twin, twin_target, "twin_target")
         if logits.shape != twin.shape:
             raise InputError(
                 "MixupInference: logits of both mixes must have one shape (B, C), got "

@@ -30,6 +30,9 @@ __all__ = [
 _BLOCK = 2**21  # distances held at a time: 8 MiB each for a handful of float32 temporaries
 
 
+_LARGEST = 10**7
+
+
 def alignment(features: Tensor, labels: Tensor) -> Tensor:
     """Return the mean squared distance of the pairs of a class, of L2-normalised features.
 
@@ -334,8 +337,12 @@ def _centred(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _checked(features: Tensor, labels: Tensor, called: str = "labels") -> tuple[Tensor, Tensor]:
     """Return features in float32 at least, and labels as indices; raise if they aren't."""
     check_labels("features", features, labels, classes=False, called=called)
-    if labels.device.type == "cpu" and int(labels.min()) < 0:
-        raise InputError(f"{called} must be class indices from 0 on, got {int(labels.min())}")
+    if labels.device.type == "cpu":
+        low, high = (int(end) for end in labels.aminmax())
+        if low < 0 or high > _LARGEST:  # each class up to the largest takes memory
+            raise InputError(
+                f"{called} must be class indices from 0 to {_LARGEST} at most, got {low} to {high}"
+            )
     return wide(features), labels.long()
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mixwell.checks import check_range, check_whole
+from mixwell.checks import check_range, check_whole, shown
 from mixwell.errors import InputError
 from mixwell.metrics.measures import get, registered
 from mixwell.studies.records import RunRecord
@@ -132,9 +132,10 @@ def interval(values: Sequence[float], seeds: Sequence[int] = ()) -> Interval:
     """
     from scipy import stats
 
-    wrong = next((value for value in values if _kind_of(value) is not None), None)
-    if not len(values) or wrong is not None:
-        raise InputError(f"values must be finite numbers, one at least, got {wrong or 'none'}")
+    wrong = [value for value in values if _kind_of(value) is not None]
+    if wrong or not len(values):
+        got = shown(wrong[0]) if wrong else "none"
+        raise InputError(f"values must be finite numbers, one at least, got {got}")
     given = [float(value) for value in values]
     count = len(given)
     # In units of the largest where squares of it would be too large for a float.
