@@ -185,30 +185,29 @@ class Course:
         found = Store(self.asked.folder / place).records([cell.name for cell in cells])
         return {record.path.name: record for record in found}
 
-    def _learn(
-        self, records: Mapping[str, RunRecord], took: float, *, before: int = 0, whole: bool = False
-    ) -> None:
+    def _learn(self, cells: Sequence[Cell], place: str, began: float, before: int = 0) -> None:
         """Take what the runs of a stage took for the measure of what follows.
 
         Args:
-            records: of its runs.
-            took: seconds that the stage did.
+            cells: of the stage.
+            place: where they are, "race" or "final".
+            began: the seconds of the budget that were gone then.
             before: the epoch that its runs began at.
-            whole: whether they were measured at the end.
         """
-        done = [record for record in records.values() if record.history]
-        if not done:
-            return
-        each: dict[str, list[float]] = {}
-        for record in done:
-            each.setdefault(record.label, []).append(record.seconds / len(record.history))
-        epoch = {label: sum(found) / len(found) for label, found in each.items()}
-        own = sum(epoch[record.label] * (len(record.history) - before) for record in done)
-        beside = max((took * min(self.costs.workers, len(done)) - own) / len(done), 0.05)
-        start = min(beside, self.costs.start) if whole else beside
-        finish = beside - start if whole else self.costs.finish
-        epoch = {**self.costs.epoch, **epoch}
-        self.costs = replace(self.costs, epoch=epoch, start=start, finish=finish)
+        records = self._records(place, cells)
+        earlier = {}
+        if before:
+            earlier = self._records(place, [replace(cell, until=before) for cell in cells])
+        runs = []
+        for cell in cells:
+            run = records.get(cell.name)
+            if run is not None and run.history:
+                start = earlier.get(replace(cell, until=before).name)
+                runs.append((cell.label, run.seconds - (start.seconds if start else 0.0)))
+        epochs = (cells[0].until or self.plan.epochs) - before
+        took = self.ledger.spent - began
+        if runs and epochs > 0:
+            self.costs = self.costs.learned(runs, epochs, took, whole=place == "final")
 
     def _time_left(self) -> float:
         """Return the seconds that training may still take."""
@@ -233,10 +232,9 @@ class Course:
             self.ledger.keep(stage={"rung": number, "began": self.ledger.spent})
         cells = self._cells("race", labels, rung.seeds, rung.epoch)
         self._train(cells, "race", f"rung {number}, to epoch {rung.epoch} of {self.plan.epochs}")
-        records = self._records("race", cells)
         before = self.ledger.content["rungs"][-1]["epoch"] if number > 1 else 0
-        began = self.ledger.content["stage"]["began"]
-        self._learn(records, self.ledger.spent - began, before=before)
+        self._learn(cells, "race", self.ledger.content["stage"]["began"], before)
+        records = self._records("race", cells)
         scores: dict[str, list[tuple[float, ...]] | None] = {label: [] for label in labels}
         for cell in cells:
             record, found = records.get(cell.name), scores[cell.label]
@@ -316,7 +314,7 @@ class Course:
         ):
             fit += 1
         if not done:
-            return max(2, (fit + 1) // 2)
+            return max(2, fit // 2)
         return fit if fit <= 3 else (3 * fit + 3) // 4
 
     def _block(self, labels: Sequence[str]) -> None:
@@ -326,8 +324,7 @@ class Course:
         stage = f"final, seeds {seeds[0]} to {seeds[-1]}"
         cells = self._cells("final", labels, seeds)
         self._train(cells, "final", stage)
-        took = self.ledger.spent - block["began"]
-        self._learn(self._records("final", cells), took, whole=True)
+        self._learn(cells, "final", block["began"])
         ended = {**block, "ended": self.ledger.spent}
         self.ledger.keep(blocks=[*before, ended], costs=vars(self.costs))
 

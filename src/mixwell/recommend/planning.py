@@ -64,6 +64,32 @@ class Costs:
         each = [self.start + epochs * self.epoch[label] + self.finish for label in labels]
         return _makespan(each * seeds, self.workers)
 
+    def learned(
+        self, runs: Sequence[tuple[str, float]], epochs: int, took: float, *, whole: bool
+    ) -> Costs:
+        """Return the costs after a stage of which it is known what it took.
+
+        What a run takes beside its epochs is what explains the time of the stage. By how much the
+        stage was slower than expected, by that is all slower which it tells nothing of.
+
+        Args:
+            runs: of the stage: the method, and the seconds of its epochs.
+            epochs: that each was trained in it.
+            took: seconds of the stage.
+            whole: whether its runs were measured at the end.
+        """
+        own: dict[str, list[float]] = {}
+        for label, seconds in runs:
+            own.setdefault(label, []).append(seconds / epochs)
+        epoch = {**self.epoch, **{label: sum(each) / len(each) for label, each in own.items()}}
+        labels = [label for label, _ in runs]
+        expected = (self.final if whole else self.rung)(labels, 1, epochs)
+        slower = max(1.0, took / expected) if expected else 1.0
+        beside = max(_beside([seconds for _, seconds in runs], self.workers, took), 0.05)
+        start = min(beside, self.start) if whole else beside
+        finish = beside - start if whole else slower * self.finish
+        return replace(self, epoch=epoch, start=start, finish=finish, report=slower * self.report)
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -106,6 +132,18 @@ def _makespan(seconds: Sequence[float], workers: int) -> float:
     for length in sorted(seconds, reverse=True):
         heapq.heapreplace(free, free[0] + length)
     return max(free)
+
+
+def _beside(seconds: Sequence[float], workers: int, took: float) -> float:
+    """Return what each job takes more than these seconds, so that all of them took so long."""
+    low, high = 0.0, took
+    for _ in range(40):
+        middle = (low + high) / 2
+        if _makespan([length + middle for length in seconds], workers) > took:
+            high = middle
+        else:
+            low = middle
+    return low
 
 
 def make_plan(
