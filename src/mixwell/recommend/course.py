@@ -132,6 +132,9 @@ class Course:
         for label, error in unfit.items():
             if asked.named or label == asked.baseline:
                 raise InputError(f"{label}: {error}")
+        if len(unfit) == len(asked.configs) - 1:
+            label, error = next(iter(unfit.items()))
+            raise InputError(f"no candidate can make a step: {label}: {error}")
         assert asked.base.epochs is not None
         plan = make_plan(
             costs, [name for name in costs.epoch if name != asked.baseline], asked.baseline,
@@ -242,7 +245,10 @@ class Course:
                 scores[cell.label] = None
                 if cell.label == self.asked.baseline:
                     why = (record and record.error) or "it left no result"
-                    raise InputError(f"{cell.label}, which all are compared with, failed: {why}")
+                    raise InputError(
+                        f"{cell.label}, which all are compared with, failed: "
+                        f"{why.strip().splitlines()[-1]}; see {cell.folder / 'log.txt'}"
+                    )
             elif found is not None:
                 found.append(self._score(record.metrics))
         return scores
@@ -332,6 +338,8 @@ class Course:
 
     def _answer(self) -> Recommendation:
         """Judge what is there, write it, and return it."""
+        if not self.ledger.content.get("ended"):  # from here on nothing of it changes
+            self.ledger.keep(ended=True)
         content, asked = self.ledger.content, self.asked
         order = [asked.baseline, *content.get("finalists", [])]
         seeds = [seed for block in content["blocks"] for seed in block["seeds"]]
@@ -340,7 +348,6 @@ class Course:
             found = self._records("final", self._cells("final", order, seeds)).values()
             records = sorted(found, key=lambda record: (record.seed, order.index(record.label)))
         answer = conclude(asked, self.plan, content, records)
-        self.ledger.keep(ended=True)
         answer.write(asked.folder, records, asked.command)
         self.report({"kind": "answer", "answer": answer})
         return answer
