@@ -281,7 +281,7 @@ def test_the_lines_bring_what_was_imported(breaking, from_outside):
     [
         {"pretrained": True, "freeze": ("backbone", "head*"), "model": "timm:resnet18"},
         {"data": "folder:my photos", "image_size": 32, "lr": 1e-4, "weight_decay": 0.0},
-        {"method_options": {"alpha": 0.2, "layer": "auto", "partners": None, "class_counts": [3, 4]}},
+        {"method_options": {"alpha": 0.2, "layer": "auto", "class_counts": [3, 4]}},
         {"model_options": {"width": 16, "dropout": 0.5}, "published": "cifar10", "seed": 3},
         {"log": "csv,tensorboard", "shift": True, "coarse": True, "labels": 40, "augment": False},
     ],
