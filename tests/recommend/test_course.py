@@ -1,12 +1,14 @@
 """How a budget is kept to, on a clock that stands still but for what runs are said to take."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from mixwell.recommend import course, ledger, page, recommend
-from mixwell.recommend.planning import MOST_SEEDS, Costs
+from mixwell.recommend.planning import MOST_SEEDS, Costs, thinned
+from mixwell.recommend.race import Rung
 from mixwell.studies.engines import Engine
 from mixwell.training import RunConfig
 
@@ -115,6 +117,35 @@ def test_what_goes_faster_has_more_seeds(spend):
     found, plan, ended = spend(600, epoch=0.3, moment=0.1, factor=0.5)
     assert found.seeds > 1.5 * plan.seeds
     assert 0.85 * 600 < ended < 1.0 * 600
+
+
+def test_where_the_time_is_short_the_race_ends_a_rung_sooner(spend):
+    found, plan, ended = spend(600, epoch=0.25, moment=0.0, factor=2.5)
+    assert 1 <= len(found.rungs) < len(plan.rungs)
+    assert len(found.contrasts) == 1  # the best so far
+    *_, last = found.rungs
+    (first,) = [s["label"] for s in last["standings"] if s["place"] and s["goes_on"]]
+    assert [first] == list(found.contrasts)
+    assert last["standings"][0]["label"] == first
+    assert found.seeds >= 2
+    assert ended < 1.1 * 600
+
+
+def test_rungs_are_thinned_from_the_end_and_no_further_than_needed():
+    costs = Costs({"erm": 1.0, "a": 1.0, "b": 1.0, "c": 1.0}, 0.0, 0.0, 1)
+    rungs = [Rung(5, (0, 1), 2), Rung(10, (0, 1), 2)]
+
+    def left(room):
+        return thinned(rungs, ["a", "b", "c"], "erm", costs, 10, 2, room)
+
+    final, one = 5 * 10 * 2, 5 * 10 * 3  # five seeds of one finalist, or of two, and the baseline
+    assert left(one + 2 * (4 * 3 + 3 * 5)) == rungs
+    fewer = [replace(rung, seeds=(0,)) for rung in rungs]
+    assert left(one + 4 * 3 + 3 * 5) == fewer
+    assert left(final + 4 * 3 + 3 * 5) == [fewer[0], replace(fewer[1], keep=1)]
+    assert left(final + 4 * 3) == [replace(fewer[0], keep=1)]
+    assert left(final) == left(0) == []
+    assert thinned([], ["a", "b"], "erm", costs, 10, 2, 0) == []
 
 
 def test_what_has_no_time_left_for_two_seeds_is_cut_and_says_so(spend):

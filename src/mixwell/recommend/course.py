@@ -14,7 +14,7 @@ from mixwell.metrics.measures import VALIDATION, Measure
 from mixwell.recommend.answer import Recommendation, conclude
 from mixwell.recommend.ledger import Ledger
 from mixwell.recommend.planning import MOST_SEEDS, Costs, Plan, make_plan, thinned
-from mixwell.recommend.race import Rung, Scores, Standing, finalists, race
+from mixwell.recommend.race import Rung, Scores, Standing, finalists, first_alone, race
 from mixwell.recommend.timing import measure_costs
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
 from mixwell.studies.records import RunRecord
@@ -164,6 +164,8 @@ class Course:
         make_folder("out", folder)
         ended = 0
 
+        latest = _OVER * self.asked.budget - self.costs.closing(self.asked.budget)
+
         def told(cell: Cell, event: dict[str, Any]) -> None:
             nonlocal ended
             self.ledger.tick()
@@ -174,7 +176,7 @@ class Course:
                     "ended": ended, "runs": len(cells), "spent": self.ledger.spent,
                 }
             )  # fmt: skip
-            if self.ledger.spent > _OVER * self.asked.budget - self.costs.report:
+            if self.ledger.spent > latest:
                 raise _OutOfTime
 
         self.report({"kind": "stage", "stage": stage, "runs": len(cells)})
@@ -226,7 +228,12 @@ class Course:
             alive = finalists([Standing.from_dict(values) for values in last["standings"]])
             left = [Rung(r["epoch"], tuple(r["seeds"]), r["keep"]) for r in last["left"]]
         self._left = left
-        return race(alive, left, self.asked.baseline, self._scores, self._decide)
+        found = race(alive, left, self.asked.baseline, self._scores, self._decide)
+        last = self.ledger.content["rungs"][-1:]  # which may have been cut further
+        stay = [
+            values["label"] for rung in last for values in rung["standings"] if values["goes_on"]
+        ]
+        return [label for label in found if not last or label in stay]
 
     def _scores(self, labels: Sequence[str], rung: Rung) -> Scores:
         """Train candidates to a rung; return what they are ranked by."""
@@ -261,11 +268,13 @@ class Course:
 
     def _decide(self, standings: list[Standing]) -> list[Rung]:
         """Enter a rung's standings; return the rungs that follow, as the time allows."""
-        rung = self._left[0]
+        rung, *planned = self._left
         self._left = thinned(
-            self._left[1:], finalists(standings), self.asked.baseline, self.costs,
+            planned, finalists(standings), self.asked.baseline, self.costs,
             self.plan.epochs, rung.epoch, self._time_left(),
         )  # fmt: skip
+        if planned and not self._left:
+            standings = first_alone(standings, "no time is left for another rung")
         entry = {
             **vars(rung), "standings": [standing.to_dict() for standing in standings],
             "left": [vars(following) for following in self._left], "ended": self.ledger.spent,

@@ -52,7 +52,11 @@ class Costs:
 
     def available(self, budget: float) -> float:
         """Return the seconds of a budget that training may take."""
-        return _AIM * budget - min(self.report, _MOST * budget)
+        return _AIM * budget - self.closing(budget)
+
+    def closing(self, budget: float) -> float:
+        """Return the seconds of a budget that are kept for the report."""
+        return min(self.report, _MOST * budget)
 
     def rung(self, labels: Sequence[str], seeds: int, epochs: int) -> float:
         """Return what it takes to train each method so many epochs further."""
@@ -249,8 +253,9 @@ def thinned(
 ) -> list[Rung]:  # fmt: skip
     """Return the rungs that follow, thinned until a final of the least seeds has room after them.
 
-    First seeds of the race are left out, then finalists. Where not even that is enough, the final
-    has fewer seeds.
+    First seeds of the race are left out, then finalists, then its last rungs: after none the first
+    of the candidates that are left is the finalist. Where not even that is enough, the final has
+    fewer seeds.
 
     Args:
         rungs: as they were planned.
@@ -261,13 +266,14 @@ def thinned(
         before: the epoch that the candidates are at.
         room: seconds that are left for training.
     """
-    rungs = list(rungs)
+    rungs, planned = list(rungs), len(rungs)
 
     def taken(some: Sequence[Rung]) -> float:
         seconds, left, at = 0.0, list(alive), before
         for rung in some:
             seconds += costs.rung([*left, baseline], len(rung.seeds), rung.epoch - at)
             left, at = left[: rung.keep], rung.epoch
+        left = left if some or not planned else left[:1]
         return seconds + costs.final([baseline, *left], LEAST_SEEDS, epochs)
 
     while taken(rungs) > room:
@@ -275,6 +281,8 @@ def thinned(
             rungs = [replace(rung, seeds=rung.seeds[:-1] or rung.seeds) for rung in rungs]
         elif rungs and rungs[-1].keep > 1:
             rungs[-1] = replace(rungs[-1], keep=rungs[-1].keep - 1)
+        elif rungs:
+            rungs = [*rungs[:-2], *(replace(rung, keep=1) for rung in rungs[-2:-1])]
         else:
             break
     return rungs
