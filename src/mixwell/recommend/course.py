@@ -168,7 +168,6 @@ class Course:
 
         def told(cell: Cell, event: dict[str, Any]) -> None:
             nonlocal ended
-            self.ledger.tick()
             ended += event["kind"] in ("done", "kept", "elsewhere", "failed")
             self.report(
                 {
@@ -176,13 +175,16 @@ class Course:
                     "ended": ended, "runs": len(cells), "spent": self.ledger.spent,
                 }
             )  # fmt: skip
+
+        def tick() -> None:
+            self.ledger.tick()
             if self.ledger.spent > latest:
                 raise _OutOfTime
 
         self.report({"kind": "stage", "stage": stage, "runs": len(cells)})
         run_cells(
             cells, folder, workers=self.asked.workers, engine=self._engine(), report=told,
-            command=self.asked.command,
+            command=self.asked.command, tick=tick,
         )  # fmt: skip
 
     def _records(self, place: str, cells: Sequence[Cell]) -> dict[str, RunRecord]:
