@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -30,6 +31,8 @@ SIDE = 96
 CLASSES = ("astronaut", "cat", "coffee", "rocket", "temple", "flower")
 FOLDER = Path(__file__).parent / "images" / "methods"
 COUNTS = [600.0, 300, 100, 60, 20, 10]
+SHOWN = {"puzzlemix": {"blocks": 8}}
+"""Settings that the pictures are drawn with, where the usual ones draw among several."""
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
 INK = "#7b8490"
 SHARES = matplotlib.colors.LinearSegmentedColormap.from_list("shares", [ORANGE, BLUE])
@@ -128,7 +131,17 @@ def looking(network: Callable[[], nn.Module]) -> nn.Module:
 def create(name: str) -> mixwell.Method:
     """Return a method with what it needs to be told."""
     needed = {"class_counts": COUNTS} if "class_counts" in mixwell.describe(name).defaults else {}
-    return mixwell.create(name, num_classes=len(CLASSES), **needed)
+    return mixwell.create(name, num_classes=len(CLASSES), **needed, **SHOWN.get(name, {}))
+
+
+def model_for(name: str, method: mixwell.Method) -> nn.Module | None:
+    """Return the network that a method asks where it looks; None where it asks none."""
+    recipe = method.recipe
+    if recipe is None or not recipe.looks_inside:
+        return None
+    if {"input", "auto"}.isdisjoint(recipe.interpolation.layers):  # no picture of it is drawn
+        return None
+    return looking(transformer if name in ("transmix", "tokenmix") else convolutions).eval()
 
 
 def finish(name: str) -> None:
@@ -141,7 +154,7 @@ def finish(name: str) -> None:
     plt.close("all")
 
 
-def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module) -> None:
+def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module | None) -> None:
     """Draw pairs, where each position comes from, and the mix."""
     x, y = pictures(96, 2, loose=0.04)
     torch.manual_seed(3)
@@ -153,6 +166,9 @@ def mixed_inputs(name: str, method: mixwell.Method, model: nn.Module) -> None:
         sources = torch.stack([torch.arange(len(x)), mix.partner], 1)
         order = (mix.lam - 0.55).abs().argsort()
     mask = None if isinstance(mix, MultiMix) else mix.dense_mask()
+    if name in ("puzzlemix", "automix", "samix"):  # of the even mixes those whose mask shows most
+        assert mask is not None
+        order = ((mix.lam - 0.5).abs().clamp(min=0.2) - mask.float().std((1, 2, 3))).argsort()
     chosen = varied(order.tolist(), y[sources])
     columns = sources.shape[1] + 1 + (mask is not None)
     _, axes = plt.subplots(
@@ -388,13 +404,14 @@ def main(names: list[str]) -> None:
         if name == "infinite_class":
             contrast(name)
             continue
-        if name in ("automix", "samix"):
-            model, method = trained(convolutions(), name, epochs=1)
+        if name in ("automix", "samix"):  # what masks are learnt by must have learnt itself
+            model, method = trained(deepcopy(looking(convolutions)), name, epochs=4)
+            model.eval()
         else:
-            model, method = looking(transformer if name in ("transmix", "tokenmix")
-                                    else convolutions), create(name)  # fmt: skip
+            method = create(name)
+            model = model_for(name, method)
         try:
-            mixed_inputs(name, method, model.eval())
+            mixed_inputs(name, method, model)
         except InputError as error:
             if name == "erm" or "regression" in mixwell.describe(name).tasks[:1]:
                 continue

@@ -16,16 +16,23 @@ FOLDER = ROOT / "docs" / "tutorials"
 FENCE = re.compile(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', re.S | re.M)
 
 # What is added to commands so that they end soon; where an option is given twice the last counts.
-TINY = {"train", "compare", "study", "tune"}
+TINY = {"train", "compare", "study", "tune", "recommend"}
 SMALL = {
     "photographs": "--epochs 1 --image-size 32 --batch-size 8 --loader-workers 0 --threads 1",
     "new_method": "--epochs 1 --train-size 200 --threads 1",
     "choosing": "--epochs 1 --threads 1",
 }
 LEFT = {
-    "photographs": ["preview.png", "runs/first/model.pt", "runs/photos/report.html"],
+    "photographs": [
+        "preview.png",
+        "runs/first/model.pt",
+        "runs/second/model.pt",
+        "runs/photos/report.html",
+        "predictions.csv",
+        "photos.pt2",
+    ],
     "new_method": ["corners.png", "runs/corners/report.html"],
-    "choosing": ["runs/choosing/report.html"],
+    "choosing": ["runs/choosing/report.html", "runs/recommended/report.html"],
 }
 
 

@@ -43,6 +43,8 @@ _MIXING = (
     "needs an even number of samples; it pairs them by flipping the batch, torchvision's pairs "
     "neighbours, the others and mixwell by chance."
 )
+# The figure has no ground of its own: these can be read on a light and on a dark one.
+_INK, _FAINT = "#7b8490", "#7b849060"
 _COLOURS = {
     "mixwell": drawing.PALETTE[0],
     "peer": drawing.PALETTE[1],
@@ -224,12 +226,8 @@ def draw(document: dict[str, Any]) -> dict[str, bytes]:
                 panels.append(bars)
     style = {
         **drawing.STYLE,
-        "text.color": "#222222",
-        "axes.labelcolor": "#222222",
-        "axes.edgecolor": "#bbbbbb",
-        "xtick.color": "#222222",
-        "ytick.color": "#222222",
-        "grid.color": "#dddddd",
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+        **dict.fromkeys(("axes.edgecolor", "grid.color"), _FAINT),
         "svg.hashsalt": "mixwell-speed",
     }
     columns = min(2, max(1, len(panels)))
@@ -257,7 +255,7 @@ def draw(document: dict[str, Any]) -> dict[str, bytes]:
         for kind in ("svg", "png"):
             buffer = io.BytesIO()
             metadata = {"Date": None} if kind == "svg" else None
-            figure.savefig(buffer, format=kind, dpi=144, facecolor="white", metadata=metadata)
+            figure.savefig(buffer, format=kind, dpi=144, transparent=True, metadata=metadata)
             pictures[kind] = buffer.getvalue()
         plt.close(figure)
     return pictures
@@ -276,7 +274,7 @@ def _panel(axes: Axes, bars: list[Row], tallest: int) -> None:
         color=[_COLOURS[row["kind"]] for row in bars],
     )  # fmt: skip
     axes.errorbar(
-        values, place, xerr=[low, high], fmt="none", ecolor="#222222", elinewidth=0.8, capsize=1.5
+        values, place, xerr=[low, high], fmt="none", ecolor=_INK, elinewidth=0.8, capsize=1.5
     )
     axes.set_xscale("log")
     left = min(1.0, *(v - d for v, d in zip(values, low, strict=True)))
@@ -292,7 +290,7 @@ def _panel(axes: Axes, bars: list[Row], tallest: int) -> None:
             _times(value), (end, spot), (4 * side, 0), textcoords="offset points", va="center",
             ha="left" if side > 0 else "right", fontsize=8,
         )  # fmt: skip
-    axes.axvline(1, color="#222222", linewidth=0.9)
+    axes.axvline(1, color=_INK, linewidth=0.9)
     axes.set_yticks(list(place), [row["name"] for row in bars], fontsize=8)
     axes.set_ylim(tallest - 0.4, -0.6)
     axes.grid(axis="y", visible=False)

@@ -100,7 +100,9 @@ def conclude(
     done = [record for record in records if record.status == "done"]
     return Recommendation(
         method,
-        _sentence(contrasts, better, measure, baseline),
+        _sentence(contrasts, better, measure, baseline)
+        if contrasts
+        else f"{_nothing(content, records, baseline)}: nothing can be said.",
         tuple(_notes(asked, plan, content, records, contrasts, better)),
         contrasts,
         measure.name,
@@ -139,11 +141,6 @@ def _sentence(
     contrasts: Mapping[str, Contrast], better: Sequence[str], measure: Measure, baseline: str
 ) -> str:
     """Return the answer."""
-    if not contrasts:
-        return (
-            "The budget ended before any finalist was trained beside "
-            f"{baseline}: nothing can be said."
-        )
     worse = [n for n, c in contrasts.items() if c.shown and n not in better]
     open_ = [n for n, c in contrasts.items() if not c.shown]
     if not better:
@@ -159,6 +156,15 @@ def _sentence(
         losers = (f"{n} ({amount(contrasts[n], measure, signed=True)})" for n in worse)
         said += f"; worse: {', '.join(losers)}"
     return f"{said}; nothing else is distinguishable." if open_ else f"{said}."
+
+
+def _nothing(content: Mapping[str, Any], records: Sequence[RunRecord], baseline: str) -> str:
+    """Return why there is nothing to compare."""
+    if content.get("finalists") == []:
+        return "Every candidate failed in the race"
+    if any(record.status == "failed" for record in records):
+        return f"No seed of the final has both {baseline} and another, for runs failed"
+    return f"The budget ended before any finalist was trained beside {baseline}"
 
 
 def _no_winner(

@@ -14,7 +14,7 @@ from mixwell.metrics.measures import VALIDATION, Measure
 from mixwell.recommend.answer import Recommendation, conclude
 from mixwell.recommend.ledger import Ledger
 from mixwell.recommend.planning import MOST_SEEDS, Costs, Plan, make_plan, thinned
-from mixwell.recommend.race import Rung, Scores, Standing, finalists, race
+from mixwell.recommend.race import Rung, Scores, Standing, finalists, first_alone, race
 from mixwell.recommend.timing import measure_costs
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
 from mixwell.studies.records import RunRecord
@@ -132,6 +132,9 @@ class Course:
         for label, error in unfit.items():
             if asked.named or label == asked.baseline:
                 raise InputError(f"{label}: {error}")
+        if len(unfit) == len(asked.configs) - 1:
+            label, error = next(iter(unfit.items()))
+            raise InputError(f"no candidate can make a step: {label}: {error}")
         assert asked.base.epochs is not None
         plan = make_plan(
             costs, [name for name in costs.epoch if name != asked.baseline], asked.baseline,
@@ -161,9 +164,10 @@ class Course:
         make_folder("out", folder)
         ended = 0
 
+        latest = _OVER * self.asked.budget - self.costs.closing(self.asked.budget)
+
         def told(cell: Cell, event: dict[str, Any]) -> None:
             nonlocal ended
-            self.ledger.tick()
             ended += event["kind"] in ("done", "kept", "elsewhere", "failed")
             self.report(
                 {
@@ -171,13 +175,16 @@ class Course:
                     "ended": ended, "runs": len(cells), "spent": self.ledger.spent,
                 }
             )  # fmt: skip
-            if self.ledger.spent > _OVER * self.asked.budget - self.costs.report:
+
+        def tick() -> None:
+            self.ledger.tick()
+            if self.ledger.spent > latest:
                 raise _OutOfTime
 
         self.report({"kind": "stage", "stage": stage, "runs": len(cells)})
         run_cells(
             cells, folder, workers=self.asked.workers, engine=self._engine(), report=told,
-            command=self.asked.command,
+            command=self.asked.command, tick=tick,
         )  # fmt: skip
 
     def _records(self, place: str, cells: Sequence[Cell]) -> dict[str, RunRecord]:
@@ -185,30 +192,29 @@ class Course:
         found = Store(self.asked.folder / place).records([cell.name for cell in cells])
         return {record.path.name: record for record in found}
 
-    def _learn(
-        self, records: Mapping[str, RunRecord], took: float, *, before: int = 0, whole: bool = False
-    ) -> None:
+    def _learn(self, cells: Sequence[Cell], place: str, began: float, before: int = 0) -> None:
         """Take what the runs of a stage took for the measure of what follows.
 
         Args:
-            records: of its runs.
-            took: seconds that the stage did.
+            cells: of the stage.
+            place: where they are, "race" or "final".
+            began: the seconds of the budget that were gone then.
             before: the epoch that its runs began at.
-            whole: whether they were measured at the end.
         """
-        done = [record for record in records.values() if record.history]
-        if not done:
-            return
-        each: dict[str, list[float]] = {}
-        for record in done:
-            each.setdefault(record.label, []).append(record.seconds / len(record.history))
-        epoch = {label: sum(found) / len(found) for label, found in each.items()}
-        own = sum(epoch[record.label] * (len(record.history) - before) for record in done)
-        beside = max((took * min(self.costs.workers, len(done)) - own) / len(done), 0.05)
-        start = min(beside, self.costs.start) if whole else beside
-        finish = beside - start if whole else self.costs.finish
-        epoch = {**self.costs.epoch, **epoch}
-        self.costs = replace(self.costs, epoch=epoch, start=start, finish=finish)
+        records = self._records(place, cells)
+        earlier = {}
+        if before:
+            earlier = self._records(place, [replace(cell, until=before) for cell in cells])
+        runs = []
+        for cell in cells:
+            run = records.get(cell.name)
+            if run is not None and run.history:
+                start = earlier.get(replace(cell, until=before).name)
+                runs.append((cell.label, run.seconds - (start.seconds if start else 0.0)))
+        epochs = (cells[0].until or self.plan.epochs) - before
+        took = self.ledger.spent - began
+        if runs and epochs > 0:
+            self.costs = self.costs.learned(runs, epochs, took, whole=place == "final")
 
     def _time_left(self) -> float:
         """Return the seconds that training may still take."""
@@ -224,7 +230,12 @@ class Course:
             alive = finalists([Standing.from_dict(values) for values in last["standings"]])
             left = [Rung(r["epoch"], tuple(r["seeds"]), r["keep"]) for r in last["left"]]
         self._left = left
-        return race(alive, left, self.asked.baseline, self._scores, self._decide)
+        found = race(alive, left, self.asked.baseline, self._scores, self._decide)
+        last = self.ledger.content["rungs"][-1:]  # which may have been cut further
+        stay = [
+            values["label"] for rung in last for values in rung["standings"] if values["goes_on"]
+        ]
+        return [label for label in found if not last or label in stay]
 
     def _scores(self, labels: Sequence[str], rung: Rung) -> Scores:
         """Train candidates to a rung; return what they are ranked by."""
@@ -233,10 +244,9 @@ class Course:
             self.ledger.keep(stage={"rung": number, "began": self.ledger.spent})
         cells = self._cells("race", labels, rung.seeds, rung.epoch)
         self._train(cells, "race", f"rung {number}, to epoch {rung.epoch} of {self.plan.epochs}")
-        records = self._records("race", cells)
         before = self.ledger.content["rungs"][-1]["epoch"] if number > 1 else 0
-        began = self.ledger.content["stage"]["began"]
-        self._learn(records, self.ledger.spent - began, before=before)
+        self._learn(cells, "race", self.ledger.content["stage"]["began"], before)
+        records = self._records("race", cells)
         scores: dict[str, list[tuple[float, ...]] | None] = {label: [] for label in labels}
         for cell in cells:
             record, found = records.get(cell.name), scores[cell.label]
@@ -244,7 +254,10 @@ class Course:
                 scores[cell.label] = None
                 if cell.label == self.asked.baseline:
                     why = (record and record.error) or "it left no result"
-                    raise InputError(f"{cell.label}, which all are compared with, failed: {why}")
+                    raise InputError(
+                        f"{cell.label}, which all are compared with, failed: "
+                        f"{why.strip().splitlines()[-1]}; see {cell.folder / 'log.txt'}"
+                    )
             elif found is not None:
                 found.append(self._score(record.metrics))
         return scores
@@ -257,11 +270,13 @@ class Course:
 
     def _decide(self, standings: list[Standing]) -> list[Rung]:
         """Enter a rung's standings; return the rungs that follow, as the time allows."""
-        rung = self._left[0]
+        rung, *planned = self._left
         self._left = thinned(
-            self._left[1:], finalists(standings), self.asked.baseline, self.costs,
+            planned, finalists(standings), self.asked.baseline, self.costs,
             self.plan.epochs, rung.epoch, self._time_left(),
         )  # fmt: skip
+        if planned and not self._left:
+            standings = first_alone(standings, "no time is left for another rung")
         entry = {
             **vars(rung), "standings": [standing.to_dict() for standing in standings],
             "left": [vars(following) for following in self._left], "ended": self.ledger.spent,
@@ -316,7 +331,7 @@ class Course:
         ):
             fit += 1
         if not done:
-            return max(2, (fit + 1) // 2)
+            return max(2, fit // 2)
         return fit if fit <= 3 else (3 * fit + 3) // 4
 
     def _block(self, labels: Sequence[str]) -> None:
@@ -326,8 +341,7 @@ class Course:
         stage = f"final, seeds {seeds[0]} to {seeds[-1]}"
         cells = self._cells("final", labels, seeds)
         self._train(cells, "final", stage)
-        took = self.ledger.spent - block["began"]
-        self._learn(self._records("final", cells), took, whole=True)
+        self._learn(cells, "final", block["began"])
         ended = {**block, "ended": self.ledger.spent}
         self.ledger.keep(blocks=[*before, ended], costs=vars(self.costs))
 
@@ -335,6 +349,8 @@ class Course:
 
     def _answer(self) -> Recommendation:
         """Judge what is there, write it, and return it."""
+        if not self.ledger.content.get("ended"):  # from here on nothing of it changes
+            self.ledger.keep(ended=True)
         content, asked = self.ledger.content, self.asked
         order = [asked.baseline, *content.get("finalists", [])]
         seeds = [seed for block in content["blocks"] for seed in block["seeds"]]
@@ -343,7 +359,6 @@ class Course:
             found = self._records("final", self._cells("final", order, seeds)).values()
             records = sorted(found, key=lambda record: (record.seed, order.index(record.label)))
         answer = conclude(asked, self.plan, content, records)
-        self.ledger.keep(ended=True)
         answer.write(asked.folder, records, asked.command)
         self.report({"kind": "answer", "answer": answer})
         return answer

@@ -87,12 +87,10 @@ def recommend(
     configs = _configs(base, dataset, methods, settings or {}, baseline)
     folder = Path(out)
     make_folder("out", folder)
-    shared = {k: v for k, v in config.changes().items() if k not in ("method", "seed", "imports")}
-    identity = {
-        "budget": seconds, "measure": chosen.name, "baseline": baseline,
-        "methods": None if methods is None else list(methods), "settings": dict(settings or {}),
-        "import": plugins.summary(base.imports), **shared,
-    }  # fmt: skip
+    identity = _identity(
+        config, base, budget=seconds, measure=chosen.name, baseline=baseline,
+        methods=None if methods is None else list(methods), settings=dict(settings or {}),
+    )  # fmt: skip
     many = workers or default_workers()
     make_engine = engine or (lambda: LocalEngine(many))
     with locked(folder, 10.0):
@@ -101,6 +99,12 @@ def recommend(
             loading, command,
         )  # fmt: skip
         return Course(asked, Ledger(folder, identity, elapsed), make_engine, report).run()
+
+
+def _identity(config: RunConfig, base: RunConfig, **asked: Any) -> dict[str, Any]:
+    """Return what makes a recommendation another than others."""
+    shared = {k: v for k, v in config.changes().items() if k not in ("method", "seed", "imports")}
+    return {**asked, "import": plugins.summary(base.imports), **shared}
 
 
 def _loaded(config: RunConfig, little: float) -> tuple[Dataset, float]:

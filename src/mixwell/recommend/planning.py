@@ -52,7 +52,11 @@ class Costs:
 
     def available(self, budget: float) -> float:
         """Return the seconds of a budget that training may take."""
-        return _AIM * budget - min(self.report, _MOST * budget)
+        return _AIM * budget - self.closing(budget)
+
+    def closing(self, budget: float) -> float:
+        """Return the seconds of a budget that are kept for the report."""
+        return min(self.report, _MOST * budget)
 
     def rung(self, labels: Sequence[str], seeds: int, epochs: int) -> float:
         """Return what it takes to train each method so many epochs further."""
@@ -63,6 +67,32 @@ class Costs:
         """Return what it takes to train each method from the start, and to measure it."""
         each = [self.start + epochs * self.epoch[label] + self.finish for label in labels]
         return _makespan(each * seeds, self.workers)
+
+    def learned(
+        self, runs: Sequence[tuple[str, float]], epochs: int, took: float, *, whole: bool
+    ) -> Costs:
+        """Return the costs after a stage of which it is known what it took.
+
+        What a run takes beside its epochs is what explains the time of the stage. By how much the
+        stage was slower than expected, by that is all slower which it tells nothing of.
+
+        Args:
+            runs: of the stage: the method, and the seconds of its epochs.
+            epochs: that each was trained in it.
+            took: seconds of the stage.
+            whole: whether its runs were measured at the end.
+        """
+        own: dict[str, list[float]] = {}
+        for label, seconds in runs:
+            own.setdefault(label, []).append(seconds / epochs)
+        epoch = {**self.epoch, **{label: sum(each) / len(each) for label, each in own.items()}}
+        labels = [label for label, _ in runs]
+        expected = (self.final if whole else self.rung)(labels, 1, epochs)
+        slower = max(1.0, took / expected) if expected else 1.0
+        beside = max(_beside([seconds for _, seconds in runs], self.workers, took), 0.05)
+        start = min(beside, self.start) if whole else beside
+        finish = beside - start if whole else slower * self.finish
+        return replace(self, epoch=epoch, start=start, finish=finish, report=slower * self.report)
 
 
 @dataclass(frozen=True)
@@ -106,6 +136,18 @@ def _makespan(seconds: Sequence[float], workers: int) -> float:
     for length in sorted(seconds, reverse=True):
         heapq.heapreplace(free, free[0] + length)
     return max(free)
+
+
+def _beside(seconds: Sequence[float], workers: int, took: float) -> float:
+    """Return what each job takes more than these seconds, so that all of them took so long."""
+    low, high = 0.0, took
+    for _ in range(40):
+        middle = (low + high) / 2
+        if _makespan([length + middle for length in seconds], workers) > took:
+            high = middle
+        else:
+            low = middle
+    return low
 
 
 def make_plan(
@@ -211,8 +253,9 @@ def thinned(
 ) -> list[Rung]:  # fmt: skip
     """Return the rungs that follow, thinned until a final of the least seeds has room after them.
 
-    First seeds of the race are left out, then finalists. Where not even that is enough, the final
-    has fewer seeds.
+    First seeds of the race are left out, then finalists, then its last rungs: after none the first
+    of the candidates that are left is the finalist. Where not even that is enough, the final has
+    fewer seeds.
 
     Args:
         rungs: as they were planned.
@@ -223,13 +266,14 @@ def thinned(
         before: the epoch that the candidates are at.
         room: seconds that are left for training.
     """
-    rungs = list(rungs)
+    rungs, planned = list(rungs), len(rungs)
 
     def taken(some: Sequence[Rung]) -> float:
         seconds, left, at = 0.0, list(alive), before
         for rung in some:
             seconds += costs.rung([*left, baseline], len(rung.seeds), rung.epoch - at)
             left, at = left[: rung.keep], rung.epoch
+        left = left if some or not planned else left[:1]
         return seconds + costs.final([baseline, *left], LEAST_SEEDS, epochs)
 
     while taken(rungs) > room:
@@ -237,6 +281,8 @@ def thinned(
             rungs = [replace(rung, seeds=rung.seeds[:-1] or rung.seeds) for rung in rungs]
         elif rungs and rungs[-1].keep > 1:
             rungs[-1] = replace(rungs[-1], keep=rungs[-1].keep - 1)
+        elif rungs:
+            rungs = [*rungs[:-2], *(replace(rung, keep=1) for rung in rungs[-2:-1])]
         else:
             break
     return rungs

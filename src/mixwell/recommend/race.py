@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-__all__ = ["Rung", "Standing", "cut", "finalists", "race"]
+__all__ = ["Rung", "Standing", "cut", "finalists", "first_alone", "race"]
 
 Scores = Mapping[str, Sequence[tuple[float, ...]] | None]
 """For each candidate, of each seed, what it is ranked by, higher is better, and then what decides
@@ -105,6 +105,16 @@ def cut(scores: Scores, baseline: str, keep: int) -> list[Standing]:
 def finalists(standings: Sequence[Standing]) -> list[str]:
     """Return who goes on, best first, without the baseline."""
     return [standing.label for standing in standings if standing.goes_on and standing.place]
+
+
+def first_alone(standings: Sequence[Standing], why: str) -> list[Standing]:
+    """Return standings of which the first and the baseline alone go on."""
+    return [
+        replace(standing, goes_on=False, why=why)
+        if standing.goes_on and standing.place > 1
+        else standing
+        for standing in standings
+    ]
 
 
 def race(

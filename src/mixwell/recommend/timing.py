@@ -49,9 +49,6 @@ def measure_costs(
         workers: runs at a time.
         threads: of each.
     """
-    allowance = _SHARE * budget / (2 * len(configs))
-    epochs: dict[str, float] = {}
-    failed: dict[str, str] = {}
     with _untouched(threads):
         first = next(iter(configs.values()))
         device = make_fabric(first).device
@@ -60,14 +57,7 @@ def measure_costs(
         started = clock
         model = make_model(first, dataset).to(device)
         start = loading + time.perf_counter() - started
-        for label, config in configs.items():
-            if epochs and time.perf_counter() - clock > _SHARE * budget:
-                epochs[label] = max(epochs.values())  # the race will tell
-                continue
-            try:
-                epochs[label] = _epoch(config, dataset, allowance)
-            except InputError as error:
-                failed[label] = str(error)
+        epochs, failed = _epochs(configs, dataset, clock, _SHARE * budget)
         step = min(epochs.values(), default=0.0) / max(len(dataset.train), 1)
         validation = _validation(model, dataset, device, step, _SHARE * budget / 2)
     seen = len(dataset.test) + len(dataset.val) + min(len(dataset.train), 50_000)
@@ -96,6 +86,30 @@ def _timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
+
+
+def _epochs(
+    configs: Mapping[str, RunConfig], dataset: Dataset, began: float, limit: float
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the seconds of an epoch's steps of each candidate, and why others can make none.
+
+    Args:
+        configs: by candidate.
+        dataset: to train on.
+        began: when measuring did; ``limit`` seconds later the rest is guessed.
+        limit: see there.
+    """
+    epochs: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    for label, config in configs.items():
+        if epochs and time.perf_counter() - began > limit:
+            epochs[label] = max(epochs.values())  # the race will tell
+            continue
+        try:
+            epochs[label] = _epoch(config, dataset, limit / (2 * len(configs)))
+        except InputError as error:
+            failed[label] = str(error)
+    return epochs, failed
 
 
 def _epoch(config: RunConfig, dataset: Dataset, allowance: float) -> float:

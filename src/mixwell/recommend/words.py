@@ -38,11 +38,15 @@ def code_of(config: RunConfig, dataset: Dataset) -> str:
     if _partners_from_data(method):
         call = "loss = method(model, x, y, index=index, data=(X, Y))  # X, Y: all training data"
     batch = "index, (x, y)" if _partners_from_data(method) else "x, y"
-    lines = ["import mixwell", f"method = mixwell.create({config.method!r}, {told})"]
+    lines = ["import mixwell"]
+    if config.imports:
+        lines += ["from mixwell import plugins"]
+        lines += [f"plugins.load({str(record['name'])!r})" for record in config.imports]
+    lines += [f"method = mixwell.create({config.method!r}, {told})"]
     lines += [f"for {batch} in loader:", f"    {call}"]
     lines += ["    optimizer.zero_grad(); loss.backward(); optimizer.step()"]
     if any(getattr(part, "schedule", None) for part in method.modules()):
-        lines.insert(3, "    method.set_progress(step / total_steps)")
+        lines.insert(-2, "    method.set_progress(step / total_steps)")
     return "\n".join(lines).replace("'", '"')
 
 
@@ -60,13 +64,15 @@ def command_of(config: RunConfig) -> str:
         words += ["--import", str(record["name"])]
     for spec in fields(RunConfig):
         value = getattr(config, spec.name)
-        if spec.name in ("imports", "method_options", "model_options"):
+        if spec.name in ("imports", "init_digest", "method_options", "model_options"):
             continue
         if value == getattr(default, spec.name) and spec.name not in ("data", "method"):
             continue
         flag = spec.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *map(str, value)]
         else:
             words += [f"--{flag}", str(value)]
     for flag, options in (("--set", config.method_options), ("--model-set", config.model_options)):

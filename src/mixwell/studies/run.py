@@ -97,8 +97,13 @@ def run_cells(
     report: Report = lambda cell, event: None,
     command: str = "",
     results: str | Path | None = None,
+    tick: Callable[[], None] = lambda: None,
 ) -> list[RunRecord]:
-    """Run the cells of :meth:`Study.plan`; see :func:`run_study`."""
+    """Run the cells of :meth:`Study.plan`; see :func:`run_study`.
+
+    ``tick`` is called about once a second, whether runs tell of themselves or not; what it raises
+    ends all.
+    """
     entered = None if results is None else ResultsFile(results)
     if entered is not None:
         entered.prepare()
@@ -143,6 +148,7 @@ def run_cells(
                         running.discard(cell.name)
                     elif event["kind"] != "done":  # that is said once its result is kept
                         report(cell, book.keep(cell, event))
+                tick()
                 if time.monotonic() - heard > _BEAT:
                     store.still_here(sorted(running))
                     heard = time.monotonic()
