@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import nn
 
@@ -29,7 +29,7 @@ class Linear(Interpolation):
 
     def __init__(self, layer: str | Sequence[str] = "input") -> None:
         super().__init__()
-        names = list(layer) if isinstance(layer, (list, tuple)) else [layer]
+        names: list[Any] = list(layer) if isinstance(layer, (list, tuple)) else [layer]
         if not names or not all(isinstance(name, str) and name for name in names):
             raise InputError(
                 "layer must be 'input', 'head', 'auto', the name of a layer or a list of these, "

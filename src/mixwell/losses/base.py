@@ -128,7 +128,8 @@ def fits(logits: Tensor, target: MixedTarget | MultiTarget) -> bool:
     Those are found on the way through the loss: to look for them first takes as long as a small
     loss itself.
     """
-    if not isinstance(logits, Tensor) or not isinstance(target, (MixedTarget, MultiTarget)):
+    given: tuple[object, object] = (logits, target)  # whatever a caller has
+    if not isinstance(given[0], Tensor) or not isinstance(given[1], (MixedTarget, MultiTarget)):
         return False
     if logits.ndim != 2 or logits.shape[0] != len(target) or not logits.is_floating_point():
         return False

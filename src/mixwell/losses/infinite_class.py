@@ -99,7 +99,7 @@ class InfiniteClassLoss(Loss):
             raise
 
     def _check(self, logits: Tensor, target: _Target) -> None:
-        if _by_index(target):
+        if not isinstance(target, MixedTarget) or target.is_index:
             check_logits("InfiniteClassLoss", logits, target)
             return
         check_target("InfiniteClassLoss", logits, target)
@@ -256,7 +256,7 @@ class InfiniteClassLoss(Loss):
 
 def _by_index(target: _Target) -> TypeGuard[Any]:
     """Whether the target is of class indices, not of soft labels."""
-    return isinstance(target, MultiTarget) or target.is_index
+    return not isinstance(target, MixedTarget) or target.is_index
 
 
 def _similarity(z: Tensor, everyone: _Target) -> Tensor:

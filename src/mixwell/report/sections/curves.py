@@ -68,8 +68,10 @@ def _band(runs: Sequence[RunRecord], key: str) -> tuple[np.ndarray, np.ndarray, 
 def curves(
     by_method: Mapping[str, Sequence[RunRecord]], colours: Mapping[str, str], key: str, title: str,
     factor: float = 1.0, share: bool = False, digits: int = 3,
-) -> str:  # fmt: skip
+) -> str | None:  # fmt: skip
     """Return learning curves: a line for each method, its band the spread over seeds.
+
+    None where no run has that column.
 
     Args:
         by_method: the runs of each method.
