@@ -180,6 +180,23 @@ def test_the_report_says_what_it_lacks(tmp_path):
     assert "Learning curves" in text
 
 
+@pytest.mark.parametrize("gone", ["erm-seed0", "*-seed0", "mixup-*"])
+def test_a_report_of_runs_of_which_some_are_known_by_the_file_alone(gone, tmp_path):
+    path = tmp_path / "r.csv"
+    study = Study(replace(TINY, shift=True, imbalance=2.0, train_size=None), ["erm", "mixup"], [0, 1])
+    run_study(study, tmp_path / "a", results=path)
+    missing = [run for run in (tmp_path / "a").glob(gone) if run.is_dir()]
+    assert missing
+    for run in missing:
+        shutil.rmtree(run)
+    (tmp_path / "a" / "study.db").unlink()
+    records = run_study(study, tmp_path / "a", engine=Pretended(), results=path)
+    assert sum(bool(record.known_from) for record in records) == len(missing)
+    text = write(records, tmp_path / "a", command="").html.read_text(encoding="utf-8")
+    for heading in ("Confusion", "Reliability", "Learning curves"):
+        assert heading in text
+
+
 def test_the_command_trains_nothing_twice(tmp_path, capsys, monkeypatch):
     engine = Pretended()
     monkeypatch.setattr("mixwell.studies.run.LocalEngine", lambda workers: engine)

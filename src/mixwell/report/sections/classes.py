@@ -155,7 +155,8 @@ def confusion(runs: Sequence[RunRecord], colour: str) -> str | None:
     shares = _shares(runs)
     if shares is None:
         return None
-    names, method = runs[0].classes, runs[0].label
+    # Of a run that is known from a file of results there are no classes.
+    names, method = next(run.classes for run in runs if run.classes), runs[0].label
     right = np.eye(len(shares), dtype=bool)
     top = max(float(shares[~right].max()), 1e-9)
     tones = np.zeros((*shares.shape, 4))
