@@ -321,6 +321,7 @@ The [registered claims](claims.md) and what came out: {count} claims; {told}. An
 difference over seeds with its 95 % interval: in points for what is in per cent, p after Holm's
 correction. Everything here is of small networks trained for minutes: it says what holds at this
 scale, not what holds at the papers'."""
+OUTSIDE = "#7f7f7f"  # of what has no ground of its own: to be read in the light and in the dark
 FIGURE = (
     "![Methods by situations: the difference from erm, with its interval](images/what_helps.png)"
 )
@@ -380,7 +381,7 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
         for y, method in enumerate(rows):
             test = tests.get(method)
             if test is None:
-                axes.text(x, y, "·", ha="center", va="center", color="0.6")
+                axes.text(x, y, "·", ha="center", va="center", color=OUTSIDE)
                 continue
             axes.add_patch(
                 Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, color=shade(situation, test))
@@ -393,16 +394,20 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
         known = get(situation.measure)
         arrow = "more is better" if known.higher_is_better else "less is better"
         title = f"{situation.title}\n{known.title}{', points' if known.unit == '%' else ''}"
-        axes.text(x, -0.62, f"{title}\n{arrow}", ha="center", va="bottom", fontsize=8)
+        axes.text(
+            x, -0.62, f"{title}\n{arrow}", ha="center", va="bottom", fontsize=8, color=OUTSIDE
+        )
         shown = amount(situation.measure, base, signed=False)
         axes.text(x, len(rows), f"{shown}{known.unit and ' ' + known.unit}\n{count} seeds",
-                  ha="center", va="center", fontsize=8)  # fmt: skip
+                  ha="center", va="center", fontsize=8, color=OUTSIDE)  # fmt: skip
     axes.set(xlim=(-0.52, len(columns) - 0.48), ylim=(len(rows) + 0.6, -1.6))
-    axes.set_yticks([*range(len(rows)), len(rows)], [*rows, "erm itself"], fontsize=9)
+    axes.set_yticks(
+        [*range(len(rows)), len(rows)], [*rows, "erm itself"], fontsize=9, color=OUTSIDE
+    )
     axes.set_xticks([])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    figure.savefig(path, dpi=160)
+    figure.savefig(path, dpi=160, transparent=True)
     plt.close(figure)
     return True
 

@@ -69,7 +69,7 @@ def test_counts_are_taken_class_by_class_whatever_holds_them(counts):
         ({}, "for each of two classes or more"),
         ([5], "for each of two classes or more"),
         ([5, 0], "a positive count"),
-        ([5, float("inf")], "a positive count"),
+        ([5, float("inf")], "must hold a number for each class, got .5.0, inf"),
         (["many", "few"], "must hold a number for each class"),
         (7, "for each of two classes or more"),
     ],

@@ -18,7 +18,6 @@ from torch import nn
 import mixwell
 from mixwell import Mix, MixedTarget
 from mixwell.cli.main import COMMANDS
-from mixwell.methods import spec
 
 ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
@@ -76,19 +75,9 @@ def test_readme():
     assert not torch.equal(known["model"][1].weight, before)
 
 
-@pytest.fixture
-def no_new_methods():
-    """What a page registers is known to that page alone."""
-    before = dict(spec._SPECS)
-    yield
-    spec._SPECS.clear()
-    spec._SPECS.update(before)
-
-
-@pytest.mark.usefixtures("no_new_methods")
+@pytest.mark.usefixtures("from_outside")  # what a page registers is known to it alone
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks_of(p)], ids=lambda page: page.stem)
-def test_pages(page, capsys, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)  # what a page writes is not kept
+def test_pages(page, capsys):
     known = {**names(), "__name__": "__main__"}
     for block in blocks_of(page):
         exec(block, known)

@@ -73,7 +73,7 @@ def test_a_studys_file_says_what_is_imported_beside_it(monkeypatch, capsys):
     Path("../study.yaml").write_text("import: {a: b}\nmethods: [erm]\n")
     capsys.readouterr()
     assert main(["study", "../study.yaml", "--out", "no"]) == 2
-    assert "import must be a file or module, or a list" in capsys.readouterr().err
+    assert "import must be a text or a list of texts" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("bands")

@@ -370,9 +370,9 @@ def test_maskmix_takes_quarters_and_whole_patches_of_transformers(side, patch):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: GridMix(0), "cells must be a whole number from 1 on, got 0"),
+        (lambda: GridMix(0), "cells must be a whole number from 1 to 1024, got 0"),
         (lambda: GridMix((4, 2)), r"cells must be \(least, greatest\), got \(4, 2\)"),
-        (lambda: GridMix((1, 2.5)), "cells must be a whole number from 1 on, got 2.5"),
+        (lambda: GridMix((1, 2.5)), "cells must be a whole number from 1 to 1024, got 2.5"),
         (lambda: GridMix((1, 2, 3)), r"one number or \(least, greatest\), got \(1, 2, 3\)"),
         (lambda: draw(MaskMix(64), torch.rand(2), 32, 24), "one patch of 32 x 24 positions"),
         (lambda: MaskMix(True), "patch must be a whole number from 1 on, got True"),

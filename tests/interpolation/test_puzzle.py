@@ -379,8 +379,8 @@ def test_content_moves_in_pieces(blocks, pieces, width):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"pieces": 1}, r"pieces must be a number in \[2, inf\)"),
-        ({"blocks": 1}, "blocks must be whole numbers from 2 on, got 1"),
+        ({"pieces": 1}, "pieces must be a whole number from 2 on, got 1"),
+        ({"blocks": 1}, "blocks must be a whole number from 2 on, got 1"),
         ({"blocks": []}, "blocks must be whole numbers"),
         ({"levels": 1}, "levels must be a whole number from 2 on"),
         ({"gamma": 1.5}, r"gamma must be a number in \[0, 1\]"),

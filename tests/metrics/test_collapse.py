@@ -385,7 +385,7 @@ def test_one_class_alone_has_none_either():
     ("call", "message"),
     [
         (lambda: metrics.class_variability(torch.ones(3), torch.arange(3)), "features"),
-        (lambda: metrics.class_variability(torch.ones(2, 2), torch.tensor([0, -1])), "from 0 on"),
+        (lambda: metrics.class_variability(torch.ones(2, 2), torch.tensor([0, -1])), "from 0 to"),
         (lambda: metrics.simplex_fit(torch.ones(3, 2), torch.ones(3)), "labels"),
         (
             lambda: metrics.self_duality(torch.ones(3, 2), torch.arange(3), torch.ones(3, 4)),

@@ -183,7 +183,8 @@ def test_the_report_says_what_it_lacks(tmp_path):
 @pytest.mark.parametrize("gone", ["erm-seed0", "*-seed0", "mixup-*"])
 def test_a_report_of_runs_of_which_some_are_known_by_the_file_alone(gone, tmp_path):
     path = tmp_path / "r.csv"
-    study = Study(replace(TINY, shift=True, imbalance=2.0, train_size=None), ["erm", "mixup"], [0, 1])
+    base = replace(TINY, shift=True, imbalance=2.0, train_size=None)
+    study = Study(base, ["erm", "mixup"], [0, 1])
     run_study(study, tmp_path / "a", results=path)
     missing = [run for run in (tmp_path / "a").glob(gone) if run.is_dir()]
     assert missing

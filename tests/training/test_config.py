@@ -69,7 +69,7 @@ def test_it_is_a_value_that_imports_nothing_of_what_is_made_of_it():
         ({"precision": "8"}, "precision='8' is unknown"),
         ({"semi": "ours"}, "semi='ours' is unknown; known: 'paper', 'authors'"),
         ({"mix_cutoff": 1.5}, "mix_cutoff must be a number"),
-        ({"data": ""}, "data must be a name"),
+        ({"data": ""}, "data must be a text, such as a name"),
     ],
 )
 def test_bad_values_are_named(change, words):

@@ -15,8 +15,8 @@ decouples the labelled side alone; ``--semi authors`` does what their code does.
 Helps: in accuracy and calibration a little over mixup here, at no cost in time; it is made for
 long training on many classes.
 
-Hurts: nothing that was measured; on long tails and with few images it changed little against
-mixup.
+Hurts: nothing that was measured; on long tails, with few images and on CIFAR-10 it changed
+little against mixup (there by 0.0 ± 0.8 points of accuracy).
 """
 
 from mixwell.losses import DecoupledBCE, DecoupledCrossEntropy

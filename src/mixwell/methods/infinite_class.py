@@ -12,7 +12,8 @@ Helps: long tails (the most accurate of all methods here, by 3 points over erm o
 and very few images.
 
 Hurts: calibration as trained, where the network overfits: it leaves it overconfident. Small
-batches, which hold few classifiers to contrast with.
+batches, which hold few classifiers to contrast with. Short training: on CIFAR-10 with 500 images a
+class and 40 epochs it was as accurate as mixup, 2.0 points below erm, and told outliers worse.
 """
 
 from mixwell.losses import InfiniteClassLoss

@@ -8,7 +8,8 @@ a class.
 
 Hurts: a network that fits its data well without overfitting: it is made underconfident
 (temperature scaling mends that). In regression on Airfoil it cost much accuracy here, since far
-targets were blended.
+targets were blended. Short training: on CIFAR-10 with 500 images a class and 40 epochs it was 1.7
+points less accurate than erm, and no nearer to people's doubt, though better calibrated.
 """
 
 from mixwell.interpolation import Linear

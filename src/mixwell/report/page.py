@@ -27,7 +27,12 @@ from mixwell.report.tables import (
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import choose_baseline, measures
-from mixwell.training.files import for_spreadsheet, write_atomically, write_json
+from mixwell.training.files import (
+    for_spreadsheet,
+    make_folder,
+    write_atomically,
+    write_json,
+)
 
 __all__ = ["Paths", "write"]
 
@@ -57,7 +62,7 @@ def write(
 
     Args:
         records: runs of one study, finished or failed.
-        out: the folder.
+        out: the folder; it is made where it is not there.
         command: the command line that made them.
         baseline: the method that the others are tested against; "erm", or the first.
         protocol: says which measures come first.
@@ -69,6 +74,7 @@ def write(
         raise InputError("records must hold one run at least")
     protocol = protocol_of(records, protocol)
     folder = Path(out)
+    make_folder("out", folder)
     paths = Paths(*(folder / name for name in (
         "report.html", "results.csv", "results.json", "results.tex",
     )))  # fmt: skip
