@@ -125,7 +125,7 @@ def test_parts_have_an_overview_ranks_and_sections_of_their_own(make_records, tm
     for words in (
         "Over imbalance", "Average rank over the 2 parts", "imbalance 100", "The long tail",
         "Outliers: letters", "Shift by corruption", "classes that it was not trained on",
-        "and parts",
+        "over all tests of a measure",
     ):  # fmt: skip
         assert words in text
     rows = list(csv.DictReader(paths.csv.open(encoding="utf-8")))

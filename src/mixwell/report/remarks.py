@@ -35,8 +35,7 @@ def told_of(summaries: Sequence[MethodSummary], baseline: str | None = None) -> 
         return f"{start}; bold: best mean; no test could be made"
     return (
         f"{start}; bold: best mean; ↑ better, ↓ worse than {choose_baseline(methods, baseline)} "
-        "(paired t-test, p < 0.05 after Holm's correction over all methods"
-        f"{' and parts' if len(by_part(summaries)) > 1 else ''} of a measure)"
+        "(paired t-test, p < 0.05 after Holm's correction over all tests of a measure)"
     )
 
 
