@@ -239,10 +239,12 @@ def _results(part: sections.Part, columns: Sequence[Measure]) -> dict[str, Any]:
             for place, summary in enumerate(part.summaries)
         ],
         "samples": part.first.train_samples if part.records else "unknown",
-        "about": _sentence(told_of(part.summaries, part.base)),
-        "tested": any(any(summary.tests.values()) for summary in part.summaries),
+        "about": _sentence(told_of(part.summaries, part.base).translate(_ARROWS)),
         "remarks": remarks(part.summaries, part.base),
     }
+
+
+_ARROWS = str.maketrans("↑↓", "▲▼")  # the page's, which have a colour, too
 
 
 def _sentence(text: str) -> str:

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
 
+import numpy as np
+
 from mixwell.errors import InputError
 from mixwell.metrics.measures import Measure, get, registered
 from mixwell.report.tables import leading
@@ -233,6 +235,21 @@ def drawable(record: RunRecord) -> RunRecord:
     ]
     metrics = {name: value for name, value in record.metrics.items() if number(value)}
     return replace(record, metrics=metrics, history=history)
+
+
+def arrays_of(run: RunRecord) -> dict[str, np.ndarray]:
+    """Return what a run left of its predictions, where it can be drawn; empty where it left none.
+
+    Raises:
+        InputError: they hold NaN or infinite numbers, or fewer than two samples.
+    """
+    arrays = run.predictions()
+    for name, array in arrays.items():
+        if array.ndim and len(array) < 2:
+            raise InputError(f"{name} of {run.path.name} holds {len(array)} samples: too few")
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise InputError(f"{name} of {run.path.name} holds NaN or infinite numbers")
+    return arrays
 
 
 def plain(*drawn: str | None) -> list[Picture]:

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from mixwell import metrics
 from mixwell.metrics.measures import get
 from mixwell.report.drawing import INK, STYLE, Point, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, number_of, told
+from mixwell.report.sections.base import Block, Part, Section, arrays_of, number_of, told
 from mixwell.studies import MethodSummary, RunRecord
 
 __all__ = ["DEVIATIONS", "RELIABILITY"]
@@ -60,7 +60,7 @@ DEVIATIONS = Section("deviations", _deviations, lambda part: part.measured("ence
 
 def reliability(runs: Sequence[RunRecord], colour: str) -> str | None:
     """Return the reliability diagram of a method's runs together, before and after scaling."""
-    found = [(run, run.predictions()) for run in runs]
+    found = [(run, arrays_of(run)) for run in runs]
     found = [(run, arrays) for run, arrays in found if "test_logits" in arrays]
     if not found:
         return None
@@ -131,7 +131,7 @@ def _draw_shares(axes: Axes, probs: torch.Tensor, labels: torch.Tensor, colour: 
 
 def deviations(run: RunRecord, colour: str) -> str | None:
     """Return a regression's calibration: error against predicted deviation, and after scaling."""
-    arrays = run.predictions()
+    arrays = arrays_of(run)
     if "test_std" not in arrays:
         return None
     mean, std, targets = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 
+from mixwell.errors import InputError
 from mixwell.report.drawing import Point, canvas, mark, svg_of
-from mixwell.report.sections.base import Block, Part, Section, Table, plain
+from mixwell.report.sections.base import Block, Part, Section, Table, arrays_of, plain
 from mixwell.studies import RunRecord
 
 __all__ = ["ACCURACY", "CONFUSION", "confusion"]
@@ -121,7 +123,7 @@ def _shares(runs: Sequence[RunRecord]) -> np.ndarray | None:
     """Return (C, C): of each class's samples the per cent that are taken for each, over seeds."""
     found = []
     for run in runs:
-        arrays = run.predictions()
+        arrays = arrays_of(run)
         if "test_logits" not in arrays:
             continue
         count = arrays["test_logits"].shape[1]
@@ -132,9 +134,10 @@ def _shares(runs: Sequence[RunRecord]) -> np.ndarray | None:
 
 
 def _most_confused(part: Part) -> list[tuple[str, ...]]:
-    shares: Mapping[str, np.ndarray | None] = {
-        method: _shares(runs) for method, runs in part.by_method.items() if runs
-    }
+    shares: dict[str, np.ndarray | None] = {}
+    for method, runs in part.by_method.items():
+        with contextlib.suppress(InputError):  # predictions that are NaN, say
+            shares[method] = _shares(runs)
     base = shares.get(part.base)
     if base is None:
         return []

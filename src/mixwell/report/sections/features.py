@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mixwell.report.drawing import canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, number_of, told
+from mixwell.report.sections.base import Block, Part, Section, arrays_of, number_of, told
 from mixwell.studies import RunRecord
 
 __all__ = ["SECTION"]
@@ -48,7 +48,7 @@ def features(run: RunRecord, points: int = 1000) -> str | None:
 
     Coloured by class; by fine class where the run was trained on superclasses.
     """
-    arrays = run.predictions()
+    arrays = arrays_of(run)
     if "test_features" not in arrays or arrays["test_features"].shape[1] < 2:
         return None
     values = torch.from_numpy(arrays["test_features"][:points]).double()

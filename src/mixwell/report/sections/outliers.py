@@ -7,7 +7,7 @@ import torch
 
 from mixwell.metrics.measures import get
 from mixwell.report.drawing import INK, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, number_of
+from mixwell.report.sections.base import Block, Part, Section, arrays_of, number_of
 from mixwell.studies import RunRecord
 
 __all__ = ["SECTION"]
@@ -31,7 +31,7 @@ SECTION = Section("outliers", _draw, lambda part: part.measured("ood_auroc"), fi
 
 def outliers(run: RunRecord, colour: str) -> str | None:
     """Return histograms of the confidence in test samples and in outliers."""
-    arrays = run.predictions()
+    arrays = arrays_of(run)
     if "ood_confidence" not in arrays or "test_logits" not in arrays:
         return None
     known = torch.from_numpy(arrays["test_logits"]).double().softmax(1).amax(1).numpy()

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mixwell.report.drawing import INK, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, told
+from mixwell.report.sections.base import Block, Part, Section, arrays_of, told
 from mixwell.studies import RunRecord
 
 __all__ = ["SECTION"]
@@ -33,11 +33,11 @@ SECTION = Section("people", _draw, lambda part: part.measured("people_kl"), file
 
 def doubt(run: RunRecord, colour: str) -> str | None:
     """Return a run's mean entropy over people's, before and after temperature scaling."""
-    arrays = run.predictions()
+    arrays = arrays_of(run)
     if "people_counts" not in arrays or "test_logits" not in arrays:
         return None
     counts = torch.from_numpy(arrays["people_counts"]).double()
-    wanted = torch.special.entr(counts / counts.sum(1, keepdim=True)).sum(1).numpy()
+    wanted = torch.special.entr(counts / counts.sum(1, keepdim=True).clamp_min(1)).sum(1).numpy()
     logits = torch.from_numpy(arrays["test_logits"]).double()
     top = float(wanted.max()) or 1.0
     place = np.minimum((_BINS * wanted / top).astype(int), _BINS - 1)

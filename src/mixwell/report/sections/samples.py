@@ -8,7 +8,7 @@ from html import escape
 
 import numpy as np
 
-from mixwell.report.sections.base import Block, Part, Section
+from mixwell.report.sections.base import Block, Part, Section, arrays_of
 from mixwell.studies import RunRecord
 
 __all__ = ["SECTION"]
@@ -33,7 +33,7 @@ SECTION = Section("samples", _draw)
 
 def samples(run: RunRecord) -> str | None:
     """Return a run's mixed images beside what they are mixed of, as SVG."""
-    arrays = run.predictions()
+    arrays = arrays_of(run)
     if "samples_mixed" not in arrays:
         return None
     count = len(arrays["samples_mixed"])

@@ -66,7 +66,7 @@ def shifted(
             rows = []
             for run in runs:
                 table = run.details.get("shift")
-                if not table:
+                if not table or measure.name not in run.metrics:
                     continue
                 chosen = [corruption] if corruption else list(table)
                 clean = run.metrics[measure.name]

@@ -139,6 +139,7 @@ def differences(
             )
             points.append(Point(axes, middle, row, text, summary.method))
         axes.axvline(0, color=INK, linewidth=0.8)
+        axes.locator_params(axis="x", nbins=6)  # more run into each other: "−0.175−0.150"
         axes.set_yticks(range(len(shown)), [summary.method for summary in shown])
         for label, summary in zip(axes.get_yticklabels(), shown, strict=True):
             mark(label, summary.method)

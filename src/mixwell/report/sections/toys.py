@@ -7,7 +7,7 @@ import numpy as np
 
 from mixwell.metrics.measures import get
 from mixwell.report.drawing import INK, canvas, svg_of
-from mixwell.report.sections.base import Block, Part, Section, number_of, plain, told
+from mixwell.report.sections.base import Block, Part, Section, arrays_of, number_of, plain, told
 from mixwell.report.sections.curves import over_epochs
 from mixwell.studies import RunRecord
 
@@ -71,7 +71,7 @@ def surface(run: RunRecord, mixed: bool = False) -> str | None:
         run: on a toy.
         mixed: show where samples were mixed to; those that intrude are marked.
     """
-    arrays = run.predictions()
+    arrays = arrays_of(run)
     if "surface" not in arrays or (mixed and "mixed_points" not in arrays):
         return None
     shades = matplotlib.colors.LinearSegmentedColormap.from_list("sides", [_SIDES[0], "#ffffff",
