@@ -71,6 +71,7 @@ def run(arguments, folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # one asks for recommendations, with budgets of minutes
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize("name", sorted(SMALL))
 def test_the_tutorial_runs_from_top_to_bottom(name, tmp_path):

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from mixwell import functional
 from mixwell.batch import Batch
-from mixwell.checks import Per, Range, check_range
+from mixwell.checks import Per, Range, check_range, check_whole
 from mixwell.coefficient.base import Coefficient
 from mixwell.errors import InputError
 
 __all__ = ["Dirichlet", "PSeries"]
+
+
+_MOST = 4096  # samples that are mixed into one: weights (B, k) are drawn for each
 
 
 class _ManySamples(Coefficient):
@@ -23,9 +26,7 @@ class _ManySamples(Coefficient):
 
     def __init__(self, k: int, per: Per = "sample") -> None:
         super().__init__(per)
-        if not isinstance(k, int) or k < 2:
-            raise InputError(f"k must be a whole number from 2 on, got {k!r}")
-        self.samples = k
+        self.samples = check_whole("k", k, 2, _MOST)
 
     def forward(self, batch: Batch, partner: Tensor) -> Tensor:
         if self.samples > 2:

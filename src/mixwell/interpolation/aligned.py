@@ -79,7 +79,8 @@ class AlignMix(Interpolation):
     Args:
         layer: the layer whose output, (B, d, h, w), is mixed, or "auto".
         aligned: the probability that a batch is mixed there, and not at the input.
-        epsilon: ε > 0: the smaller, the nearer to a permutation, and the more iterations it takes.
+        epsilon: ε ≥ 1e-6: the smaller, the nearer to a permutation, and the more iterations it
+            takes.
         iterations: of Sinkhorn's; at ε = 0.02 the default leaves the other sums within 2 percent of
             1, in the mean over the features of a ResNet-18.
         relative: whether ε is in units of the mean cost.
@@ -107,7 +108,7 @@ class AlignMix(Interpolation):
         self.aligned = check_range("aligned", aligned, 0, 1)
         inside = "the last feature maps" if layer == "auto" else layer
         self.layers = [inside] if self.aligned == 1 else ["input", inside]
-        self.epsilon = check_range("epsilon", epsilon, open=True)
+        self.epsilon = check_range("epsilon", epsilon, 1e-6)
         self.iterations = int(check_range("iterations", iterations, 1))
         self.relative = relative
         self.per = check_choice("per", per, ("sample", "batch"))

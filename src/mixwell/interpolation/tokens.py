@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mixwell.batch import Batch
-from mixwell.checks import Per
+from mixwell.checks import Per, shown
 from mixwell.errors import InputError
 from mixwell.interpolation.masks import _ByPlace
 from mixwell.mix import Mix
@@ -102,12 +102,16 @@ class TokenMix(_ByPlace):
         return batch.view.token_grid()
 
 
+_MOST = 4096  # tokens along a side
+
+
 def _pair(grid: Any) -> tuple[int, int] | None:
     if grid is None:
         return None
     sides = grid if isinstance(grid, (tuple, list)) else (grid, grid)
-    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and 0 < side <= _MOST for side in sides):
         raise InputError(
-            f"grid must be a positive number of tokens, two (down, across), or None, got {grid!r}"
+            f"grid must be a number of tokens from 1 to {_MOST}, two (down, across), or None, got "
+            f"{shown(grid)}"
         )
     return sides[0], sides[1]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from mixwell.checks import shown
 from mixwell.errors import InputError, suggest
 from mixwell.kernels import native
 
@@ -144,9 +145,8 @@ def get(task: str | Task) -> Task:
     if isinstance(task, Task):
         return task
     if not isinstance(task, str) or task not in _TASKS:
-        raise InputError(
-            f"task={task!r} is unknown{suggest(str(task), _TASKS)}; known: {', '.join(_TASKS)}"
-        )
+        near = suggest(shown(task), _TASKS)
+        raise InputError(f"task={shown(task)} is unknown{near}; known: {', '.join(_TASKS)}")
     return _TASKS[task]
 
 
