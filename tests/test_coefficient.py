@@ -371,7 +371,7 @@ def test_a_seeded_generator_repeats_the_weights():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: Dirichlet(k=1), "k must be a whole number from 2 on"),
+        (lambda: Dirichlet(k=1), "k must be a whole number from 2 to"),
         (lambda: Dirichlet(alpha=0), "alpha must be"),
         (lambda: PSeries(gamma=-1), "gamma must be"),
         (lambda: draw(Dirichlet(k=3), make_batch()), "no one λ for a pair"),

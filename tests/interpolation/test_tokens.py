@@ -155,5 +155,5 @@ def test_any_images_and_models_where_the_grid_is_given(dtype, make_net, images):
 
 @pytest.mark.parametrize("grid", [0, -3, 2.5, "14", (3,), (2, 0), True])
 def test_bad_grids_are_named(grid):
-    with pytest.raises(InputError, match="grid must be a positive number"):
+    with pytest.raises(InputError, match="grid must be a number of tokens from 1 to 4096"):
         TokenMix(grid)

@@ -16,7 +16,7 @@ from mixwell.errors import InputError
 __all__ = ["Dirichlet", "PSeries"]
 
 
-_MOST = 4096  # samples that are mixed into one: weights (B, k) are drawn for each
+_MOST = 1 << 20  # samples that are mixed into one: weights (B, k) are drawn for each
 
 
 class _ManySamples(Coefficient):
