@@ -9,8 +9,8 @@ paper's 1.75 for Airfoil is in decibels, and 0.248 of a standard deviation. On m
 mix hidden features (``layer="auto"``).
 
 Helps: against mixup, on Airfoil: less error and better uncertainty than mixup and manifold mixup at
-the whole published set-up (with its bandwidth alone not: 0.11 ± 0.10 dB more error); according to its paper, tables and series whose targets vary smoothly with
-inputs.
+the whole published set-up (with its bandwidth alone not: 0.11 ± 0.10 dB more error); according to
+its paper, tables and series whose targets vary smoothly with inputs.
 
 Hurts: against plain training, on Airfoil, at every bandwidth and place that was tried.
 """
