@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 
-__all__ = ["InputError", "MachineError", "Note", "explained", "say", "suggest"]
+__all__ = ["InputError", "MachineError", "Note", "explained", "last_line", "say", "suggest"]
 
 
 class InputError(ValueError):
@@ -33,6 +33,12 @@ def suggest(name: str, choices: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the choice nearest to ``name``, or an empty string."""
     near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def last_line(error: str | None) -> str:
+    """Return why a run failed, on one line: of a traceback, what was raised."""
+    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
+    return lines[-1] if lines else "no reason is known"
 
 
 def say(message: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mixwell.cli.terminal import plain, tell
+from mixwell.errors import last_line
 
 __all__ = ["Progress"]
 
@@ -72,9 +73,7 @@ class Progress:
         elif kind == "step":
             self.bars.update(self.tasks[name], completed=event["done"])
         elif kind == "note" and self._is_new(event):
-            self.bars.console.print(
-                plain(f"{name}: {event['text']}"), highlight=False, markup=False
-            )
+            self._say(f"{name}: {event['text']}")
         elif kind == "epoch":
             self.bars.update(self.tasks[name], note=_row(event))
         elif kind in _ENDS:
@@ -83,9 +82,7 @@ class Progress:
             if self.runs is not None:
                 self.bars.advance(self.tasks[""])
             if kind == "failed":
-                self.bars.console.print(
-                    plain(f"{name} failed: {_last(event['error'])}"), markup=False
-                )
+                self._say(f"{name} failed: {last_line(event['error'])}")
 
     def _say(self, text: str) -> None:
         self.bars.console.print(plain(text), highlight=False, markup=False)
@@ -101,13 +98,8 @@ class Progress:
         elif kind in _ENDS and self.runs is not None:
             self.ended += 1
             word = _ENDS[kind]
-            cause = f": {_last(event['error'])}" if kind == "failed" else ""
+            cause = f": {last_line(event['error'])}" if kind == "failed" else ""
             tell(f"[{self.ended}/{self.runs}] {name} {word}{cause}")
-
-
-def _last(error: str | None) -> str:
-    """Return the last line of an error: of a traceback, what was raised."""
-    return "".join((error or "").strip().splitlines()[-1:])
 
 
 def _row(event: dict[str, Any]) -> str:

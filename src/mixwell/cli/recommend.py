@@ -12,6 +12,8 @@ from typing import Any
 from mixwell.cli.command import Command, command_line, settings
 from mixwell.cli.options import add_run_options, config_of
 from mixwell.cli.studying import add_engine_options
+from mixwell.cli.terminal import tell
+from mixwell.errors import last_line
 from mixwell.training.naming import called, folder_name
 
 __all__ = ["COMMAND"]
@@ -125,7 +127,7 @@ class _Screen:
     def _move(self, event: dict[str, Any]) -> None:
         """Show how much of the budget is gone, and how far the stage is."""
         if event["event"]["kind"] == "failed":
-            print(f"{event['name']} failed: {event['event']['error'].splitlines()[-1]}", flush=True)
+            tell(f"{event['name']} failed: {last_line(event['event']['error'])}")
         if self._bar is not None:
             words = f"{event['spent']:.0f} of {self._budget:.0f} s, runs {event['ended']}"
             words += f" of {event['runs']}, {event['label']}"

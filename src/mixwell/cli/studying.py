@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixwell.cli.command import command_line
 from mixwell.cli.progress import Progress
-from mixwell.errors import InputError
+from mixwell.cli.terminal import tell
+from mixwell.errors import InputError, last_line
 
 if TYPE_CHECKING:
     from mixwell.studies import Cell, Engine, Study
@@ -134,7 +134,6 @@ def present(
     paths = report.write(records, out, command=command, baseline=baseline, protocol=protocol)
     failed = [record for record in records if record.status == "failed"]
     for record in failed:
-        last = (record.error or "").strip().splitlines()[-1:]
-        print(f"failed: {record.path.name}: {''.join(last)}", file=sys.stderr)
+        tell(f"failed: {record.path.name}: {last_line(record.error)}", error=True)
     print(f"Report: {paths.html}")
     return 1 if failed else 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mixwell.data import Dataset
-from mixwell.errors import InputError
+from mixwell.errors import InputError, last_line
 from mixwell.metrics.measures import VALIDATION, Measure
 from mixwell.recommend.answer import Recommendation, conclude
 from mixwell.recommend.ledger import Ledger
@@ -255,8 +255,8 @@ class Course:
                 if cell.label == self.asked.baseline:
                     why = (record and record.error) or "it left no result"
                     raise InputError(
-                        f"{cell.label}, which all are compared with, failed: "
-                        f"{why.strip().splitlines()[-1]}; see {cell.folder / 'log.txt'}"
+                        f"{cell.label}, which all are compared with, failed: {last_line(why)}; see "
+                        f"{cell.folder / 'log.txt'}"
                     )
             elif found is not None:
                 found.append(self._score(record.metrics))

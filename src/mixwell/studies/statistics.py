@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixwell.checks import check_range, check_whole, shown
-from mixwell.errors import InputError
+from mixwell.errors import InputError, last_line
 from mixwell.metrics.measures import get, registered
 from mixwell.studies.records import RunRecord
 
@@ -24,7 +24,6 @@ __all__ = [
     "higher_is_better",
     "holm",
     "interval",
-    "last_line",
     "measures",
     "paired_test",
     "seeds_needed",
@@ -332,12 +331,6 @@ def _summary(
         label, len(values), found, tests, tuple(values), len(failed), runs[0].group, runs[0].vary,
         left_out, untested, tuple(last_line(run.error) for run in failed),
     )  # fmt: skip
-
-
-def last_line(error: str | None) -> str:
-    """Return why a run failed, on one line."""
-    lines = [line.strip() for line in (error or "").splitlines() if line.strip()]
-    return lines[-1] if lines else "no reason is known"
 
 
 def _finite(values: Mapping[int, Mapping[str, Any]], name: str) -> dict[int, float]:

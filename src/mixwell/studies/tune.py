@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mixwell.checks import Range, check_whole, shown
-from mixwell.errors import InputError, MachineError, suggest
+from mixwell.errors import InputError, MachineError, last_line, suggest
 from mixwell.methods import ranges
 from mixwell.metrics.measures import VALIDATION, Measure, of
 from mixwell.studies.engines import MACHINE
 from mixwell.studies.run import run_cells
-from mixwell.studies.statistics import last_line
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import slug
 from mixwell.training.config import RunConfig
