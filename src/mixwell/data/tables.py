@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mixwell.errors import InputError, suggest
+from mixwell.errors import InputError, say, suggest
 
 __all__ = [
     "Column",
@@ -280,6 +280,16 @@ def target_of(
             raise InputError(
                 f"{where}: the target {name!r} is {y[0]:g} in every row: there is nothing to "
                 "predict; name another with target (--target COLUMN)"
+            )
+        kinds = y.unique()
+        if (
+            task is None
+            and len(kinds) <= min(20, len(y) // 3)
+            and torch.equal(kinds, kinds.round())
+        ):
+            say(
+                f"{where}: the target {name!r}, {len(kinds)} different whole numbers, is taken for "
+                f"a regression; {_TASK_HINT}"
             )
         return y, ()
     if task == "regression":

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 
@@ -144,6 +144,7 @@ def keep_shares(axes: Axes, lowest: float = 0.0, highest: float = 100.0) -> None
     )  # fmt: skip
 
 
+_NAME_SIZE = 8
 _PLACES = (
     (1, 0, "left", "center"), (-1, 0, "right", "center"), (0, 1, "center", "bottom"),
     (0, -1, "center", "top"), (1, 1, "left", "bottom"), (1, -1, "left", "top"),
@@ -168,33 +169,57 @@ def name_points(
         x, y = point.axes.transData.transform((point.x, point.y))
         covered.append(Bbox.from_extents(x - 5, y - 5, x + 5, y + 5))
         covered += [_around(*point.axes.transData.transform(ends)) for ends in taken]
-    for point, colour in zip(points, colours, strict=True):
-        places = [
-            _written(point, colour, away, *place) for away in (7, 16, 28) for place in _PLACES
-        ]
-        text, box = min(places, key=lambda found: _harm(found[0], found[1], covered))
-        for other, _ in places:
-            if other is not text:
-                other.remove()
-        mark(text, point.method)
-        covered.append(box)
+    places = [_places(figure, point) for point in points]
+    # Each in turn takes its best place beside those of the others, until none would move.
+    chosen: list[_Place | None] = [None] * len(points)
+    for _ in range(10):
+        before = list(chosen)
+        for i, point in enumerate(points):
+            others = [place.box for j, place in enumerate(chosen) if place and j != i]
+            frame = point.axes.get_window_extent()
+            chosen[i] = min(places[i], key=lambda place: _harm(place, [*covered, *others], frame))
+        if chosen == before:
+            break
+    for point, colour, place in zip(points, colours, chosen, strict=True):
+        assert place is not None
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.6, "alpha": 0.6, "shrinkB": 4}
+        text = point.axes.annotate(
+            point.method, (point.x, point.y), place.offset, ha=place.across, va=place.along,
+            textcoords="offset pixels", fontsize=_NAME_SIZE, color=colour, annotation_clip=False,
+            arrowprops=line if max(map(abs, place.offset)) > 16 else None,
+        )  # fmt: skip
+        mark([text, text.arrow_patch], point.method)
 
 
-def _written(
-    point: Point, colour: str, away: int, right: int, up: int, across: Any, along: Any
-) -> tuple[Any, Bbox]:
-    """Write a point's method at a place; return the text and its box."""
-    text = point.axes.annotate(
-        point.method, (point.x, point.y), (away * right, away * up), ha=across, va=along,
-        textcoords="offset pixels", fontsize=8, color=colour, annotation_clip=False,
-    )  # fmt: skip
-    return text, text.get_window_extent()
+class _Place(NamedTuple):
+    offset: tuple[int, int]  # from the point, in pixels
+    across: Any
+    along: Any
+    box: Bbox
 
 
-def _harm(text: Any, box: Bbox, covered: Sequence[Bbox]) -> float:
+def _places(figure: Figure, point: Point) -> list[_Place]:
+    """Return where a point's name may stand, near places first."""
+    text = figure.text(0, 0, point.method, fontsize=_NAME_SIZE)
+    size = text.get_window_extent()
+    text.remove()
+    width, height = 1.08 * size.width, size.height  # a browser's letters may be wider
+    x, y = point.axes.transData.transform((point.x, point.y))
+    places = []
+    for away in (7, 16, 28, 44, 64):
+        for right, up, across, along in _PLACES:
+            left = x + away * right - width * {"left": 0, "center": 0.5, "right": 1}[across]
+            low = y + away * up - height * {"bottom": 0, "center": 0.5, "top": 1}[along]
+            box = Bbox.from_extents(left - 3, low - 1, left + width + 3, low + height + 1)
+            places.append(_Place((away * right, away * up), across, along, box))
+    return places
+
+
+def _harm(place: _Place, covered: Sequence[Bbox], frame: Bbox) -> float:
     """Return how bad a place is: what it hides, what of it is outside, how far away it is."""
-    outside = box.width * box.height - _overlap(box, text.axes.get_window_extent())
-    away = abs(text.xyann[0]) + abs(text.xyann[1])
+    box = place.box
+    outside = box.width * box.height - _overlap(box, frame)
+    away = abs(place.offset[0]) + abs(place.offset[1])
     return sum(_overlap(box, other) for other in covered) + 3 * outside + 0.3 * away
 
 

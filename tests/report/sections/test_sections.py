@@ -1,11 +1,14 @@
+import itertools
 import re
 from html import escape, unescape
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.text import Text
 
 from mixwell.report import sections
+from mixwell.report.drawing import Point, canvas, name_points
 from mixwell.report.sections.cost import frontier
 from mixwell.studies import summarise
 
@@ -107,6 +110,25 @@ def test_each_method_tells_its_measure_and_its_time(make_part):
     mean = part.summaries[1].metrics["accuracy"].mean
     assert texts[1].startswith(f"mixup: accuracy {100 * mean:.2f} ±")
     assert texts[1].endswith("%, 2 s, 10.0 ms a step")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_names_beside_crowded_points_cover_neither_points_nor_each_other(seed):
+    rng = np.random.default_rng(seed)
+    places = np.stack([rng.uniform(3, 7, 12), rng.uniform(65, 73, 12)], 1)
+    names = ["erm", "regmixup+infinite_class", *(f"method+{i}{'x' * (2 * i)}" for i in range(10))]
+    with canvas(5.2, 3.4) as (figure, axes):
+        axes.set(xlim=(0, 8), ylim=(64, 74))
+        points = [Point(axes, x, y, "", n) for (x, y), n in zip(places, names, strict=True)]
+        bars = [((x, y - 0.7), (x, y + 0.7)) for x, y in places]
+        name_points(figure, points, ["black"] * 12, bars)
+        figure.draw_without_rendering()
+        boxes = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+        assert sorted(boxes) == sorted(names)
+        for one, other in itertools.combinations(boxes.values(), 2):
+            assert not one.padded(2).overlaps(other)
+        for place in axes.transData.transform(places):
+            assert not any(box.contains(*place) for box in boxes.values())
 
 
 def test_no_axis_of_shares_goes_beyond_them(make_part):
