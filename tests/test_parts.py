@@ -30,7 +30,7 @@ OTHERS = {
 
 
 def arguments(part):
-    parameters = inspect.signature(part).parameters.values()
+    parameters = list(inspect.signature(part.__init__).parameters.values())[1:]
     return [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 

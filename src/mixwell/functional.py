@@ -231,7 +231,7 @@ def _check_out(x: Tensor, out: Any) -> None:
 def _flat(owner: str, features: Tensor) -> Tensor:
     """(B, ...) of real numbers to (B, d) in float32 at least, without gradient."""
     check_kind(owner, "comparable", features=features)
-    if features.ndim == 0 or not len(features):
+    if features.ndim == 0 or len(features) == 0:
         raise InputError(
             f"{owner}: features must be (B, ...) of one sample or more, got shape "
             f"{tuple(features.shape)}"

@@ -14,13 +14,13 @@ from mixwell.errors import InputError
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Part"]
+__all__ = ["Part", "constructor_arguments"]
 
 _SHOWN = 8
 """How many numbers of a tensor or a list a repr shows."""
 
 
-def _arguments(cls: type) -> tuple[str, ...]:
+def constructor_arguments(cls: type) -> tuple[str, ...]:
     """Return the names of a constructor's arguments, in order."""
     if cls.__init__ is nn.Module.__init__:  # type: ignore[misc]
         return ()
@@ -72,7 +72,7 @@ class Part(nn.Module):
             InputError: an argument is not kept as an attribute.
         """
         found = {}
-        for name in _arguments(type(self)):
+        for name in constructor_arguments(type(self)):
             attribute = self.kept_as.get(name, name)
             if not hasattr(self, attribute):
                 raise InputError(
@@ -84,7 +84,7 @@ class Part(nn.Module):
 
     def extra_repr(self) -> str:
         shown = []
-        for name in _arguments(type(self)):
+        for name in constructor_arguments(type(self)):
             value = getattr(self, self.kept_as.get(name, name), self)
             # What was not kept can't be shown; modules that are children show themselves.
             if value is not self and not any(value is child for child in self.children()):

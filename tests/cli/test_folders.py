@@ -57,6 +57,8 @@ OWN = [
 )
 @pytest.mark.parametrize("out", [[], ["--out", "here/there"]], ids=["usual", "named"])
 def test_a_typo_leaves_no_folder(arguments, words, out, tmp_path, monkeypatch, capsys):
+    if "ray" in arguments:
+        pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MIXWELL_DATA", str(tmp_path))
     assert main([*arguments, *TINY[:2] * ("diabetes" not in arguments), *TINY[2:], *out]) == 2

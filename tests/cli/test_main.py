@@ -148,6 +148,8 @@ def test_preview(tmp_path):
 def test_what_cannot_work_ends_with_one_message_and_status_2(
     arguments, words, capsys, tmp_path, monkeypatch
 ):
+    if "ray" in arguments:
+        pytest.importorskip("ray")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MIXWELL_DATA", raising=False)
     assert main(arguments) == 2

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -28,6 +28,9 @@ def read(split: Split, batch_size: int = 5, **options) -> tuple[Tensor, Tensor, 
     st.booleans(),
     st.integers(1, 5),
 )
+@example(size=1, batch_size=1, shuffle=False, drop_last=True, world_size=2)
+@example(size=5, batch_size=2, shuffle=False, drop_last=True, world_size=3)
+@example(size=1, batch_size=4, shuffle=False, drop_last=False, world_size=2)
 def test_batches_cover_the_split(size, batch_size, shuffle, drop_last, world_size):
     split = TensorSplit(torch.arange(size)[:, None], torch.arange(size))
     options = {"shuffle": shuffle, "drop_last": drop_last, "world_size": world_size}
@@ -49,6 +52,7 @@ def test_batches_cover_the_split(size, batch_size, shuffle, drop_last, world_siz
         assert all(length == lengths[0] for length in lengths)
         assert len(lengths[0]) == count
     assert max(map(len, lengths)) == count
+    assert not any(0 in length for length in lengths)
     if not drop_last:
         assert set(seen) == set(range(size))
         if not shuffle:

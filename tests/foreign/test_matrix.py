@@ -51,6 +51,8 @@ def _process() -> Iterator[None]:
 
 @cache
 def _kept(name: str) -> Foreign:
+    if name == "wrapped_fsdp2" and torch.__version__.startswith("2.6."):
+        pytest.skip("torch 2.6 shards on a GPU alone")
     case = MAKERS[name]()
     with torch.no_grad():  # some put hooks of their own on when they first run
         case.model(copy_of(case.x))

@@ -116,6 +116,7 @@ class Counted(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="it counts other operations")
 def test_it_is_a_handful_of_operations():
     u, tau = torch.rand(128), torch.rand(128)
     beta_icdf(u, tau)

@@ -256,6 +256,7 @@ def mesh():
     distributed.destroy_process_group()
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="its DTensor has no index_add")
 @pytest.mark.parametrize("mode", _mixes())
 def test_distributed_tensors_are_mixed_wherever_they_are(mode, mesh):
     from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor

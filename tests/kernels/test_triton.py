@@ -12,6 +12,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,10 @@ DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
 RUN_HERE = HAS_TRITON and (INTERPRETED or DEVICE == "cuda")
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="Triton is not installed")
+NEW_TRITON = HAS_TRITON and not version("triton").startswith("3.2.")
+needs_new_triton = pytest.mark.skipif(
+    not NEW_TRITON, reason="Triton 3.3 or later: its interface, and truth values in its interpreter"
+)
 needs_gpu = pytest.mark.skipif(DEVICE != "cuda", reason="no GPU")
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -404,7 +409,7 @@ class TestAvailable:
 # ----------------------------------------------------------- a GPU
 
 
-@needs_triton
+@needs_new_triton
 @pytest.mark.slow
 @pytest.mark.skipif(RUN_HERE, reason="the kernels' tests run in this process")
 def test_the_kernels_in_the_interpreter(tmp_path):
@@ -445,7 +450,7 @@ POINTERS = {
 }
 
 
-@needs_triton
+@needs_new_triton
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize(
     ("name", "mode", "dtype"),

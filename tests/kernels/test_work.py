@@ -73,6 +73,7 @@ BUDGETS = {
 }
 
 
+@pytest.mark.skipif(torch.__version__.startswith("2.6."), reason="it counts other operations")
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_step_stays_within_its_budget_of_operations(name, kernels_by):
     net, (x, y) = make_net(), batch()

@@ -96,6 +96,15 @@ def test_features_are_the_heads_input_and_the_model_stays_as_it_was(make_net, im
         torch.testing.assert_close(logits, copy.deepcopy(net).eval()(x))
 
 
+def test_the_callers_pass_has_gradients_after_one_without_under_autocast(make_net):
+    net, x = make_net(), torch.randn(2, 4, 8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        with inference(net):
+            net(x)
+        net(x).float().sum().backward()
+    assert all(weight.grad is not None for weight in net.parameters())
+
+
 def test_modes_return_even_if_the_model_fails(make_net):
     net = make_net().train()
     with pytest.raises(RuntimeError), inference(net):

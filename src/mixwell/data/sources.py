@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import pickle
+import re
 import struct
 import zlib
 from collections.abc import Sequence
@@ -112,8 +113,15 @@ class _Arrays(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if module.split(".")[0] in ("numpy", "_codecs") and name in self._ALLOWED:
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+            return super().find_class(re.sub(r"^numpy\._?core", _numpy_core(), module), name)
         raise pickle.UnpicklingError(f"{module}.{name} has no place in a data file")
+
+
+def _numpy_core() -> str:
+    """Return where this NumPy keeps what arrays are made of: its 2.0 renamed that."""
+    import numpy as np
+
+    return "numpy._core" if int(np.__version__.split(".")[0]) >= 2 else "numpy.core"
 
 
 def _unpickle(path: Path) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class Split(ABC):
         """Yield the batches of the samples at ``parts``; ``key`` seeds augmentation, if any."""
 
     def num_batches(self, batch_size: int, drop_last: bool = False, world_size: int = 1) -> int:
-        """Return how many batches each rank sees in an epoch.
+        """Return how many batches each rank sees in an epoch, at most where it is not shuffled.
 
         Raises:
             InputError: ``drop_last`` would drop everything.
@@ -112,7 +112,8 @@ class Split(ABC):
             batch_size: samples in a batch on each rank; the last batch may be smaller.
             shuffle: draw a new order each epoch. Every rank then gets as many batches of the same
                 sizes; up to ``world_size - 1`` samples are seen twice where they don't divide.
-                Unshuffled, each sample is seen once, by the rank that its position falls to.
+                Unshuffled, each sample is seen once, by the rank that its position falls to, and
+                the last ranks may get a batch less.
             seed: of order and augmentation.
             epoch: from 0.
             drop_last: leave out a last, smaller batch.
@@ -135,7 +136,9 @@ class Split(ABC):
             order = order.repeat(1 + -(-padding // max(len(order), 1)))[: len(order) + padding]
         else:
             order = torch.arange(len(self))
-        parts = order[rank::world_size].split(batch_size)[:count] if len(order) else ()
+        least = batch_size if drop_last else 1
+        parts = order[rank::world_size].split(batch_size)[:count]
+        parts = [part for part in parts if len(part) >= least]
         return self._read(parts, (seed, epoch, rank) if augment else None, torch.device(device))
 
 

@@ -158,7 +158,8 @@ class AutoMix(Interpolation):
             gradients = averaged(torch.autograd.grad(loss, parameters))
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        work.optimizer.step()
+        with torch.device("cpu"):  # where Adam counts, whatever the default: on a GPU it would wait
+            work.optimizer.step()
         work.optimizer.zero_grad()
         self.generator_loss = loss.detach()
         self._follow(work, unwrap(batch.model))

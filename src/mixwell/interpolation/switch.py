@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from inspect import signature
 from itertools import accumulate
 from typing import Any
 
@@ -17,6 +16,7 @@ from mixwell.coefficient import Beta
 from mixwell.errors import InputError, suggest
 from mixwell.interpolation.base import Interpolation
 from mixwell.mix import Box, Mix, MixedTarget, MultiTarget, Warp
+from mixwell.parts import constructor_arguments
 from mixwell.processes import agree, several
 
 __all__ = ["Switch"]
@@ -133,7 +133,7 @@ def _named(name: str, per: Per) -> Interpolation:
         known = ", ".join(parts)
         raise InputError(f"policies: {name!r} is unknown{suggest(name, parts)}; known: {known}")
     part = parts[name]
-    made: Interpolation = part(per=per) if "per" in signature(part).parameters else part()
+    made: Interpolation = part(per=per) if "per" in constructor_arguments(part) else part()
     return made
 
 

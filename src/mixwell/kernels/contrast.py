@@ -58,7 +58,7 @@ def similarity(z: Tensor, a: Tensor, b: Tensor, lam: Tensor) -> Tensor:
         b: (N,) int64, and their partners'.
         lam: (N,) of z's dtype.
     """
-    if lam.requires_grad or must_be_plain() or not z.numel():
+    if lam.requires_grad or must_be_plain() or z.numel() == 0:
         return plain_similarity(z, a, b, lam)
     s = _Similarity.apply(z, a, b, lam)
     assert isinstance(s, Tensor)
@@ -105,7 +105,7 @@ def contrast(s: Tensor, axes: tuple[int, ...]) -> Tensor:
         s: (B, B), in float32 at least.
         axes: 1, each sample against all classifiers; 0, each classifier against all samples.
     """
-    if must_be_plain() or not s.numel():
+    if must_be_plain() or s.numel() == 0:
         return plain_contrast(s, axes)
     loss = _Contrast.apply(s, axes)
     assert isinstance(loss, Tensor)

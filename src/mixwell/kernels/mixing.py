@@ -99,7 +99,7 @@ def _is_simple(x: Tensor, mix: Mix) -> bool:
     """Whether the kernels know this kind of mix, and none of its weights is learnt."""
     if mix.warp is not None or (mix.box is not None and mix.box.source is not None):
         return False
-    if not (x.is_floating_point() or x.dtype == torch.uint8) or not x.shape[0]:
+    if not (x.is_floating_point() or x.dtype == torch.uint8) or x.shape[0] == 0:
         return False
     learnt = mix.lam.requires_grad or (mix.mask is not None and mix.mask.requires_grad)
     return not (learnt and torch.is_grad_enabled())

@@ -190,7 +190,7 @@ def _again(z: Tensor, index: Tensor, share: Tensor, upstream: Tensor) -> Tensor:
 
 
 def _must_be_plain(z: Tensor, share: Tensor) -> bool:
-    return share.requires_grad or must_be_plain() or not z.shape[0]
+    return share.requires_grad or must_be_plain() or z.shape[0] == 0
 
 
 def from_logits(z: Tensor, index: Tensor, share: Tensor) -> Tensor:

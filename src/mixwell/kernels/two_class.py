@@ -435,7 +435,7 @@ def mean_from_logits(
 
 def _must_be_plain(alpha: Tensor, eta: Tensor | None) -> bool:
     learnt = alpha.requires_grad or (eta is not None and eta.requires_grad)
-    return learnt or must_be_plain() or not alpha.shape[0]
+    return learnt or must_be_plain() or alpha.shape[0] == 0
 
 
 # ---------------------------------------------------------------------------------- from features

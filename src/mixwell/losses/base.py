@@ -215,7 +215,7 @@ def class_weight_buffer(
         return None
     wanted = "hold one finite, non-negative weight for each class, shape (C,)"
     tensor = as_numbers(argument, weight, wanted)
-    if tensor.ndim != 1 or not tensor.numel() or not bool((tensor >= 0).all()):
+    if tensor.ndim != 1 or tensor.numel() == 0 or not bool((tensor >= 0).all()):
         raise InputError(f"{argument} must {wanted}, got {shown(tensor.tolist())}")
     return tensor
 

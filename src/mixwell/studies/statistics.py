@@ -192,12 +192,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 def _power(deviation: float, difference: float, pairs: int, level: float) -> float:
     """Return the chance that a two-sided paired t-test sees a true difference."""
+    import numpy as np
     from scipy import stats
 
     freedom = pairs - 1
     shift = abs(difference) / deviation * math.sqrt(pairs)
     bound = float(stats.t.ppf(1 - level / 2, freedom))
-    found = stats.nct.sf(bound, freedom, shift) + stats.nct.cdf(-bound, freedom, shift)
+    with np.errstate(divide="ignore"):  # some of SciPy's versions take a logarithm of 0 on the way
+        found = stats.nct.sf(bound, freedom, shift) + stats.nct.cdf(-bound, freedom, shift)
     # With one degree of freedom and a large shift SciPy gives up: there the chance is one.
     return 1.0 if math.isnan(found) else float(found)
 

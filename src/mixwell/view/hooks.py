@@ -99,6 +99,9 @@ def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iter
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
     finally:
+        # Autocast keeps the weights it casts: some versions of torch would go on with these, which
+        # have no gradient, in the caller's pass.
+        torch.clear_autocast_cache()
         for module, training in modes:
             module.training = training
         with torch.no_grad():
