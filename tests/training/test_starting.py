@@ -230,7 +230,6 @@ def test_weights_that_cant_be_fetched_end_with_what_to_do(name, monkeypatch, tmp
 
     for hub in ("load_state_dict_from_hf", "load_state_dict_from_url"):
         monkeypatch.setattr(_builder, hub, fail)
-    monkeypatch.setattr(_builder, "has_hf_hub", lambda **_: True)  # old timm knows no new hub
     monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
     monkeypatch.chdir(tmp_path)
     arguments = ["train", "--model", name, "--pretrained", "--image-size", "32"]
