@@ -7,8 +7,8 @@
     mixup_fn = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, mode="elem", num_classes=1000)
     images, targets = mixup_fn(images, targets)
 
-They are instances of timm's classes, draw from the same distributions as timm 1.0.29 and later (whose
-boxes are a pixel longer than before where their sides are odd), though by torch's generators
+They are instances of timm's classes, draw from the same distributions as timm 1.0.29 and later
+(whose boxes are a pixel longer than before where their sides are odd), though by torch's generators
 and not NumPy's, and ``mixup_enabled = False`` switches them off as well.
 
 Where timm fails, or does what nobody asks for, they do not follow it: batches may be odd; what is
