@@ -1,4 +1,5 @@
-"""What is raced: methods that have shown something somewhere, those that are likelier first.
+"""What is raced: methods that have shown something somewhere, those that are likelier first (by
+docs/what_holds.md).
 
 A budget that has no room for all takes the first. A candidate is written as a study's methods are:
 "sk_mixup+decoupled(eta=0.5)".
@@ -11,10 +12,10 @@ from mixwell.data import Dataset
 __all__ = ["candidates"]
 
 _CLASSES = (
-    "mixup", "sk_mixup", "decoupled", "infinite_class", "am_mixup", "regmixup", "cutmix",
-    "sk_mixup+regmixup", "mixup(alpha=0.2)", "sk_mixup+decoupled", "regmixup+infinite_class",
-    "cutmix+infinite_class", "infinite_class(alpha=0.2)", "manifold_mixup", "am_mixup(k=2)",
-    "sk_mixup(tau_std=0.75)", "cutmix+decoupled",
+    "regmixup", "infinite_class", "am_mixup", "mixup", "sk_mixup", "decoupled",
+    "regmixup+infinite_class", "regmixup+cutmix", "cutmix", "sk_mixup+regmixup",
+    "mixup(alpha=0.2)", "sk_mixup+decoupled", "cutmix+infinite_class", "infinite_class(alpha=0.2)",
+    "am_mixup(k=2)", "manifold_mixup", "cutmix+decoupled", "sk_mixup(tau_std=0.75)",
 )  # fmt: skip
 _LONG_TAIL = (
     "infinite_class", "am_mixup", "remix", "mixup", "sk_mixup", "decoupled", "balanced_mixup",
@@ -23,8 +24,8 @@ _LONG_TAIL = (
     "manifold_mixup",
 )  # fmt: skip
 _REAL = (
-    "mixup", "c_mixup", "sk_mixup", "manifold_mixup", "regmixup", "mixup(alpha=0.2)",
-    "c_mixup(layer=auto)", "c_mixup+regmixup", "sk_mixup+regmixup", "c_mixup(bandwidth=1.0)",
+    "sk_mixup", "mixup", "c_mixup(layer=auto)", "regmixup", "manifold_mixup", "c_mixup",
+    "sk_mixup+regmixup", "mixup(alpha=0.2)", "c_mixup+regmixup", "c_mixup(bandwidth=1.0)",
     "local_mixup", "c_mixup(alpha=0.5)",
 )  # fmt: skip
 _TAIL = 5
