@@ -8,12 +8,14 @@ applies to any mix: "cutmix+infinite_class", "regmixup+infinite_class" (RegICM),
 for RegICM: ``published="cifar100"``. Testing uses the ordinary classifier. A batch of one sample
 has nothing to contrast with: it trains on the mixed cross-entropy, with a warning.
 
-Helps: long tails (the most accurate of all methods here, by 3 points over erm on Fashion-MNIST)
-and very few images.
+Helps: long tails: the most accurate of all methods here, by 3 points over erm on Fashion-MNIST, on
+CIFAR-10 at 100 : 1 by 7.3 ± 1.7 over erm and 13.9 ± 0.9 over mixup; classes of fewer than 20 images
+went from 2 to 38 %, those of more than 100 from 66 to 50. Very few images.
 
-Hurts: calibration as trained, where the network overfits: it leaves it overconfident. Small
-batches, which hold few classifiers to contrast with. Short training: on CIFAR-10 with 500 images a
-class and 40 epochs it was as accurate as mixup, 2.0 points below erm, and told outliers worse.
+Hurts: the largest classes of a long tail, as these numbers say. Calibration as trained, where the
+network overfits: it leaves it overconfident. Small batches, which hold few classifiers to contrast
+with. Short training: on CIFAR-10 with 500 images a class and 40 epochs it was as accurate as mixup,
+2.0 points below erm, and told outliers worse.
 """
 
 from mixwell.losses import InfiniteClassLoss

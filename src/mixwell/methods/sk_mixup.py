@@ -14,12 +14,12 @@ targets may have kernels of their own (``target_tau_max``, ``target_tau_std``), 
 from the whole training set where a step is given it (``data=(X, Y)``, as ``mixwell train`` does).
 
 Helps: calibration: lower ECE than mixup at no loss of accuracy on Fashion-MNIST, with 50 and 250
-images a class the best of seven methods, on CIFAR-10 2.1 % against mixup's 5.2 and erm's 12.0.
-In regression it does no harm where mixup does.
+images a class the best of seven methods, on CIFAR-10 2.1 % against mixup's 5.2 and erm's 12.0. In
+regression it does no harm where mixup does.
 
 Hurts: the time of a step by the extra pass, unless the features are remembered or the distance is
 between inputs. Accuracy in short training: 1.7 points below mixup on CIFAR-10 with 500 images a
-class and 40 epochs.
+class and 40 epochs. Long tails: there 7.0 ± 1.6 points below erm at 100 : 1, as mixup.
 """
 
 from mixwell.coefficient import SimilarityKernel

@@ -18,10 +18,10 @@ _CLASSES = (
     "am_mixup(k=2)", "manifold_mixup", "cutmix+decoupled", "sk_mixup(tau_std=0.75)",
 )  # fmt: skip
 _LONG_TAIL = (
-    "infinite_class", "am_mixup", "remix", "mixup", "sk_mixup", "decoupled", "balanced_mixup",
-    "remix+infinite_class", "regmixup", "cutmix+infinite_class", "regmixup+infinite_class",
-    "infinite_class(alpha=0.2)", "cutmix", "sk_mixup+regmixup", "mixup(alpha=0.2)",
-    "manifold_mixup",
+    "infinite_class", "remix+infinite_class", "am_mixup", "unimix", "regmixup",
+    "balanced_mixup", "regmixup+infinite_class", "cutmix+infinite_class", "remix", "mixup",
+    "sk_mixup", "decoupled", "infinite_class(alpha=0.2)", "sk_mixup+regmixup",
+    "mixup(alpha=0.2)", "manifold_mixup",
 )  # fmt: skip
 _REAL = (
     "sk_mixup", "mixup", "c_mixup(layer=auto)", "regmixup", "manifold_mixup", "c_mixup",
