@@ -1,7 +1,6 @@
-"""What is raced: methods that have shown something somewhere, those that are likelier first (by
-docs/what_holds.md).
+"""What is raced: methods that have shown something somewhere, those that are likelier first.
 
-A budget that has no room for all takes the first. A candidate is written as a study's methods are:
+The order follows docs/what_holds.md; a budget that has no room for all takes the first. A candidate is written as a study's methods are:
 "sk_mixup+decoupled(eta=0.5)".
 """
 
