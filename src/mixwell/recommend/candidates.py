@@ -1,7 +1,7 @@
 """What is raced: methods that have shown something somewhere, those that are likelier first.
 
-The order follows docs/what_holds.md; a budget that has no room for all takes the first. A candidate is written as a study's methods are:
-"sk_mixup+decoupled(eta=0.5)".
+The order follows docs/what_holds.md; a budget that has no room for all takes the first. A candidate
+is written as a study's methods are: "sk_mixup+decoupled(eta=0.5)".
 """
 
 from __future__ import annotations
