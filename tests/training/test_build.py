@@ -29,6 +29,18 @@ def test_open_fields_are_filled_in_and_given_ones_are_kept():
     assert regression.model == "mlp"
 
 
+def test_scarce_data_are_trained_on_for_some_hundred_steps():
+    whole = resolved(RunConfig(), data.load("digits"))
+    for scarce in (RunConfig(shots=3), RunConfig(train_size=40), RunConfig(shots=3, batch_size=8)):
+        dataset = load_data(scarce)
+        config = resolved(scarce, dataset)
+        steps = config.epochs * dataset.train.num_batches(config.batch_size)
+        assert 400 <= steps < 410
+        assert resolved(RunConfig(shots=3, epochs=7), dataset).epochs == 7
+    many = RunConfig(train_size=1000, epochs=None, batch_size=8)
+    assert resolved(many, load_data(many)).epochs == whole.epochs
+
+
 def test_the_data_are_those_that_the_configuration_names():
     config = RunConfig(shots=3, seed=2, coarse=True)
     found, wanted = load_data(config), data.load("digits", shots=3, seed=2, coarse=True)

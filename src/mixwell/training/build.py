@@ -69,6 +69,9 @@ _OTHERWISE = {
     "augment": False, "warmup_epochs": 0.0,
 }  # fmt: skip
 
+_LEAST_STEPS = 400
+"""Steps that a run has at least where data were made scarce, if nobody says how many epochs."""
+
 # Where a run starts from trained weights: the head, which begins anew, at ten times the rate of
 # the rest. Whether it is augmented stays the data set's.
 _FINE_TUNING: dict[str, Any] = {
@@ -121,7 +124,8 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     """Return the configuration with every open field filled in.
 
     A published set-up says how its authors trained, where that is known; the data set what is
-    usual. What starts from trained weights is trained as such are, whatever the data.
+    usual. What starts from trained weights is trained as such are, whatever the data. Where the
+    data were made scarce, epochs are as many as some hundred steps take.
     """
     published = published_of(config, dataset)
     trained = {} if published is None else setup_of(config.method, published).training
@@ -150,6 +154,10 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     if config.labels is not None:
         usual["ema"] = 0.99  # the teacher
     chosen = {name: value for name, value in usual.items() if getattr(config, name) is None}
+    if "epochs" in chosen and (config.shots is not None or config.train_size is not None):
+        size: Any = chosen.get("batch_size", config.batch_size)
+        least = math.ceil(_LEAST_STEPS / dataset.train.num_batches(size))
+        chosen["epochs"] = max(chosen["epochs"], least)
     if "warmup_epochs" in chosen:
         epochs: Any = chosen.get("epochs", config.epochs)
         chosen["warmup_epochs"] = min(chosen["warmup_epochs"], epochs / 10)
