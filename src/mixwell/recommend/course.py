@@ -216,9 +216,9 @@ class Course:
         if runs and epochs > 0:
             self.costs = self.costs.learned(runs, epochs, took, whole=place == "final")
 
-    def _time_left(self) -> float:
-        """Return the seconds that training may still take."""
-        return self.costs.available(self.asked.budget) - self.ledger.spent
+    def _time_left(self, last: bool = False) -> float:
+        """Return the seconds that training may still take; ``last`` as of the costs."""
+        return self.costs.available(self.asked.budget, last) - self.ledger.spent
 
     # ------------------------------------------------------------------------------- the race
 
@@ -332,6 +332,8 @@ class Course:
             fit += 1
         if not done:
             return max(2, fit // 2)
+        if not fit and done < MOST_SEEDS:  # one more, whose time is known well by now?
+            return int(self.costs.final(labels, 1, self.plan.epochs) <= self._time_left(last=True))
         return fit if fit <= 3 else (3 * fit + 3) // 4
 
     def _block(self, labels: Sequence[str]) -> None:

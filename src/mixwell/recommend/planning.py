@@ -22,6 +22,7 @@ RACE_SEED = 1000
 """The first seed of the race: the final's, from 0 on, take no part in choosing the finalists."""
 
 _AIM = 0.97  # of the budget; the rest is what estimates may be wrong by
+_LAST = 1.02  # where the final's own runs have told what the next take
 _MOST = 0.2  # of the budget, for the report
 
 # Candidates (None: all), seeds of the race, finalists, seeds of the final; the richest first.
@@ -50,9 +51,14 @@ class Costs:
     workers: int
     report: float = 0.0
 
-    def available(self, budget: float) -> float:
-        """Return the seconds of a budget that training may take."""
-        return _AIM * budget - self.closing(budget)
+    def available(self, budget: float, last: bool = False) -> float:
+        """Return the seconds of a budget that training may take.
+
+        Args:
+            budget: seconds in all.
+            last: what is asked for is a small part of it, and known by what the like of it took.
+        """
+        return (_LAST if last else _AIM) * budget - self.closing(budget)
 
     def closing(self, budget: float) -> float:
         """Return the seconds of a budget that are kept for the report."""
