@@ -126,7 +126,7 @@ class Split(ABC):
             An iterator of (x, y, index): inputs (B, ...) float32 normalised, targets (B,), and
             positions in this split (B,) int64.
         """
-        count = self.num_batches(batch_size, drop_last, world_size)
+        self.num_batches(batch_size, drop_last, world_size)  # or an error
         if not 0 <= rank < world_size:
             raise InputError(f"rank={rank} must be from 0 to world_size - 1 = {world_size - 1}")
         if shuffle:
@@ -137,8 +137,7 @@ class Split(ABC):
         else:
             order = torch.arange(len(self))
         least = batch_size if drop_last else 1
-        parts = order[rank::world_size].split(batch_size)[:count]
-        parts = [part for part in parts if len(part) >= least]
+        parts = [p for p in order[rank::world_size].split(batch_size) if len(p) >= least]
         return self._read(parts, (seed, epoch, rank) if augment else None, torch.device(device))
 
 

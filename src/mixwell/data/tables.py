@@ -276,17 +276,14 @@ def target_of(
     is_number = pd.api.types.is_numeric_dtype(values)
     if task != "classification" and is_number:
         y = _finite(where, values)
-        if len(y) > 1 and float(y.min()) == float(y.max()):
+        kinds = y.unique()
+        if len(y) > 1 and len(kinds) == 1:
             raise InputError(
                 f"{where}: the target {name!r} is {y[0]:g} in every row: there is nothing to "
                 "predict; name another with target (--target COLUMN)"
             )
-        kinds = y.unique()
-        if (
-            task is None
-            and len(kinds) <= min(20, len(y) // 3)
-            and torch.equal(kinds, kinds.round())
-        ):
+        few = len(kinds) <= min(20, len(y) // 3)
+        if task is None and few and torch.equal(kinds, kinds.round()):
             say(
                 f"{where}: the target {name!r}, {len(kinds)} different whole numbers, is taken for "
                 f"a regression; {_TASK_HINT}"
