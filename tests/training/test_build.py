@@ -41,6 +41,19 @@ def test_scarce_data_are_trained_on_for_some_hundred_steps():
     assert resolved(many, load_data(many)).epochs == whole.epochs
 
 
+def test_published_and_fine_tuning_epochs_are_kept_where_data_are_scarce(tmp_path):
+    dataset = load_data(RunConfig(shots=3))
+    published = RunConfig(method="sk_mixup", published="cifar100", shots=3)
+    assert resolved(published, dataset).epochs == 200
+    published = RunConfig(method="c_mixup", published="airfoil", shots=3, batch_size=128)
+    assert resolved(published, dataset).epochs == 100
+    model = make_model(resolved(RunConfig(shots=3), dataset), dataset)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    tuned = RunConfig(init=str(tmp_path / "weights.pt"))
+    few = RunConfig(init=str(tmp_path / "weights.pt"), shots=3)
+    assert resolved(few, dataset).epochs == resolved(tuned, data.load("digits")).epochs
+
+
 def test_the_data_are_those_that_the_configuration_names():
     config = RunConfig(shots=3, seed=2, coarse=True)
     found, wanted = load_data(config), data.load("digits", shots=3, seed=2, coarse=True)

@@ -125,7 +125,7 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
 
     A published set-up says how its authors trained, where that is known; the data set what is
     usual. What starts from trained weights is trained as such are, whatever the data. Where the
-    data were made scarce, epochs are as many as some hundred steps take.
+    data were made scarce, the data's usual epochs are raised to as many as some hundred steps take.
     """
     published = published_of(config, dataset)
     trained = {} if published is None else setup_of(config.method, published).training
@@ -154,7 +154,8 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     if config.labels is not None:
         usual["ema"] = 0.99  # the teacher
     chosen = {name: value for name, value in usual.items() if getattr(config, name) is None}
-    if "epochs" in chosen and (config.shots is not None or config.train_size is not None):
+    scarce = config.shots is not None or config.train_size is not None
+    if scarce and "epochs" in chosen and "epochs" not in trained and not config.fine_tunes:
         size: Any = chosen.get("batch_size", config.batch_size)
         least = math.ceil(_LEAST_STEPS / dataset.train.num_batches(size))
         chosen["epochs"] = max(chosen["epochs"], least)
