@@ -113,7 +113,9 @@ def maps(model: nn.Module, x: Any, layer: str, mode: Any) -> Tensor:
     return seen[-1].float()
 
 
-def activation(model: nn.Module, seen: Tensor, y: Tensor, found: Maps) -> Tensor:
+def activation(
+    model: nn.Module, seen: Tensor, y: Tensor, found: Maps, check: Callable[[Tensor, int], None]
+) -> Tensor:
     """Return the class activation maps of the samples' classes (arXiv:1512.04150).
 
     The maps as the head weighs their means for that class, less their least value, as SnapMix's
@@ -124,12 +126,13 @@ def activation(model: nn.Module, seen: Tensor, y: Tensor, found: Maps) -> Tensor
         seen: (B, d, h, w), its last feature maps.
         y: class indices (B,), or (B, C).
         found: where the maps come from.
+        check: raises an InputError unless y is of so many classes.
 
     Returns:
         (B, h, w) float32, each summing to 1.
 
     Raises:
-        InputError: the head does not read the means of these maps.
+        InputError: the head does not read the means of these maps, or has other classes than y.
     """
     inner = unwrap(model)
     module: Any = inner.get_submodule(found.head)
@@ -148,6 +151,7 @@ def activation(model: nn.Module, seen: Tensor, y: Tensor, found: Maps) -> Tensor
         weight = module.weight
         weight = weight.full_tensor() if hasattr(weight, "full_tensor") else weight  # sharded
         of_class = weight.float().flatten(1)
+        check(y, len(of_class))
         of_class = of_class[y.long()] if y.ndim == 1 else y.float() @ of_class
         weighed = torch.einsum("bd,bdhw->bhw", of_class, seen)
         return normalised(weighed - weighed.amin((-2, -1), keepdim=True))

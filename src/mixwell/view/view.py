@@ -42,6 +42,10 @@ class Task(Protocol):
     has_classes: ClassVar[bool]
     by_position: ClassVar[bool]
 
+    def check_y(self, y: Tensor, num_classes: int | None) -> None:
+        """Raise an InputError unless targets are of the task's kind and of so many classes."""
+        ...
+
     def check_logits(self, logits: Tensor, num_classes: int | None, owner: str) -> None:
         """Raise an InputError unless logits are of the task's shape."""
         ...
@@ -164,9 +168,13 @@ class ModelView:
             raise InputError(
                 f"class activation maps are of a sample's class: task={self.task.name!r} has none"
             )
-        return self.once(
-            kind, lambda: saliency.activation(self.model, self.maps(), self.y, self.last_maps())
-        )
+
+        def compute() -> Tensor:
+            return saliency.activation(
+                self.model, self.maps(), self.y, self.last_maps(), self.task.check_y
+            )
+
+        return self.once(kind, compute)
 
     def _loss(self, logits: Tensor) -> Tensor:
         """Return the samples' summed loss, of logits that are of the task's shape."""
