@@ -11,8 +11,9 @@ from mixwell import _start  # noqa: F401  (before what takes long to import)
 
 # isort: split
 
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mixwell import functional, losses, metrics
 from mixwell.errors import InputError
@@ -40,6 +41,19 @@ __all__ = [
     "losses",
     "metrics",
 ]
+
+_MODULES = {
+    *("bench", "coefficient", "compat", "data", "heads", "interpolation", "labels", "models"),
+    *("pairing", "plugins", "recommend", "report", "studies", "tasks", "trained", "training"),
+    "view",
+}
+"""What is imported as it is first asked for: it takes time, or needs more than torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"mixwell.{name}")
+    raise AttributeError(f"module 'mixwell' has no attribute {name!r}")
 
 
 def load_run(folder: str | Path, *, device: str = "cpu", trust: bool = False) -> TrainedRun:

@@ -17,11 +17,32 @@ def asked(model, answers):
 def test_a_fact_is_found_once_while_the_model_consists_of_the_same_modules():
     model, answers = net(), []
     assert asked(model, answers) == asked(model, answers) == 1
-    model.eval()
     model[0].weight.data.zero_()
     model.to(torch.float64)
-    assert asked(nn.DataParallel(model), answers) == 1  # of the model inside
+    model.steps = 7
+    assert asked(model, answers) == 1
     assert asked(net(), answers) == 2
+    assert asked(nn.DataParallel(model), answers) == 3  # what is around it may add a path
+
+
+def test_it_is_of_the_state_that_the_model_is_in():
+    class Net(nn.Sequential):
+        def forward(self, x):
+            return super().forward(x)
+
+    model, answers = Net(nn.Linear(2, 2), nn.Dropout()), []
+    model.skips = False
+    assert asked(model, answers) == 1
+    model[1].eval()
+    assert asked(model, answers) == 2
+    model.skips = True
+    assert asked(model, answers) == 3
+    model.forward = model[0].forward
+    assert asked(model, answers) == 4
+    del model.forward
+    model.skips = False
+    model.train()
+    assert asked(model, answers) == 1
 
 
 def test_it_is_stale_when_a_module_was_gained_lost_or_replaced():

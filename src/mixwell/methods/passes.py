@@ -198,10 +198,18 @@ class Pass:
         x = self._inputs()
         hooks = self._hooks()
         if hooks:
+            given = self.count
             with contextlib.ExitStack() as stack:
                 for hook in hooks:
                     stack.enter_context(hook)
-                logits = logits_of(self.view.model(x))
+                try:
+                    logits = logits_of(self.view.model(x))
+                except torch.OutOfMemoryError:
+                    raise
+                except RuntimeError as error:
+                    if self.count > given:
+                        raise self._remembers(given, error) from error
+                    raise
         else:  # compilers of torch 2.6 know no ExitStack
             logits = logits_of(self.view.model(x))
         self._remember()
@@ -209,6 +217,17 @@ class Pass:
             if rows.recipe.labels.needs_attention:
                 rows.refine(self.attention[0][rows.rows])
         return logits
+
+    def _remembers(self, given: int, error: RuntimeError) -> InputError:
+        """Return the error of a model that failed after rows were added in its midst."""
+        layer = self.inside[0].layer
+        return InputError(
+            f"{self.owner} adds mixed samples to unmixed ones at layer {layer!r}, and "
+            f"{self.view.owner} went on as for the {given} rows that it was given: "
+            f"{str(error).splitlines()[0]}. A model that remembers how large its batch was "
+            "(x.view(B, ...), token.expand(B, ...)) can't be given more rows in its midst: mix at "
+            "the input (layer='input'), or take a method without unmixed samples"
+        )
 
     def _inputs(self) -> Any:
         """Return what the model is given, and settle which rows are whose."""
@@ -277,6 +296,8 @@ class Pass:
             by_layer.setdefault(rows.layer, []).append(rows)
         if self._remembering():
             by_layer.setdefault("head", [])
+            if not torch.compiler.is_compiling():
+                self.view.check_rows(self.view.head(), "input")
         for recipe in {id(rows.recipe): rows.recipe for rows in self.mixed}.values():
             hooks += self._ahead(recipe, by_layer)
         for layer, mixed in by_layer.items():
@@ -374,6 +395,11 @@ def _concatenate(parts: list[Any]) -> Any:
 def _first_rows(value: Any, size: int, rows: int, layer: str) -> Any:
     """Return the first ``size`` rows, the clean samples, of what passes a layer."""
     for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout != torch.strided):
+            raise InputError(
+                f"layer {layer!r} passes a nested or sparse tensor, whose rows can't be mixed; "
+                "choose another layer, or mix at the input"
+            )
         if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != rows):
             raise InputError(
                 f"layer {layer!r} passes a tensor of shape {tuple(leaf.shape)}, which is not "

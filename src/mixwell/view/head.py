@@ -14,6 +14,7 @@ from mixwell.view.hooks import (
     inference,
     layer_named,
     logits_of,
+    own_name,
     run_on_copy,
     tapped,
     unwrap,
@@ -82,7 +83,7 @@ def find_head(model: nn.Module, x: Any, head: str | None = None) -> tuple[str, n
     The head is the innermost module whose output becomes the logits that the model returned (is
     them, or is them but for reshaping, casting, scaling and pooling over positions), and that has
     features (B, d) or (B, d, ...) for input, whatever its type. It is found in a forward pass of
-    ``x`` in evaluation mode, of which nothing remains.
+    ``x`` in the mode that the model is in, of which nothing remains.
 
     Args:
         model: any module; wrappers (DDP, torch.compile) are looked through.
@@ -94,7 +95,8 @@ def find_head(model: nn.Module, x: Any, head: str | None = None) -> tuple[str, n
             what may be meant, to be named with ``head=``.
     """
     if head is not None:
-        return head, layer_named(model, head, "head")
+        module = layer_named(model, head, "head")
+        return own_name(model, head), module
     found = evidence(model, x)
     if found.head is None:
         raise InputError(_no_head(unwrap(model), found))
@@ -213,7 +215,7 @@ class _Search:
         """Whether a run is of a module that makes logits of features, and not of the network."""
         module = self.model.get_submodule(run.name)
         whole = next(module.children(), None) is not None and self._takes_the_input(run)
-        return run.features and _has_weights(module) and not whole
+        return run.features and bool(run.entered) and _has_weights(module) and not whole
 
     def _takes_the_input(self, run: Run) -> bool:
         """Whether what enters is the network's own input but for shape, type and scale."""
@@ -226,6 +228,7 @@ class _Search:
             run.name
             for run in self.seen.runs
             if run.features
+            and run.entered
             and not len(run.inside)
             and _has_weights(self.model.get_submodule(run.name))
         ]
@@ -318,7 +321,7 @@ def check_carries_all(
 
 def _around(model: nn.Module, x: Any, name: str, side: str) -> tuple[int, set[str]]:
     """Return how often a layer runs, and what goes around it."""
-    seen = trace(model, x)
+    seen, name = trace(model, x), own_name(model, name)
     times = seen.count(name)
     return times, seen.around(name, side) if times == 1 else set()
 

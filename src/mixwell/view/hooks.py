@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import FrameType
+from types import FrameType, FunctionType, MethodType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrize
 from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError, suggest
@@ -25,6 +28,7 @@ __all__ = [
     "is_compiled",
     "layer_named",
     "logits_of",
+    "own_name",
     "release",
     "run_on_copy",
     "tap_ahead",
@@ -45,6 +49,8 @@ _CHECKPOINTS = (
     "fairscale.nn.checkpoint.checkpoint_activations",
 )
 
+_FUNCTIONS = (FunctionType, MethodType)
+
 
 # ------------------------------------------------------------------------------ models as they come
 
@@ -55,7 +61,7 @@ def unwrap(model: nn.Module) -> nn.Module:
         # Asked of each step, several times: of the dict, as nn.Module's attributes take their time.
         held = {name: module for name, module in model._modules.items() if module is not None}
         inner = held.get("_orig_mod", held.get("_original_module"))
-        if inner is None and list(held) == ["module"]:
+        if inner is None and list(held) == ["module"] and not model._parameters:
             inner = held["module"]
         if inner is None:
             return model
@@ -70,43 +76,103 @@ def is_compiled(model: nn.Module) -> bool:
         if "_orig_mod" in held:
             return True
         seen = held.get("_forward_module", held.get("module"))
-    return any(
-        "_orig_mod" in module._modules
-        or module._compiled_call_impl is not None
-        or hasattr(vars(module).get("forward"), "_torchdynamo_orig_callable")  # Lightning's way
-        for module in model.modules()
-    )
+    return any(_compiles(module) for module in model.modules())
+
+
+def _compiles(module: nn.Module) -> bool:
+    """Whether a module is compiled, or runs what is: a decorated forward, a compiled function."""
+    if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+        return True
+    kind, held = type(module), vars(module)
+    if kind.__module__.startswith("torch.nn.modules.") and "forward" not in held:
+        return False
+    functions = [getattr(kind, "forward", None)]
+    functions += [value for value in held.values() if value.__class__ in _FUNCTIONS]
+    return any(hasattr(function, "_torchdynamo_orig_callable") for function in functions)
 
 
 @contextlib.contextmanager
-def inference(model: nn.Module, mode: Literal["eval", "train"] = "eval") -> Iterator[None]:
-    """Run ``model`` without gradient and leave it as it was: modes, buffers, random state.
+def inference(model: nn.Module, mode: Literal["eval", "train", "look"] = "eval") -> Iterator[None]:
+    """Run ``model`` without gradient and leave it as it was.
+
+    That is its modes, buffers (also those that are assigned anew), the attributes of its modules
+    and the random state. What is changed inside an attribute (a list that grows) and what hooks of
+    the caller's own do elsewhere is not undone.
 
     Args:
         model: any module.
         mode: "eval" switches to evaluation (running statistics, no dropout); "train" stays in
-            the present mode and restores the buffers that a pass changes.
+            the present mode; so does "look", but for batch norms that have running statistics.
     """
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [] if mode == "eval" else [(b, b.clone()) for b in model.buffers()]
+    held = [_Held(module, mode) for module, _ in modes]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     if not torch.cuda.is_available() or (devices and torch.cuda.is_current_stream_capturing()):
         devices = set()  # a graph's random state can't be read while it is captured
-    if mode == "eval":
-        for module, _ in modes:
+    for module, _ in modes:
+        if mode == "eval" or (mode == "look" and _has_statistics(module)):
             module.training = False  # not eval(), which exported modules refuse
+    cache, parametrize._cache = parametrize._cache, {}  # whose weights would have no gradient
+    numpy = sys.modules.get("numpy")
+    drawn = random.getstate(), None if numpy is None else numpy.random.get_state()
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield
     finally:
+        parametrize._cache = cache
+        random.setstate(drawn[0])
+        if numpy is not None:
+            numpy.random.set_state(drawn[1])
         # Autocast keeps the weights it casts: some versions of torch would go on with these, which
         # have no gradient, in the caller's pass.
         torch.clear_autocast_cache()
         for module, training in modes:
             module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        for before in held:
+            before.put_back()
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Whether a module is a batch norm that needs neither a batch nor other processes."""
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
+
+
+class _Held:
+    """What a module holds before it is looked at: buffers, and attributes of the user's own kinds.
+
+    Args:
+        module: any module.
+        mode: in which it is looked at.
+    """
+
+    def __init__(self, module: nn.Module, mode: str) -> None:
+        self.module, self.kind = module, type(module)
+        self.scripted = isinstance(module, torch.jit.ScriptModule)
+        own = not self.kind.__module__.startswith("torch.")
+        self.attributes = dict(vars(module)) if own and not self.scripted else None
+        # torch's own change no buffer in evaluation.
+        kept = own or self.scripted or mode != "eval"
+        self.buffers = dict(module._buffers.items()) if kept else {}
+        self.values = [(b, b.clone()) for b in self.buffers.values() if b is not None]
+
+    def put_back(self) -> None:
+        """Give the module back what it held."""
+        if type(self.module) is not self.kind:  # a lazy module, which the look has made
+            return
+        if self.attributes is not None:
+            now = vars(self.module)
+            for name in now.keys() - self.attributes.keys():
+                del now[name]
+            for name, value in self.attributes.items():
+                if now.get(name, now) is not value:
+                    now[name] = value
+        if not self.scripted:  # whose buffers are another object each time
+            held = self.module._buffers
+            for name, buffer in self.buffers.items():
+                if held.get(name, held) is not buffer:
+                    held[name] = buffer
+        for buffer, value in self.values:
+            buffer.data.copy_(value)  # as it was: graphs that the caller keeps are none the wiser
 
 
 def copied(x: Any) -> Any:
@@ -162,6 +228,15 @@ def layer_named(model: nn.Module, name: str, argument: str = "layer") -> nn.Modu
         ) from None
 
 
+def own_name(model: nn.Module, name: str) -> str:
+    """Return the name by which a layer is known in a look, of those that it has.
+
+    Raises:
+        InputError: there is no such layer.
+    """
+    return watchable(model).get(layer_named(model, name), name)
+
+
 def watchable(model: nn.Module) -> dict[nn.Module, str]:
     """Return the modules of a model that take hooks, with their names: none that is scripted."""
     return {
@@ -202,7 +277,10 @@ def watch(
 
 
 def in_checkpoint() -> bool:
-    """Whether the model's pass is inside a checkpointed segment here, to be run again backward."""
+    """Whether the model's pass is inside a checkpointed segment here, to be run again backward.
+
+    Those written by hand are autograd functions: a pass inside of one has a backward of its own.
+    """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__", "").startswith("mixwell."):
         frame = frame.f_back  # the hook's own
@@ -212,8 +290,19 @@ def in_checkpoint() -> bool:
             return True
         if name.startswith("mixwell."):  # who runs the model
             return False
+        if not torch.is_grad_enabled() and _is_function(frame):
+            return True
         frame = frame.f_back
     return False
+
+
+def _is_function(frame: FrameType) -> bool:
+    """Whether a frame is the forward of a torch.autograd.Function: its first argument tells."""
+    code = frame.f_code
+    if not code.co_argcount:
+        return False
+    first = frame.f_locals.get(code.co_varnames[0])
+    return isinstance(first, torch.autograd.function.FunctionCtx)
 
 
 def check_not_checkpointed(layer: str, owner: str) -> None:
@@ -226,8 +315,9 @@ def check_not_checkpointed(layer: str, owner: str) -> None:
     if not in_checkpoint():
         return
     raise InputError(
-        f"layer {layer!r} of {owner} runs inside a checkpointed segment, whose activations are "
-        "computed again in the backward pass, where nothing is mixed: the gradient would be wrong. "
+        f"layer {layer!r} of {owner} runs inside a checkpointed segment or a torch.autograd."
+        "Function, whose backward pass is not that of what is mixed here: the gradient would be "
+        "wrong. "
         "Mix at the input or the head (layer='input', layer='head'), at a layer outside of the "
         "segments, or turn activation checkpointing off"
     )

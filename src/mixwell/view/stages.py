@@ -10,6 +10,7 @@ from mixwell.errors import say
 from mixwell.view.cache import known
 from mixwell.view.head import evidence, find_head
 from mixwell.view.hooks import unwrap
+from mixwell.view.rows import misplaced
 from mixwell.view.trace import Run, Trace, kind_of, mask_places, trace
 
 __all__ = ["feature_layer", "stages"]
@@ -60,11 +61,15 @@ def feature_layer(model: nn.Module, x: Any) -> str:
 
 def _find(model: nn.Module, x: Any) -> list[str]:
     seen, inner, masks = trace(model, x), unwrap(model), set(mask_places(x))
+    elsewhere = misplaced(model, x)
     head = evidence(model, x).head or _last_linear(inner, seen)
     prefix = ""
     while head.startswith(prefix):
         found = _within(inner, prefix, seen, head)
-        found = [name for name in found if not seen.around(name, "output") - masks]
+        found = [
+            name for name in found
+            if not seen.around(name, "output") - masks and (name, "output") not in elsewhere
+        ]  # fmt: skip
         if found:
             return found[: (len(found) + 1) // 2]
         # A module that only wraps the network (a LightningModule, torch.compile): look inside.

@@ -1,8 +1,8 @@
 """What a forward pass is made of: which layers ran, and which value came of which.
 
-One pass in evaluation mode is recorded below autograd, operation by operation. Every tensor that
-depends on the inputs is a *node*, a number; the inputs' own come first. What depends on no input
-(weights, constants) has none.
+One pass in the mode that the model is in is recorded below autograd, operation by operation. Every
+tensor that depends on the inputs is a *node*, a number; the inputs' own come first. What depends on
+no input (weights, constants, what is only shaped like one) has none.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -24,6 +25,13 @@ from mixwell.view.cache import known
 from mixwell.view.hooks import copied, inference, logits_of, watchable
 
 __all__ = ["Run", "Trace", "kind_of", "mask_places", "trace"]
+
+
+_SHAPED = {
+    *("empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like"),
+    *("randint_like", "new_empty", "new_zeros", "new_ones", "new_full", "new_empty_strided"),
+}
+"""Operations that take a tensor's shape and type, and nothing of what it holds."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ class _Recorder(TorchDispatchMode):
         self.whole: list[bool] = []
         self.nodes: Any = WeakTensorKeyDictionary()
         self.written: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.memory: dict[int, tuple[StorageWeakRef, int]] = {}
 
     def add(self, tensor: Tensor, parents: tuple[int, ...], kind: str, whole: bool = True) -> int:
         """Return the number of a new node, which ``tensor`` is from now on."""
@@ -140,6 +149,8 @@ class _Recorder(TorchDispatchMode):
         self.floating.append(tensor.is_floating_point() or tensor.is_complex())
         self.whole.append(whole)
         self.nodes[tensor] = node
+        if (address := _address(tensor)) != 0:
+            self.memory[address] = StorageWeakRef(tensor.untyped_storage()), node
         return node
 
     def of(self, value: Any) -> tuple[int, ...]:
@@ -147,6 +158,8 @@ class _Recorder(TorchDispatchMode):
         found = []
         for tensor in tensors(value):
             node = self.nodes.get(tensor)
+            if node is None:
+                node = self._in_memory_of(tensor)
             written = self.written.get(_storage(tensor)) if self.written else None
             if written is not None and (node is None or written[1] > node):
                 found.append(written[1])
@@ -154,15 +167,20 @@ class _Recorder(TorchDispatchMode):
                 found.append(node)
         return tuple(dict.fromkeys(found))
 
+    def _in_memory_of(self, tensor: Tensor) -> int | None:
+        """Return the node whose memory a tensor shares that no operation made (from NumPy)."""
+        found = self.memory.get(_address(tensor))
+        return None if found is None or found[0].expired() else found[1]
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
         parents = self.of((args, kwargs))
         result = function(*args, **kwargs)
-        if not parents:
-            return result
         kind = function.overloadpacket.__name__ if hasattr(function, "overloadpacket") else ""
+        if not parents or kind in _SHAPED:
+            return result
         given = [leaf.numel() for leaf in tensors((args, kwargs)) if self.of(leaf)]
         mutable = getattr(getattr(function, "_schema", None), "is_mutable", False)
         for tensor in tensors(result):
@@ -195,8 +213,18 @@ def _storage(tensor: Tensor) -> int:
         return -1
 
 
+def _address(tensor: Tensor) -> int:
+    """Return where a tensor's storage is; 0 where it has none."""
+    if isinstance(tensor, FakeTensor):
+        return 0
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # sparse and other tensors that have none
+        return 0
+
+
 def trace(model: nn.Module, x: Any) -> Trace:
-    """Return the record of a pass of ``model`` over ``x`` in evaluation mode.
+    """Return the record of a pass of ``model`` over ``x``, in the mode that it is in.
 
     It is made once for each kind of input, and again when the model's modules have changed; the
     model stays as it was. The whole batch is used: models may be made for its size.
@@ -204,9 +232,15 @@ def trace(model: nn.Module, x: Any) -> Trace:
     return known(model, ("trace", kind_of(x)), lambda: _record(model, x))
 
 
-def kind_of(x: Any) -> tuple[tuple[str, int, torch.dtype], ...]:
-    """Return what kind of input ``x`` is: its tensors' places, dimensions and types."""
-    return tuple((place, leaf.ndim, leaf.dtype) for place, leaf in _places(x).items())
+def kind_of(x: Any) -> tuple[tuple[str, int | tuple[int, ...], torch.dtype], ...]:
+    """Return what kind of input ``x`` is: its tensors' places, types, and dimensions.
+
+    Images and volumes of another size are of another kind; text of another length is not.
+    """
+    return tuple(
+        (place, leaf.ndim if leaf.ndim < 4 else tuple(leaf.shape[1:]), leaf.dtype)
+        for place, leaf in _places(x).items()
+    )
 
 
 def _places(x: Any) -> dict[str, Tensor]:
@@ -259,7 +293,9 @@ class _Watch:
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         first, beside, features, begin = self.entered.pop()
         leaves = tensors(_plain(output))
-        rows = bool(leaves) and all(leaf.ndim > 0 and len(leaf) == self.size for leaf in leaves)
+        rows = bool(leaves) and all(
+            not leaf.is_nested and leaf.ndim > 0 and len(leaf) == self.size for leaf in leaves
+        )
         self.runs.append(
             Run(
                 name=self.names[module],
@@ -296,7 +332,12 @@ def _record(model: nn.Module, x: Any) -> Trace:
     inputs = {place: recorder.add(leaf, (), "input") for place, leaf in places.items()}
     watch = _Watch(model, size, recorder)
     # A compiled part would not run the hooks; eagerly it does.
-    with watch.hooks(), inference(model), torch.compiler.set_stance("force_eager"), recorder:
+    with (
+        watch.hooks(),
+        inference(model, "look"),
+        torch.compiler.set_stance("force_eager"),
+        recorder,
+    ):
         output = model(x)
     logits = logits_of(output)
     others = [recorder.of(other)[:1] for other in _others(output, logits, size)]

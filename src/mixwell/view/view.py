@@ -17,11 +17,13 @@ from mixwell.view.hooks import (
     Side,
     check_not_checkpointed,
     is_compiled,
+    own_name,
     tap_ahead,
     tapped,
     unwrap,
 )
 from mixwell.view.maps import Maps, find_maps
+from mixwell.view.rows import misplaced
 from mixwell.view.stages import stages
 from mixwell.view.trace import kind_of, mask_places, trace
 
@@ -120,6 +122,7 @@ class ModelView:
         """Return what enters the classifier head: (B, d)."""
 
         def compute() -> Tensor:
+            self.check_rows(self.head(), "input")
             return capture_features(self.model, self.x, self.named_head, self.feature_mode)[1]
 
         return self.once("features", compute)
@@ -139,9 +142,12 @@ class ModelView:
     def maps(self) -> Tensor:
         """Return the last feature maps before the head: (B, d, h, w) float32."""
         layer = self.last_maps().layer
-        return self.once(
-            "maps", lambda: saliency.maps(self.model, self.x, layer, self.feature_mode)
-        )
+
+        def compute() -> Tensor:
+            self.check_rows(layer, "output")
+            return saliency.maps(self.model, self.x, layer, self.feature_mode)
+
+        return self.once("maps", compute)
 
     def attention(self) -> Tensor:
         """Return a vision transformer's attention of its class token: (B, h, w), sums of 1."""
@@ -256,6 +262,25 @@ class ModelView:
             ("carries all", layer, side, mixed),
             lambda: check_carries_all(self.model, self.x, layer, side, mixed),
         )
+        self.check_rows(layer, side)
+
+    def check_rows(self, layer: str, side: Side) -> None:
+        """Raise an InputError where what enters or leaves a layer has not the samples' rows.
+
+        They are to be those of the batch, in its order: what is mixed, or measured, there is put
+        together with labels by its place.
+        """
+
+        def check() -> None:
+            if (own_name(self.model, layer), side) in misplaced(self.model, self.x):
+                raise InputError(reason)
+
+        reason = (
+            f"layer {layer!r} of {self.owner} has not the samples' rows in the order of the batch "
+            "(it sorts, shuffles or regroups them before, or another dimension comes first, as "
+            "time in RNNs without batch_first): choose another layer, or mix at the input"
+        )
+        self.known(("rows", layer, side, len(self.y) > 1), check)
 
     @property
     def changes_input(self) -> bool:
