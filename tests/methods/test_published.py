@@ -33,7 +33,8 @@ BY_SAMPLE = {"sk_mixup", "unimix", "remix"}
 def make(name, **arguments):
     """A method, told of the data what it needs to know."""
     known = COUNTS if accepts(name, "class_counts") else {}
-    known = {**known, "target_std": 1.0} if accepts(name, "target_std") else known
+    of_targets = ("target_std", "target_largest")
+    known = {**known, **{argument: 1.0 for argument in of_targets if accepts(name, argument)}}
     return mixwell.create(name, **{**known, **arguments})
 
 

@@ -131,6 +131,8 @@ d_i = ‖f(x_i) - f(x_σ(i))‖²,   n_i = d_i / mean_j d_j
                 "In regression partners come from the whole training set, with replacement, as the "
                 "authors', where a step is given it; otherwise from the batch. A sample is never "
                 "its own partner.",
+                "Of several targets the distance is between standardised ones; the authors divide "
+                "each series of Exchange-Rate by its largest value, so that some weigh more there.",
             ),
             why="An extra look should not change the model; a step sees one batch, unless it is "
             "given the data.",
