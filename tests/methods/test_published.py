@@ -17,7 +17,7 @@ from mixwell.methods import (
 )
 from mixwell.methods.composition import Composition
 from mixwell.methods.slots import arguments_of
-from mixwell.methods.spec import _SPECS
+from mixwell.methods.spec import _SPECS, find_setup
 
 COUNTS = {"class_counts": [10, 20, 30, 40, 50]}
 SETUPS = [(name, published) for name in sorted(_SPECS) for published in _SPECS[name].published]
@@ -26,6 +26,8 @@ BESIDE = [
     for name, published in SETUPS
     for other in _SPECS[name].published[published].beside
 ]
+FAMILY = {"cifar": ("cifar", "cifar10", "cifar100")}
+"""Names under which a set-up is found: other methods' may be of one of them alone."""
 BY_SAMPLE = {"sk_mixup", "unimix", "remix"}
 """Whose authors draw λ for each sample: all others draw one for a batch."""
 
@@ -79,14 +81,19 @@ def test_what_is_said_of_two_methods_together_stands_above_what_each_says(name, 
             assert value in taken
 
 
-@pytest.mark.parametrize(("name", "published", "other"), BESIDE)
+@pytest.mark.parametrize(
+    ("name", "published", "other"),
+    [(name, one, other) for name, key, other in BESIDE for one in FAMILY.get(key, (key,))],
+)
 def test_methods_published_together_take_the_same_settings_in_either_order(name, published, other):
     one, two = (f"{other}+{name}", f"{name}+{other}")
     assert settings_of(one, published=published) == settings_of(two, published=published)
     assert setup_of(one, published).training == setup_of(two, published).training
 
 
-@pytest.mark.parametrize(("name", "published"), SETUPS)
+@pytest.mark.parametrize(
+    ("name", "published"), [(name, one) for name, key in SETUPS for one in FAMILY.get(key, (key,))]
+)
 def test_mixup_named_beside_a_method_leaves_it_the_settings_of_its_own_setup(name, published):
     """Naming mixup beside what mixes as it does anyway says no more than where it is mixed."""
     alone = settings_of(name, published=published)
@@ -95,7 +102,7 @@ def test_mixup_named_beside_a_method_leaves_it_the_settings_of_its_own_setup(nam
             beside = settings_of(composed, published=published)
         except InputError:  # the same method twice, or both decide the same question
             continue
-        for argument in _SPECS[name].published[published].settings:
+        for argument in find_setup(_SPECS[name], published).settings:
             for key, part in alone.items():
                 if argument in part and key != "interpolation":  # which mixup decides
                     assert beside[key].get(argument) == part[argument], (composed, key, argument)
