@@ -306,8 +306,12 @@ our words, and at our scale: small networks, few images, minutes a run.
   pilots' deviation of paired differences and before correction. The pilot had 2,000 validation
   images, where a test split has 10,000: the deviation on it is smaller. To show one point of
   accuracy by the pilot's deviation takes 19 seeds; the time was there for 5.
-- **Settings** are each method's defaults (α = 1 where there is one, λ drawn for each sample), the
-  same optimiser, rate and number of epochs for all.
+- **Settings** are each method's own defaults (`mixwell describe NAME`: α is 1 for most, 10 for
+  `regmixup`, 2 for `manifold_mixup`, `c_mixup`, `automix` and `samix`, 0.8 for `unimix` and 0.1 for
+  `balanced_mixup`; λ is drawn for each sample), but for those in brackets behind its name. The
+  optimiser, its rate and the number of epochs are the same for all, but for epochs in brackets.
+- **Outliers and corruptions:** 5,000 of the other set's test images, and 2,000 of the own ones, by
+  nine kinds in five strengths; the images are the same in all runs.
 - What was not run by the end is named as not run. Nothing is left out.
 
 Every study is run by the command beside it; a run that stands in the CSV is not trained again."""

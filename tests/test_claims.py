@@ -1,5 +1,6 @@
 """The registered claims can be tested by the studies that they name, and are judged rightly."""
 
+import importlib
 import importlib.util
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+import mixwell
 from mixwell.studies import PROTOCOLS, read_study
 from mixwell.studies.results_file import FIXED
 from mixwell.studies.study import build
@@ -56,6 +58,30 @@ def test_every_situation_is_measured_beside_erm():
 
 def test_the_registration_is_written_from_the_claims():
     assert claims.registration(STUDIES, CLAIMS) == (ROOT / "docs" / "claims.md").read_text("utf-8")
+
+
+def test_the_settings_that_the_registration_tells_are_the_methods_own():
+    told = {"regmixup": 10, "manifold_mixup": 2, "c_mixup": 2, "automix": 2, "samix": 2,
+            "unimix": 0.8, "balanced_mixup": 0.1}  # fmt: skip
+    text = " ".join(claims.INTRODUCTION.split())
+    for name, alpha in told.items():
+        assert f"{alpha} " in text
+        assert f"`{name}`" in text
+    named = {claim.method for claim in CLAIMS} | {claim.baseline for claim in CLAIMS}
+    for file in STUDIES.values():
+        named |= set(read_study(ROOT / file.file)["methods"])
+    for name in {label.partition("(")[0] for label in named} - {"erm", "am_mixup"}:
+        alphas = {told[part] for part in name.split("+") if part in told} or {1}
+        assert {mixwell.describe(name).defaults["alpha"]} == alphas, name
+
+
+def test_how_many_images_outliers_and_corruptions_are_is_told():
+    outliers, shift = (
+        importlib.import_module(f"mixwell.training.probes.{name}") for name in ("outliers", "shift")
+    )
+    for text in (claims.INTRODUCTION, (ROOT / "docs" / "studies.md").read_text("utf-8")):
+        assert f"{outliers._OUTLIERS:,} of the other set's test images" in " ".join(text.split())
+        assert f"{shift._SHIFTED:,} of the own ones" in " ".join(text.split())
 
 
 def _file(path: Path, gains: dict[str, float], seeds: int = 6, varied: str = "{}") -> None:

@@ -91,6 +91,31 @@ def test_pages(page, capsys):
         assert known["accuracy"] > 0.9
 
 
+def test_readme_and_the_options_help_name_all_data_and_networks():
+    from dataclasses import fields
+
+    from mixwell import models
+    from mixwell.data.catalogue import SOURCES, WITH_PATH, called_with
+    from mixwell.training import RunConfig
+
+    text = README.read_text("utf-8")
+    helped = next(spec for spec in fields(RunConfig) if spec.name == "model").metadata["help"]
+    for name in models.available():
+        assert f"`{name}`" in text or f"--model {name}" in text, name
+        assert name in re.split(r", | or ", helped), name
+    for name in SOURCES:
+        assert f"`{called_with(name)}`" in text, name
+    own = (ROOT / "docs" / "recipes" / "own_data.md").read_text("utf-8")
+    assert all(f"`{called_with(name)}`" in own for name in WITH_PATH)
+
+
+@pytest.mark.parametrize("page", [README, *PAGES], ids=lambda page: page.stem)
+def test_labels_in_the_pages_commands_are_as_many_of_each_class(page):
+    """Of the ten classes that all data have which the pages give few labels of."""
+    counts = re.findall(r"--labels[ =](\d[\d,]*)", page.read_text("utf-8"))
+    assert all(int(one) % 10 == 0 for found in counts for one in found.split(","))
+
+
 def test_the_method_that_the_guide_adds_takes_fewer_than_forty_lines():
     block = blocks_of(ROOT / "docs" / "add_a_method.md")[0]
     assert len(block.strip().splitlines()) < 40

@@ -66,7 +66,7 @@ def test_what_a_part_declares_is_an_argument_of_its_own(part):
     known = arguments(part)
     assert set(part.needs_of_data) <= set(known)
     assert set(part.ranges) <= set(known)
-    answered = {"class_counts", "target_std"} & set(known)
+    answered = {"class_counts", "target_std", "target_largest"} & set(known)
     assert answered <= set(part.needs_of_data)
 
 

@@ -56,7 +56,8 @@ class Part(nn.Module):
     needs_of_data: ClassVar[tuple[str, ...]] = ()
     """Arguments of its constructor that a data set answers, where nobody gives them:
     "class_counts", (C,) training samples of each class; "capacity", the size of the training set;
-    "target_std", (K,) the standard deviation by which real targets were divided."""
+    "target_std", (K,) the standard deviation by which real targets were divided;
+    "target_largest", (K,) their largest absolute values before that."""
 
     kept_as: ClassVar[Mapping[str, str]] = {}
     """Arguments that are attributes of another name, and that name."""

@@ -104,6 +104,17 @@ def test_series_are_split_by_time_whatever_the_seed(tmp_path):
     assert near(one.train.y.std(0, correction=0), torch.ones(3))
 
 
+def test_the_largest_value_of_a_target_is_that_of_all_splits_in_its_unit(tmp_path):
+    assert near(
+        read(tmp_path, "series", FORMS["plain"]).target_largest,
+        torch.from_numpy(SERIES[7:]).abs().amax(0),
+    )
+    one = read(tmp_path, "series", FORMS["header and dates"], target="b")
+    assert near(one.target_largest, torch.from_numpy(SERIES[7:, 1:2]).abs().amax(0))
+    rows = [("a", "b"), *((i, i - 30) for i in range(40))]
+    assert read(tmp_path, "csv", lines(rows)).target_largest.tolist() == [30]
+
+
 @pytest.mark.parametrize(("form", "target"), [("header and dates", "b"), ("plain", "1")])
 def test_one_column_is_predicted_from_all(tmp_path, form, target):
     dataset = read(tmp_path, "series", FORMS[form], target=target)

@@ -91,10 +91,19 @@ def test_beta(name, published, alpha):
     agree_moments(mix.lam, *beta_moments(alpha))
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix", "regmixup", "infinite_class", "saliencymix"])
-def test_setups_draw_one_for_a_batch_as_the_authors_do(name):
+BY_BATCH = [
+    *((name, "cifar10") for name in ("mixup", "cutmix", "regmixup", "infinite_class", "saliencymix",
+                                     "fmix", "resizemix", "rankmixup", "rankmixup_ndcg")),
+    *((f"{name}+decoupled", published) for published in ("cifar100", "cifar100-resnext50")
+      for name in ("mixup", "cutmix", "resizemix", "saliencymix", "fmix", "manifold_mixup")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "published"), BY_BATCH)
+def test_setups_draw_one_for_a_batch_as_the_authors_do(name, published):
+    inside = {"layer": "input"} if "manifold_mixup" in name else {}
     drawn = [
-        draw(name, images(6), classes(6), seed=seed, published="cifar10")[2].lam
+        draw(name, images(6), classes(6), seed=seed, published=published, **inside)[2].lam
         for seed in range(40)
     ]
     assert all(len(lam.unique()) == 1 for lam in drawn)
@@ -362,7 +371,8 @@ def test_snapmix_cuts_as_cutmix_does_with_its_own_alpha():
 
 def test_resizemix():
     rows, size = 20_000, 32
-    mix = draw("resizemix", images(rows, size), classes(rows), published="cifar10")[2]
+    settings = {"published": "cifar10", "per": "sample"}
+    mix = draw("resizemix", images(rows, size), classes(rows), **settings)[2]
     # The side is round(32 s), s ~ U(0.1, 0.8): 3 from 3.2 to 3.5, then each number's interval.
     low, high = 0.1 * size, 0.8 * size
     chances = {
@@ -418,7 +428,7 @@ def test_maskmix():
 
 def test_fmix():
     rows, size = 400, 32
-    settings = {"published": "cifar", "coefficient": "Constant", "lam": 0.5}
+    settings = {"published": "cifar", "per": "sample", "coefficient": "Constant", "lam": 0.5}
     mask = draw("fmix", images(rows, size)[:, :1], classes(rows), **settings)[2].dense_mask()[:, 0]
     assert mask.dtype == torch.bool
     assert mask.flatten(1).sum(1).tolist() == [size * size // 2] * rows

@@ -16,7 +16,8 @@ from mixwell.methods import (
     setups,
 )
 from mixwell.methods.composition import Composition
-from mixwell.methods.spec import _SPECS
+from mixwell.methods.slots import arguments_of
+from mixwell.methods.spec import _SPECS, find_setup
 
 COUNTS = {"class_counts": [10, 20, 30, 40, 50]}
 SETUPS = [(name, published) for name in sorted(_SPECS) for published in _SPECS[name].published]
@@ -25,12 +26,17 @@ BESIDE = [
     for name, published in SETUPS
     for other in _SPECS[name].published[published].beside
 ]
+FAMILY = {"cifar": ("cifar", "cifar10", "cifar100")}
+"""Names under which a set-up is found: other methods' may be of one of them alone."""
+BY_SAMPLE = {"sk_mixup", "unimix", "remix"}
+"""Whose authors draw λ for each sample: all others draw one for a batch."""
 
 
 def make(name, **arguments):
     """A method, told of the data what it needs to know."""
     known = COUNTS if accepts(name, "class_counts") else {}
-    known = {**known, "target_std": 1.0} if accepts(name, "target_std") else known
+    of_targets = ("target_std", "target_largest")
+    known = {**known, **{argument: 1.0 for argument in of_targets if accepts(name, argument)}}
     return mixwell.create(name, **{**known, **arguments})
 
 
@@ -76,9 +82,49 @@ def test_what_is_said_of_two_methods_together_stands_above_what_each_says(name, 
 
 
 @pytest.mark.parametrize(
+    ("name", "published", "other"),
+    [(name, one, other) for name, key, other in BESIDE for one in FAMILY.get(key, (key,))],
+)
+def test_methods_published_together_take_the_same_settings_in_either_order(name, published, other):
+    one, two = (f"{other}+{name}", f"{name}+{other}")
+    assert settings_of(one, published=published) == settings_of(two, published=published)
+    assert setup_of(one, published).training == setup_of(two, published).training
+
+
+@pytest.mark.parametrize(
+    ("name", "published"), [(name, one) for name, key in SETUPS for one in FAMILY.get(key, (key,))]
+)
+def test_mixup_named_beside_a_method_leaves_it_the_settings_of_its_own_setup(name, published):
+    """Naming mixup beside what mixes as it does anyway says no more than where it is mixed."""
+    alone = settings_of(name, published=published)
+    for composed in (f"mixup+{name}", f"{name}+mixup"):
+        try:
+            beside = settings_of(composed, published=published)
+        except InputError:  # the same method twice, or both decide the same question
+            continue
+        for argument in find_setup(_SPECS[name], published).settings:
+            for key, part in alone.items():
+                if argument in part and key != "interpolation":  # which mixup decides
+                    assert beside[key].get(argument) == part[argument], (composed, key, argument)
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [*SETUPS, *((f"{other}+{name}", published) for name, published, other in BESIDE)],
+)
+def test_setups_draw_by_the_batch_or_by_the_sample_as_their_authors_do(name, published):
+    expected = "sample" if BY_SAMPLE & set(name.split("+")) else "batch"
+    for key, slot in Composition(name, published=published).slots.items():
+        if "per" not in slot.known or (key == "recipe" and slot.given["p"] == 1):
+            continue
+        assert slot.given.get("per", arguments_of(slot.part)["per"].default) == expected, key
+
+
+@pytest.mark.parametrize(
     "name",
     [*sorted(_SPECS), "cutmix+decoupled", "decoupled+cutmix", "regmixup+infinite_class",
-     "sk_mixup+decoupled", "sk_mixup+regmixup+am_mixup", "guidedmix+infinite_class"],
+     "sk_mixup+decoupled", "sk_mixup+regmixup+am_mixup", "guidedmix+infinite_class",
+     "mixup+decoupled", "resizemix+decoupled", "remix+infinite_class"],
 )  # fmt: skip
 def test_listed_setups_are_what_create_makes_of_them(name):
     for published, setup in setups(name).items():
@@ -101,6 +147,10 @@ def test_settings_of_the_papers():
     assert make("sk_mixup", published="imagenet").feature_mode == "train"
     assert make("sk_mixup").feature_mode == "eval"
     assert alpha("infinite_class", published="cifar10") == 0.2
+    for name in ("mixup+decoupled", "mixup+infinite_class", "remix+infinite_class"):
+        assert alpha(name, published="cifar100") == 0.2
+    assert alpha("mixup+decoupled", published="imagenet") == 1
+    assert alpha("mixup_io", published="cifar100") == alpha("mixup_io", published="cifar10") == 0.2
     assert alpha("regmixup", published="cifar10") == 20
     assert alpha("regmixup", published="cifar100") == 10
     for data in ("cifar", "cifar10", "cifar100"):

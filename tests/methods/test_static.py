@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import mixwell
@@ -63,6 +65,36 @@ def test_lam_of_resizemix_is_of_its_published_scale():
     scale = (1 - lam).sqrt()
     assert float(scale.min()) >= 0.0999
     assert float(scale.max()) <= 0.8001
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_a_scale_by_beta_is_drawn_uniformly_where_it_is_out_of_range(per):
+    """As openmixup draws it: Beta(α, α) first, and U(low, high) for what is beyond these."""
+    torch.manual_seed(3)
+    random = np.random.default_rng(0)
+    slow = random.beta(2.0, 2.0, 40_000)
+    beyond = (slow < 0.1) | (slow > 0.8)
+    slow = np.where(beyond, random.uniform(0.1, 0.8, 40_000), slow)
+    part = ResizeScale(scale_alpha=2.0, per=per)
+    size, count = (200, 100) if per == "sample" else (2, 20_000)
+    batch = Batch(torch.zeros(size, 1), torch.zeros(size).long())
+    draws = [part(batch, torch.arange(size)) for _ in range(count)]
+    if per == "batch":
+        assert all(bool(lam[0] == lam[1]) for lam in draws)
+        draws = [lam[:1] for lam in draws]
+    scale = (1 - torch.cat(draws)).sqrt().numpy()
+    assert stats.ks_2samp(scale, slow).pvalue > 1e-5
+    assert stats.kstest(scale, stats.uniform(0.1, 0.7).cdf).pvalue < 1e-5
+
+
+def test_the_scale_is_by_beta_beside_decoupled_mixup_alone():
+    def scale(name):
+        return mixwell.create(name, published="cifar100").recipe.coefficient
+
+    assert scale("resizemix").scale_alpha is None
+    assert scale("resizemix+decoupled").scale_alpha == 0.2
+    with pytest.raises(InputError, match="scale_alpha must be"):
+        mixwell.create("resizemix", scale_alpha=0.0)
 
 
 def test_lam_of_smoothmix_is_of_its_published_spread():

@@ -260,10 +260,56 @@ def test_each_target_has_its_own_deviation():
         part(Batch(torch.zeros(3, 1), torch.randn(3, 3)))
 
 
+def test_a_bandwidth_in_shares_of_the_largest_values_is_the_authors():
+    """They divide each column by its largest absolute value, and take the density of that."""
+    raw = torch.rand(30, 3, dtype=torch.float64) * torch.tensor([1.0, 2.0, 0.01]) - 0.2
+    mean, std, largest = raw.mean(0), raw.std(0), raw.abs().amax(0)
+    y = ((raw - mean) / std).float()
+    apart = torch.cdist(raw / largest, raw / largest).square()
+    log_density = (-apart / (2 * 0.3**2)).fill_diagonal_(-torch.inf)
+    expected = log_density.softmax(1)
+    part = pairing.LabelKernel(
+        0.3, units="largest", target_std=std.tolist(), target_largest=largest.tolist()
+    )
+    counts = torch.zeros(30, 30, dtype=torch.float64)
+    batch = Batch(torch.zeros(30, 1), y, generator=torch.Generator().manual_seed(0))
+    draws = 3000
+    for _ in range(draws):
+        counts[torch.arange(30), part(batch)] += 1
+    error = (expected * (1 - expected) / draws).sqrt()
+    assert bool(((counts / draws - expected).abs() <= 5 * error + 1e-3).all())
+    pool = part.draw_from(y.repeat(2000, 1), y, own=torch.arange(30).repeat(2000))
+    shares = torch.zeros(30, 30).index_put_(
+        (torch.arange(30).repeat(2000), pool), torch.ones(()), accumulate=True
+    )
+    error = (expected * (1 - expected) / 2000).sqrt()
+    assert bool(((shares / 2000 - expected).abs() <= 5 * error + 1e-3).all())
+
+
+def test_one_target_in_shares_of_its_largest_value():
+    y = torch.randn(40)
+
+    def drawn(part):
+        batch = Batch(torch.zeros(40, 1), y, generator=torch.Generator().manual_seed(0))
+        return torch.stack([part(batch) for _ in range(20)])
+
+    shares = pairing.LabelKernel(0.05, units="largest", target_std=0.5, target_largest=4.0)
+    assert torch.equal(drawn(shares), drawn(pairing.LabelKernel(0.4)))
+    one = {"target_std": 0.5, "target_largest": [4.0]}
+    assert torch.equal(drawn(pairing.LabelKernel(0.05, units="largest", **one)), drawn(shares))
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ({"units": "decibel"}, "units='decibel'"),
+        ({"units": "largest"}, "give target_std"),
+        ({"units": "largest", "target_std": 1.0}, "give target_largest"),
+        ({"target_largest": 0.0}, "target_largest must be"),
+        (
+            {"units": "largest", "target_std": [1.0, 2.0], "target_largest": [1.0, 2.0, 3.0]},
+            "target_std has 2 entries and target_largest 3",
+        ),
         ({"units": "raw"}, "give target_std"),
         ({"units": "raw", "target_std": 0.0}, "target_std must be"),
         ({"target_std": [[1.0]]}, "target_std must be"),

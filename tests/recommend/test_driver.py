@@ -266,6 +266,16 @@ def test_the_lines_and_the_command_of_every_candidate_work(data):
         assert parsed(command_of(chosen)) == chosen, label
 
 
+@pytest.mark.parametrize("published", ["airfoil", "exchange-rate"])
+def test_the_lines_say_what_a_published_bandwidths_units_need(published):
+    config = RunConfig(data="diabetes", method="c_mixup", published=published)
+    dataset = load_data(config)
+    code = code_of(config, dataset)
+    exec(code, {"loader": []})
+    needed = {"target_std", "target_largest"} if published == "exchange-rate" else set()
+    assert {name for name in ("target_std", "target_largest") if name in code} == needed
+
+
 def test_the_lines_bring_what_was_imported(breaking, from_outside):
     config = replace(breaking(0.5), method="breaks")
     code = code_of(config, load_data(config))

@@ -34,6 +34,8 @@ class Dataset:
         superclasses: name to classes, for coarse-to-fine transfer, where the set has some.
         target_mean: (K,) regression targets are trained as (y - mean) / std of the training split.
         target_std: (K,), see ``target_mean``.
+        target_largest: (K,) the largest absolute value of each regression target over all splits,
+            in its own unit; 1 where all are 0.
         fine: the same samples in the same order with their fine classes, where ``classes`` are
             superclasses.
         unlabelled: training samples whose labels are not to be looked at.
@@ -54,6 +56,7 @@ class Dataset:
     fine: Dataset | None = None
     unlabelled: Split | None = None
     columns: tuple[Column, ...] = ()
+    target_largest: Tensor | None = None
 
     @property
     def num_classes(self) -> int | None:

@@ -301,10 +301,13 @@ def _prepared(name: str, raw: Raw, splits: list[Any], inputs: Inputs | None) -> 
         values = (split.y.double().reshape(len(split), -1) - centre) / scale
         return TensorSplit(split.x, values.reshape(split.y.shape).float(), mean, std)
 
+    largest = torch.stack(
+        [split.y.double().reshape(len(split), -1).abs().amax(0) for split in splits[:3]]
+    ).amax(0)
     train, val, test = (standardised(split) for split in splits[:3])
     return Dataset(
         name, task, train, val, test, shape, target_mean=centre, target_std=scale,
-        columns=raw.columns,
+        columns=raw.columns, target_largest=torch.where(largest == 0, 1.0, largest),
     )  # fmt: skip
 
 

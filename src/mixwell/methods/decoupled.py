@@ -31,14 +31,23 @@ _PUBLISHED: dict[str, Setup] = {
             "eta": 0.01, "side": "heavier", "power": 0.5, "alpha": 0.2, "per": "batch",
         },
         beside={
-            "cutmix": {"eta": 0.1, "side": "lighter", "power": 0.5, "alpha": 0.2, "p": 1.0},
-            "resizemix": {"eta": 0.1, "side": "lighter", "power": 0.5},
+            "mixup": {"alpha": 0.2, "per": "batch"},
+            "cutmix": {
+                "eta": 0.1, "side": "lighter", "power": 0.5, "alpha": 0.2, "p": 1.0,
+                "per": "batch",
+            },
+            "resizemix": {
+                "eta": 0.1, "side": "lighter", "power": 0.5, "scale_alpha": 0.2, "per": "batch",
+            },
             "saliencymix": {
                 "eta": 0.01, "side": "lighter", "power": 0.0, "alpha": 0.2, "p": 1.0,
+                "per": "batch",
             },
-            "fmix": {"eta": 0.01, "side": "lighter", "power": 0.0, "alpha": 0.2},
+            "fmix": {
+                "eta": 0.01, "side": "lighter", "power": 0.0, "alpha": 0.2, "per": "batch",
+            },
             "manifold_mixup": {
-                "eta": 0.01, "side": "heavier", "power": 0.0, "alpha": 0.5,
+                "eta": 0.01, "side": "heavier", "power": 0.0, "alpha": 0.5, "per": "batch",
             },
         },
         training={
@@ -52,13 +61,20 @@ _PUBLISHED: dict[str, Setup] = {
     "cifar100-resnext50": Setup(
         settings={"eta": 0.01, "side": "both", "power": 1.0, "alpha": 0.2, "per": "batch"},
         beside={
-            "cutmix": {"eta": 0.1, "side": "both", "power": 1.0, "alpha": 0.2, "p": 1.0},
-            "resizemix": {"eta": 0.01, "side": "lighter", "power": 0.0},
-            "saliencymix": {
-                "eta": 0.1, "side": "both", "power": 1.0, "alpha": 0.2, "p": 1.0,
+            "mixup": {"alpha": 0.2, "per": "batch"},
+            "cutmix": {
+                "eta": 0.1, "side": "both", "power": 1.0, "alpha": 0.2, "p": 1.0, "per": "batch",
             },
-            "fmix": {"eta": 0.5, "side": "both", "power": 0.0, "alpha": 0.2},
-            "manifold_mixup": {"eta": 0.05, "side": "both", "power": 1.0, "alpha": 2.0},
+            "resizemix": {
+                "eta": 0.01, "side": "lighter", "power": 0.0, "scale_alpha": 0.2, "per": "batch",
+            },
+            "saliencymix": {
+                "eta": 0.1, "side": "both", "power": 1.0, "alpha": 0.2, "p": 1.0, "per": "batch",
+            },
+            "fmix": {"eta": 0.5, "side": "both", "power": 0.0, "alpha": 0.2, "per": "batch"},
+            "manifold_mixup": {
+                "eta": 0.05, "side": "both", "power": 1.0, "alpha": 2.0, "per": "batch",
+            },
         },
         training={
             "network": "ResNeXt-50 (32x4d)", "epochs": 800, "batch_size": 100,
@@ -71,12 +87,20 @@ _PUBLISHED: dict[str, Setup] = {
     ),
     "imagenet": Setup(
         settings={"eta": 0.1, "side": "both", "power": 1.0, "alpha": 1.0, "per": "batch"},
+        beside={
+            "mixup": {"alpha": 1.0, "per": "batch"},
+            "cutmix": {"alpha": 1.0, "p": 1.0, "per": "batch"},
+            "resizemix": {"scale_alpha": 1.0, "per": "batch"},
+            "saliencymix": {"alpha": 1.0, "p": 1.0, "per": "batch"},
+            "fmix": {"alpha": 1.0, "per": "batch"},
+            "manifold_mixup": {"alpha": 1.0, "per": "batch"},
+        },
         training={
             "network": "ResNet-50", "epochs": 100, "batch_size": 256, "optimizer": "sgd",
             "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
             "schedule": "cosine",
         },
-        source="the authors' configuration for ResNet-50 (openmixup, "
+        source="the authors' configuration for ResNet-50, one for all mixes (openmixup, "
         "imagenet/mixups/decouple, 4 x 64 images)",
     ),
 }  # fmt: skip

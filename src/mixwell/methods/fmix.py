@@ -15,7 +15,7 @@ from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
 
 _PUBLISHED: dict[str, Setup] = {
     "cifar": Setup(
-        settings={"alpha": 1.0, "decay_power": 3.0},
+        settings={"alpha": 1.0, "decay_power": 3.0, "per": "batch"},
         source="the authors' code (ecs-vlc/FMix, fmix.py), its defaults",
     ),
 }  # fmt: skip
@@ -40,7 +40,8 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)]
             differs=(
                 "Masks have no symmetry about a point: the own mask agrees with its reflection in "
                 ".499 of the pixels, the authors' in .606.",
-                "Each sample has its own mask; the authors have one for a batch.",
+                "Each sample has its own λ and mask; the authors have one of each for a batch "
+                "(per='batch', in the set-up).",
             ),
             why="The noise is the paper's, complex normal; their code takes the parts of each "
             "number for neighbouring real ones, which makes the symmetry.",

@@ -26,14 +26,16 @@ _PUBLISHED: dict[str, Setup] = {
         settings={"alpha": 0.2, "axis": "both", "per": "batch"},
         beside={
             "regmixup": {"alpha": 20.0, "weight": 1.0, "combine": "sum", "per": "batch"},
+            "mixup": {"alpha": 0.2, "per": "batch"},
+            "remix": {"alpha": 0.2, "per": "sample"},
         },
         training={
             "model": "resnet34", "epochs": 200, "batch_size": 128, "optimizer": "sgd",
             "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
             "milestones": (50, 100, 150), "gamma": 0.2,
         },
-        source="the authors' README and mixup_cifar.py (psmmettes/icm); with regmixup, "
-        "RegICM",
+        source="the authors' README, mixup_cifar.py and mixup_utils.py (psmmettes/icm); with "
+        "regmixup, RegICM; their function for Remix draws λ for each sample",
     ),
 }  # fmt: skip
 
@@ -58,7 +60,8 @@ ICM = CE(S, diagonal) + CE(Sᵀ, diagonal)
                 "α is 1 by default; the authors take 0.2, and 20 for RegICM: take the set-up.",
                 PER_BATCH,
                 "Remix-ICM mixes classifiers by the labels' λ, as the paper says. Its training "
-                "script isn't public, and a function that is mixes them by the images' λ.",
+                "script isn't public, and a function that is mixes them by the images' λ, which it "
+                "draws for each sample (as the set-up has it).",
             ),
             why="One default α serves all mixes that it composes with.",
             checked="numerically",

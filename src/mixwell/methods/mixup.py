@@ -9,9 +9,10 @@ a class.
 Hurts: a network that fits its data well without overfitting: it is made underconfident (temperature
 scaling mends that). In regression on Airfoil it cost much accuracy here, since far targets were
 blended. Short training: on CIFAR-10 with 500 images a class and 40 epochs it was 1.7 points less
-accurate than erm, and no nearer to people's doubt, though better calibrated. Long tails: 5.1 ± 1.1
-(10 : 1) and 6.6 ± 1.6 points (100 : 1) below erm there; the rarest classes are told on 1 of 10,000
-of their images.
+accurate than erm, though better calibrated; as trained it was nearer to people's doubt (their KL
+lower by 0.124 ± 0.014), after temperature scaling farther from it (by 0.047 ± 0.009). Long tails:
+5.1 ± 1.1 (10 : 1) and 6.6 ± 1.6 points (100 : 1) below erm there; the rarest classes are told on 1
+of 10,000 of their images.
 """
 
 from mixwell.interpolation import Linear

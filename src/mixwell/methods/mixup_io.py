@@ -11,14 +11,15 @@ from mixwell.labels import HeavierSide
 from mixwell.methods.spec import PER_BATCH, Answer, Fidelity, Setup, Spec, register
 
 _PUBLISHED: dict[str, Setup] = {
-    "cifar10": Setup(
+    "cifar": Setup(
         settings={"alpha": 0.2, "per": "batch"},
+        beside={"mixup": {"alpha": 0.2, "per": "batch"}},
         training={
             "model": "resnet34", "epochs": 200, "batch_size": 128, "optimizer": "sgd",
             "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4,
             "schedule": "step", "milestones": (100, 150), "gamma": 0.1,
         },
-        source="a baseline of SK, its authors' configuration for ResNet-34 "
+        source="a baseline of SK, its authors' configurations for ResNet-34 "
         "(qbouniot/sim_kernel_mixup)",
     ),
 }  # fmt: skip

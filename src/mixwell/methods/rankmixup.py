@@ -19,14 +19,14 @@ Hurts: time: a step runs twice the samples (four times for ``rankmixup_ndcg``); 
 from mixwell.coefficient import Beta
 from mixwell.labels import Soft
 from mixwell.losses import MixupNDCG, MixupRanking
-from mixwell.methods.spec import Answer, Fidelity, Setup, Spec, register
+from mixwell.methods.spec import PER_BATCH, Answer, Fidelity, Setup, Spec, register
 
 _TITLE = "RankMixup: Ranking-Based Mixup Training for Network Calibration"
 _PAPER = "Noh, Park, Lee and Ham, ICCV 2023, arXiv:2308.11990"
 
 _PUBLISHED: dict[str, Setup] = {
     "cifar10": Setup(
-        settings={"alpha": 2.0, "margin": 2.0, "weight": 0.1},
+        settings={"alpha": 2.0, "margin": 2.0, "weight": 0.1, "per": "batch"},
         training={
             "model": "resnet50", "epochs": 200, "batch_size": 128, "optimizer": "sgd",
             "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
@@ -35,7 +35,7 @@ _PUBLISHED: dict[str, Setup] = {
         source="the authors' README and configurations (cvlab-yonsei/RankMixup)",
     ),
     "tiny-imagenet": Setup(
-        settings={"alpha": 1.0, "margin": 1.0, "weight": 0.1},
+        settings={"alpha": 1.0, "margin": 1.0, "weight": 0.1, "per": "batch"},
         training={
             "model": "resnet50", "epochs": 100, "optimizer": "sgd", "lr": 0.1,
             "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
@@ -65,7 +65,7 @@ L_i = CE(z_i, y_i) + weight · MRL_i
         published=_PUBLISHED,
         fidelity=Fidelity(
             same="Value and gradient of the loss, to 1e-9. The defaults are theirs for CIFAR-10.",
-            differs=("λ is drawn for each sample.",),
+            differs=(PER_BATCH,),
             why="λ for each sample gives a steadier gradient.",
             checked="numerically",
             against="the authors' code (cvlab-yonsei/RankMixup, losses/rankmixup.py).",
@@ -75,7 +75,7 @@ L_i = CE(z_i, y_i) + weight · MRL_i
 
 _PUBLISHED_NDCG: dict[str, Setup] = {
     "cifar10": Setup(
-        settings={"alpha": 2.0, "mixes": 3, "weight": 0.1},
+        settings={"alpha": 2.0, "mixes": 3, "weight": 0.1, "per": "batch"},
         training={
             "model": "resnet50", "epochs": 200, "batch_size": 128, "optimizer": "sgd",
             "lr": 0.1, "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
@@ -84,7 +84,7 @@ _PUBLISHED_NDCG: dict[str, Setup] = {
         source="the authors' README and configurations (cvlab-yonsei/RankMixup)",
     ),
     "tiny-imagenet": Setup(
-        settings={"alpha": 1.0, "mixes": 3, "weight": 0.1},
+        settings={"alpha": 1.0, "mixes": 3, "weight": 0.1, "per": "batch"},
         training={
             "model": "resnet50", "epochs": 100, "optimizer": "sgd", "lr": 0.1,
             "momentum": 0.9, "nesterov": False, "weight_decay": 5e-4,
@@ -115,7 +115,10 @@ L_i = CE(f(x_i), y_i) + weight · M-NDCG_i
         published=_PUBLISHED_NDCG,
         fidelity=Fidelity(
             same="Value and gradient of the loss, to 1e-9. The defaults are theirs for CIFAR-10.",
-            differs=("λ is drawn for each sample.",),
+            differs=(
+                "λ is drawn for each sample; the authors draw one for each of a batch's mixes "
+                "(per='batch').",
+            ),
             why="λ for each sample gives a steadier gradient.",
             checked="numerically",
             against="the authors' code (cvlab-yonsei/RankMixup, losses/rankmixup.py).",

@@ -52,7 +52,8 @@ def create(
         published: the name of a set-up, "cifar100" say, which settles what isn't given here as the
             papers did; :func:`describe` lists them. In a composition each method's set-up of that
             name settles the parts which that method decides; of those that none decides, what the
-            method named first says stands.
+            method named first says stands. Methods that were published together take what their
+            authors took for the two, in whichever order they are named.
         task: "classification", "multilabel", "segmentation" or "regression"; the set-up's or the
             methods' usual one by default.
         head: the name of the model's classifier head, where it should not be searched for.

@@ -13,9 +13,11 @@ In regression the distance is between labels, with the paper's settings for Airf
 targets may have kernels of their own (``target_tau_max``, ``target_tau_std``), and partners come
 from the whole training set where a step is given it (``data=(X, Y)``, as ``mixwell train`` does).
 
-Helps: calibration: lower ECE than mixup at no loss of accuracy on Fashion-MNIST, with 50 and 250
-images a class the best of seven methods, on CIFAR-10 2.1 % against mixup's 5.2 and erm's 12.0. In
-regression it does no harm where mixup does.
+Helps: calibration: lower ECE than mixup at no loss of accuracy on Fashion-MNIST, with 250 images a
+class the best of seven methods by every measure, on CIFAR-10 2.1 % against mixup's 5.2 and erm's
+12.0. With 50 images a class of Fashion-MNIST it was the most accurate and, after temperature
+scaling, the best calibrated; as trained mixup's ECE was lower there (1.0 against 1.8 %), and with
+10 (2.9 against 6.2). In regression it does no harm where mixup does.
 
 Hurts: the time of a step by the extra pass, unless the features are remembered or the distance is
 between inputs. Accuracy in short training: 1.7 points below mixup on CIFAR-10 with 500 images a
@@ -89,10 +91,11 @@ _PUBLISHED: dict[str, Setup] = {
             "squared": False,
         },
         training={
-            "network": "two hidden layers of 20", "epochs": 5000, "batch_size": 128,
+            "network": "one hidden layer of 20", "epochs": 5000, "batch_size": 128,
             "optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.0,
         },
-        source="the authors' toy_datasets/visu_moons.py (qbouniot/sim_kernel_mixup)",
+        source="the authors' toy_datasets/visu_moons.py (qbouniot/sim_kernel_mixup): of the two "
+        "sizes that it names its network takes the first; 70 points, and mixup beside it at α = 5",
     ),
 }  # fmt: skip
 
@@ -130,6 +133,8 @@ d_i = ‖f(x_i) - f(x_σ(i))‖²,   n_i = d_i / mean_j d_j
                 "In regression partners come from the whole training set, with replacement, as the "
                 "authors', where a step is given it; otherwise from the batch. A sample is never "
                 "its own partner.",
+                "Of several targets the distance is between standardised ones; the authors divide "
+                "each series of Exchange-Rate by its largest value, so that some weigh more there.",
             ),
             why="An extra look should not change the model; a step sees one batch, unless it is "
             "given the data.",

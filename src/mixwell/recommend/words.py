@@ -8,11 +8,14 @@ from dataclasses import fields, replace
 from typing import Any
 
 from mixwell.data import Dataset
-from mixwell.methods import Method, Term, needs_of_data
+from mixwell.methods import Method, Recipe, Term, needs_of_data
 from mixwell.training.build import make_method
 from mixwell.training.config import RunConfig
 
 __all__ = ["code_of", "command_of"]
+
+_OF_UNITS = {"raw": ("target_std",), "largest": ("target_std", "target_largest")}
+"""What a bandwidth in other units than standard deviations needs to know of the targets."""
 
 
 def code_of(config: RunConfig, dataset: Dataset) -> str:
@@ -27,13 +30,16 @@ def code_of(config: RunConfig, dataset: Dataset) -> str:
         options = {"published": config.published, **options}
     if "class_counts" in needs_of_data(config.method):
         options.setdefault("class_counts", dataset.class_counts.tolist())
-    if options.get("units") == "raw" and dataset.target_std is not None:
-        options.setdefault("target_std", dataset.target_std.tolist())
+    method = make_method(config, dataset)
+    for recipe in _recipes(method):
+        for name in _OF_UNITS.get(getattr(recipe.pairing, "units", ""), ()):
+            known = getattr(dataset, name)
+            if known is not None:
+                options.setdefault(name, known.tolist())
     start: dict[str, Any] = {"num_classes": dataset.num_classes}
     if dataset.task != "classification":
         start = {"task": dataset.task}
     told = ", ".join(f"{name}={value!r}" for name, value in {**start, **options}.items())
-    method = make_method(config, dataset)
     call = "loss = method(model, x, y)"
     if _partners_from_data(method):
         call = "loss = method(model, x, y, index=index, data=(X, Y))  # X, Y: all training data"
@@ -52,8 +58,12 @@ def code_of(config: RunConfig, dataset: Dataset) -> str:
 
 def _partners_from_data(method: Method) -> bool:
     """Whether partners come from the whole training set, which a step is then given."""
-    recipes = [term.recipe for term in method.terms if isinstance(term, Term)]
-    return any(recipe and recipe.pairing.partners == "data" for recipe in recipes)
+    return any(recipe.pairing.partners == "data" for recipe in _recipes(method))
+
+
+def _recipes(method: Method) -> list[Recipe]:
+    terms = [term for term in method.terms if isinstance(term, Term)]
+    return [term.recipe for term in terms if term.recipe is not None]
 
 
 def command_of(config: RunConfig) -> str:

@@ -15,7 +15,10 @@ _CIFAR: dict[str, Any] = {
     "augment": True, "model": "resnet18", "published": "data",
 }  # fmt: skip
 # Beside SK and ICM their authors run these at α = 0.2, where the methods' own papers have others.
-_BASELINES = {"mixup": {"alpha": 0.2}, "manifold_mixup": {"alpha": 0.2}}
+# Remix is drawn as Remix-ICM is, λ for each sample: so that the two differ in the loss alone.
+_BASELINES = {
+    "mixup": {"alpha": 0.2}, "manifold_mixup": {"alpha": 0.2}, "remix": {"alpha": 0.2},
+}  # fmt: skip
 _SK_TOY = {"distance": "input", "squared": False, "tau_max": 5.0, "tau_std": 0.2}
 
 
@@ -60,6 +63,11 @@ class Protocol:
         return replace(self, **self.presets[name])
 
 
+def _mixups(alpha: float) -> dict[str, dict[str, Any]]:
+    """Return what C-Mixup's authors run mixup and Manifold Mixup with, beside it, in regression."""
+    return {name: {"alpha": alpha, "per": "batch"} for name in ("mixup", "manifold_mixup")}
+
+
 _ALL = (
     "erm", "mixup", "regmixup", "sk_mixup", "decoupled", "infinite_class", "am_mixup",
 )  # fmt: skip
@@ -95,6 +103,7 @@ PROTOCOLS: dict[str, Protocol] = {
                         "data": ["cifar10", "cifar100"], "imbalance": [10.0, 50.0, 100.0, 200.0],
                         **_CIFAR,
                     },
+                    "settings": _BASELINES,
                 },
             },
         ),
@@ -106,8 +115,9 @@ PROTOCOLS: dict[str, Protocol] = {
             presets={
                 "paper": {
                     "defaults": {
-                        "data": ["cifar10", "cifar100"], "shots": [10, 25, 50, 100], **_CIFAR,
+                        "data": ["cifar10", "cifar100"], "shots": [10, 25, 50, 100, 500], **_CIFAR,
                     },
+                    "settings": _BASELINES,
                 },
             },
         ),
@@ -119,7 +129,12 @@ PROTOCOLS: dict[str, Protocol] = {
             _ALL,
             measures=("fine_accuracy", "fine_uniformity", "fine_alignment", "fine_margin",
                       "fine_margin_balance", "accuracy"),
-            presets={"paper": {"defaults": {"data": "cifar100", "coarse": True, **_CIFAR}}},
+            presets={
+                "paper": {
+                    "defaults": {"data": "cifar100", "coarse": True, **_CIFAR},
+                    "settings": _BASELINES,
+                },
+            },
         ),
         Protocol(
             "dynamic",
@@ -172,13 +187,15 @@ PROTOCOLS: dict[str, Protocol] = {
                     "defaults": {
                         "data": "airfoil", "model_options": {"dropout": 0.2}, "published": "data",
                     },
+                    "settings": _mixups(2.0),
                 },
                 "paper-series": {
                     "defaults": {
                         "data": "exchange-rate", "window": 168, "horizon": 12, "epochs": 100,
-                        "batch_size": 128, "model_options": {"dropout": 0.2},
+                        "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.0,
+                        "model_options": {"dropout": 0.2}, "published": "data",
                     },
-                    "settings": {"sk_mixup": {"alpha": 1.0, "tau_max": 5.0, "tau_std": 1.0}},
+                    "settings": _mixups(1.5),
                 },
             },
         ),
@@ -190,7 +207,17 @@ PROTOCOLS: dict[str, Protocol] = {
             ("erm", "mixup", "sk_mixup", "manifold_mixup", "infinite_class", "am_mixup"),
             measures=("accuracy", "intrusion", "off_manifold", "margin_balance", "nll", "ece"),
             settings={"sk_mixup": _SK_TOY},
-            presets={"paper": {"defaults": {"data": "moons"}}},
+            presets={
+                "paper": {
+                    "defaults": {
+                        "data": "moons", "train_size": 70, "model": "mlp",
+                        "model_options": {"width": 20, "depth": 1}, "epochs": 5000,
+                        "batch_size": 128, "lr": 1e-3, "optimizer": "adamw", "weight_decay": 0.0,
+                        "published": "data",
+                    },
+                    "settings": {"mixup": {"alpha": 5.0, "per": "batch"}},
+                },
+            },
         ),
     )
 }  # fmt: skip

@@ -217,6 +217,7 @@ def make_method(config: RunConfig, dataset: Dataset) -> Method:
         "class_counts": dataset.class_counts if dataset.classes else None,
         "capacity": len(dataset.train),
         "target_std": dataset.target_std,
+        "target_largest": dataset.target_largest,
     }
     for argument in sorted(needs_of_data(config.method)):
         if known.get(argument) is not None:

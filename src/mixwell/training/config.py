@@ -193,7 +193,7 @@ class RunConfig:
     model: str | None = _option(
         None,
         "network",
-        "mlp, cnn, gru, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME, "
+        "mlp, cnn, gru, resnet-fast, resnet18, resnet34, resnet50, wideresnet-28-K, timm:NAME, "
         "torchvision:NAME or MODULE:NAME",
     )
     model_options: dict[str, Any] = field(  # of the network

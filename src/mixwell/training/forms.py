@@ -9,7 +9,7 @@ DM(CE)                the labelled side alone is    both sides are; η = 1, powe
                       decoupled; η of the method
 DM(BCE)               the labelled side's λ alone   likewise
                       is rescaled
-λ                     max(λ, 1 - λ), as the method  max(λ, 1 - λ), one a batch
+λ                     max(λ, 1 - λ), as the method  max(λ, 1 - λ), with DM one a batch
                       draws it
 what is mixed in      the strong view               the weak view
 which unlabelled      those that are believed       all, masked by :func:`mix_mask`
@@ -18,7 +18,8 @@ weight in time        constant                      :func:`ramp`
 ====================  ============================  ==============================================
 
 Both divide by the number of unlabelled samples, and not by that of those that are believed. With
-another loss than DM a form is all of this but the loss's and λ's settings.
+another loss than DM a form is all of this but the loss's settings, and λ is drawn as the method
+draws it.
 """
 
 from __future__ import annotations
