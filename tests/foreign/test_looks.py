@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -79,6 +80,16 @@ def test_the_model_is_looked_at_in_the_mode_that_is_trained(kind, name, layer):
     with pytest.raises(InputError):
         create(name, **arguments)(kind(), X, Y)
     create(name, **arguments)(kind().eval(), X, Y)
+
+
+def test_logits_that_are_left_out_are_named_once():
+    net, method = Deeply(), create()
+    with pytest.warns(UserWarning, match="returns 2 outputs of the shape of logits"):
+        method(net, X, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        method(net, X, Y)
+        create()(net.eval(), X, Y)
 
 
 # ----------------------------------------------------------------------- one layer, several names

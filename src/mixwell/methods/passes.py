@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from mixwell.batch import Batch
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 from mixwell.methods.plan import CleanGroup, Drawn, MixedGroup, Plan, TwinGroup
 from mixwell.methods.recipe import Recipe
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
 from mixwell.values import joined
 from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of
-from mixwell.view.trace import mask_places
+from mixwell.view.trace import mask_places, others_of
 
 __all__ = ["CleanRows", "MixedRows", "Pass"]
 
@@ -203,7 +203,7 @@ class Pass:
                 for hook in hooks:
                     stack.enter_context(hook)
                 try:
-                    logits = logits_of(self.view.model(x))
+                    logits = self._logits(self.view.model(x))
                 except torch.OutOfMemoryError:
                     raise
                 except RuntimeError as error:
@@ -211,12 +211,28 @@ class Pass:
                         raise self._remembers(given, error) from error
                     raise
         else:  # compilers of torch 2.6 know no ExitStack
-            logits = logits_of(self.view.model(x))
+            logits = self._logits(self.view.model(x))
         self._remember()
         for rows in self.mixed:
             if rows.recipe.labels.needs_attention:
                 rows.refine(self.attention[0][rows.rows])
         return logits
+
+    def _logits(self, output: Any) -> Tensor:
+        """Return the logits in what the model returned; say where others like them are left out."""
+        logits = logits_of(output)
+        if isinstance(output, (tuple, list)) and not torch.compiler.is_compiling():
+            alike = [other for other in others_of(output, logits) if other.shape == logits.shape]
+            if alike:
+                self.view.known("several logits", lambda: self._say_left_out(len(alike)))
+        return logits
+
+    def _say_left_out(self, count: int) -> None:
+        say(
+            f"{self.view.owner} returns {count + 1} outputs of the shape of logits: the first is "
+            f"trained, and the other {'one is' if count == 1 else f'{count} are'} left out; put "
+            "the one that is meant first, or return it under 'logits'"
+        )
 
     def _remembers(self, given: int, error: RuntimeError) -> InputError:
         """Return the error of a model that failed after rows were added in its midst."""

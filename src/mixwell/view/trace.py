@@ -24,7 +24,7 @@ from mixwell.mix import tensors
 from mixwell.view.cache import known
 from mixwell.view.hooks import copied, inference, logits_of, watchable
 
-__all__ = ["Run", "Trace", "kind_of", "mask_places", "trace"]
+__all__ = ["Run", "Trace", "kind_of", "mask_places", "others_of", "trace"]
 
 
 _SHAPED = {
@@ -340,7 +340,7 @@ def _record(model: nn.Module, x: Any) -> Trace:
     ):
         output = model(x)
     logits = logits_of(output)
-    others = [recorder.of(other)[:1] for other in _others(output, logits, size)]
+    others = [recorder.of(other)[:1] for other in others_of(output, logits)]
     return Trace(
         inputs=inputs,
         parents=recorder.parents,
@@ -361,12 +361,15 @@ def _plain(output: Any) -> Any:
     return output
 
 
-def _others(output: Any, logits: Tensor, size: int) -> list[Tensor]:
+def others_of(output: Any, logits: Tensor) -> list[Tensor]:
     """Return what a model returned beside its logits without saying which is which: in a tuple."""
     if not isinstance(output, (tuple, list)) or hasattr(output, "logits"):
         return []
     return [
         leaf
         for leaf in tensors(list(output))
-        if leaf is not logits and leaf.is_floating_point() and leaf.ndim and len(leaf) == size
+        if leaf is not logits
+        and leaf.is_floating_point()
+        and leaf.ndim
+        and len(leaf) == len(logits)
     ]
