@@ -105,7 +105,12 @@ def inference(model: nn.Module, mode: Literal["eval", "train", "look"] = "eval")
             the present mode; so does "look", but for batch norms that have running statistics.
     """
     modes = [(module, module.training) for module in model.modules()]
-    held = [_Held(module, mode) for module, _ in modes]
+    held = [
+        _Held(module)
+        for module, _ in modes
+        # torch's own layers change nothing of theirs in evaluation
+        if mode != "eval" or not type(module).__module__.startswith("torch.nn.modules.")
+    ]
     devices = {p.device for p in model.parameters() if p.device.type == "cuda"}
     if not torch.cuda.is_available() or (devices and torch.cuda.is_current_stream_capturing()):
         devices = set()  # a graph's random state can't be read while it is captured
@@ -142,17 +147,14 @@ class _Held:
 
     Args:
         module: any module.
-        mode: in which it is looked at.
     """
 
-    def __init__(self, module: nn.Module, mode: str) -> None:
+    def __init__(self, module: nn.Module) -> None:
         self.module, self.kind = module, type(module)
         self.scripted = isinstance(module, torch.jit.ScriptModule)
         own = not self.kind.__module__.startswith("torch.")
         self.attributes = dict(vars(module)) if own and not self.scripted else None
-        # torch's own change no buffer in evaluation.
-        kept = own or self.scripted or mode != "eval"
-        self.buffers = dict(module._buffers.items()) if kept else {}
+        self.buffers = dict(module._buffers.items())
         self.values = [(b, b.clone()) for b in self.buffers.values() if b is not None]
 
     def put_back(self) -> None:
