@@ -39,6 +39,8 @@ class Dataset:
         unlabelled: training samples whose labels are not to be looked at.
         columns: of a table or series, where they have names: what inputs are made of, in their
             order.
+        content: a line that tells them from other data of this name; None where the name does, or
+            nothing is known.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset:
     fine: Dataset | None = None
     unlabelled: Split | None = None
     columns: tuple[Column, ...] = ()
+    content: str | None = None
 
     @property
     def num_classes(self) -> int | None:
