@@ -15,7 +15,7 @@ from mixwell.metrics.measures import Measure
 from mixwell.recommend.answer import Recommendation
 from mixwell.recommend.candidates import candidates
 from mixwell.recommend.course import Asked, Course, Report
-from mixwell.recommend.ledger import Ledger
+from mixwell.recommend.ledger import CONTENT, Ledger
 from mixwell.recommend.planning import seconds_of
 from mixwell.studies.engines import Engine, LocalEngine
 from mixwell.studies.run import default_workers
@@ -104,7 +104,8 @@ def recommend(
 def _identity(config: RunConfig, base: RunConfig, **asked: Any) -> dict[str, Any]:
     """Return what makes a recommendation another than others."""
     shared = {k: v for k, v in config.changes().items() if k not in ("method", "seed", "imports")}
-    return {**asked, "import": plugins.summary(base.imports), **shared}
+    held = {} if base.data_digest is None else {CONTENT: base.data_digest}
+    return {**asked, "import": plugins.summary(base.imports), **held, **shared}
 
 
 def _loaded(config: RunConfig, little: float) -> tuple[Dataset, float]:

@@ -19,7 +19,7 @@ from mixwell.methods.spec import specs_of
 from mixwell.studies.protocols import PROTOCOLS, Protocol
 from mixwell.studies.store import Cell
 from mixwell.training.build import load_data, make_model, resolved
-from mixwell.training.config import GREATEST_SEED, RunConfig
+from mixwell.training.config import GREATEST_SEED, NOT_SAID, RunConfig
 from mixwell.training.naming import called, digest, folder_name
 from mixwell.training.prepare import check
 
@@ -36,7 +36,7 @@ _OWN = {
 """What a study's file says beside options of its runs, and as what."""
 MOST_SEEDS = 10_000
 """What a count of seeds may be."""
-_NOT_SAID = ("method", "method_options", "seed", "imports", "init_digest")
+_NOT_SAID = ("method", "method_options", "seed", *NOT_SAID)
 """Options of a run that a study has its own words for."""
 
 

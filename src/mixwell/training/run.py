@@ -107,7 +107,7 @@ def train(
 
 def _refuse_another(folder: Path, before: RunConfig | None, config: RunConfig) -> None:
     """Raise an InputError if what a folder holds is another run's."""
-    if before is not None and before.fingerprint != config.fingerprint:
+    if before is not None and not before.is_same_run(config):
         raise InputError(
             f"out={str(folder)!r} holds another run ({before.difference(config)}); "
             "choose another folder or delete it"
