@@ -22,7 +22,7 @@ from mixwell.data.sampled import SampledSplit, raw_of
 from mixwell.data.splits import FolderSplit, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
-__all__ = ["is_plugged", "load"]
+__all__ = ["is_plugged", "load", "takes"]
 
 
 _TABLES = ("csv", "parquet", "hf")
@@ -31,6 +31,12 @@ _TABLES = ("csv", "parquet", "hf")
 def is_plugged(name: str) -> bool:
     """Whether a data set is named as MODULE:NAME."""
     return ":" in name and name.partition(":")[0] not in SOURCES
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether a data set is made by a function from outside that has this argument."""
+    own = _own(name)
+    return own is not None and bool(plugins.taken(own, {argument: None})[0])
 
 
 def _coarsened(dataset: Dataset) -> Dataset:

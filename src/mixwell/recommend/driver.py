@@ -25,7 +25,7 @@ from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder
 from mixwell.training.machine import locked
-from mixwell.training.prepare import check
+from mixwell.training.prepare import check, check_asked
 
 __all__ = ["measures_of", "recommend"]
 
@@ -81,6 +81,7 @@ def recommend(
     if workers is not None and (isinstance(workers, bool) or workers < 1):
         raise InputError(f"workers must be 1 at least, got {workers!r}")
     dataset, loading = _loaded(config, 0.1 * seconds)
+    check_asked(config, dataset)
     chosen = _measure(measure, dataset)
     base = replace(resolved(replace(config, published=None), dataset), published=config.published)
     make_model(base, dataset)

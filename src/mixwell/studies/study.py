@@ -21,7 +21,7 @@ from mixwell.studies.store import Cell
 from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import GREATEST_SEED, NOT_SAID, RunConfig
 from mixwell.training.naming import called, digest, folder_name
-from mixwell.training.prepare import check
+from mixwell.training.prepare import check, check_asked
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
@@ -90,6 +90,7 @@ class Study:
             config = replace(self.base, **vary)
             # Everything is tried once in every part, before anything is trained.
             dataset = load_data(replace(config, seed=self.seeds[0]))
+            check_asked(config, dataset)
             # All methods are trained alike: of a published set-up a study takes the settings.
             usual = resolved(replace(config, published=None), dataset)
             config = replace(usual, published=config.published)

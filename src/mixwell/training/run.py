@@ -35,7 +35,7 @@ from mixwell.training.files import (
 )
 from mixwell.training.loggers import Log
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
-from mixwell.training.prepare import Prepared, prepare
+from mixwell.training.prepare import Prepared, check_readable, prepare
 from mixwell.training.result import (
     FORMAT,
     finished_result,
@@ -93,6 +93,8 @@ def train(
     folder = Path(out)
     prepared = config if isinstance(config, Prepared) else prepare(config)
     config, dataset = prepared.config, prepared.dataset
+    if not (folder / "config.json").exists():  # else it has been looked at
+        check_readable(dataset)
     make_folder("out", folder)
     _refuse_another(folder, read_config(folder), config)
     if (kept := finished_result(folder)) is not None:
