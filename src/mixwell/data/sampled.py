@@ -212,9 +212,10 @@ def _holds(part: Any, listed: Tensor) -> bool:
     """Whether samples have the targets that are listed: the first of some values, and others."""
     import numpy as np
 
-    first = np.unique(listed.numpy(), return_index=True)[1] if listed.ndim == 1 else []
+    flat = listed if listed.ndim == 1 else listed[:0].flatten()
+    first = np.unique(flat.numpy(), return_index=True)[1].tolist()
     spread = range(0, len(listed), max(1, len(listed) // _LOOKED_AT))
-    places = sorted({*map(int, first[:_LOOKED_AT]), *spread})
+    places = sorted({*first[:_LOOKED_AT], *spread})
     seen, wanted = _read_targets(part, places), listed[places]
     return seen.shape == wanted.shape and torch.equal(seen.double(), wanted.double())
 

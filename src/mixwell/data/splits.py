@@ -274,18 +274,27 @@ class TensorSplit(Split):
 
 
 def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device)
-    return (scaled - centre).div_(spread)
+    """Return (x - mean) / std in float32, of bytes scaled to [0, 1].
+
+    All but images is cast last: of large numbers, a time in seconds, say, float32 would keep
+    nothing but what is subtracted.
+    """
+    exact = x.dtype != torch.uint8 and (x.ndim < 4 or x.dtype == torch.float64)
+    exact = exact and x.device.type != "mps"  # which has no float64
+    dtype = torch.float64 if exact else torch.float32
+    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.to(dtype)
+    centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device, dtype)
+    return (scaled - centre).div_(spread).float()
 
 
 @lru_cache(maxsize=32)
 def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], ndim: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+    mean: tuple[float, ...], std: tuple[float, ...], ndim: int, device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return mean and std as tensors of a batch's shape; a copy to a GPU would be waited for."""
     shape = (-1, *[1] * (ndim - 2))
-    return tuple(torch.tensor(v, device=device).view(shape) for v in (mean, std))  # type: ignore[return-value]
+    return tuple(torch.tensor(v, device=device, dtype=dtype).view(shape) for v in (mean, std))  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------------------- folders of images

@@ -175,7 +175,7 @@ def _of_frame(transform: Transform, frame: Any, name: str = "the table") -> Tens
     steps = transform.shape[1]
     if len(found) < steps:
         raise InputError(f"{name} has {len(found)} rows, fewer than the window of {steps}")
-    return found.float().unfold(0, steps, 1)
+    return found.unfold(0, steps, 1)
 
 
 def _inputs(values: Any, column: str, known: Sequence[str], name: str) -> list[Any]:
