@@ -51,3 +51,29 @@ def test_usual_images_are_converted_as_pillow_does(mode):
     image = Image.fromarray(EIGHT).convert(mode)
     wanted = np.asarray(image.convert("RGB"))
     assert torch.equal(decoded(image), torch.from_numpy(wanted.copy()).permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_files_that_are_cut_or_altered_are_named_or_decoded(form, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3)).astype(np.uint8)
+    whole = as_file(Image.fromarray(pixels), form).getvalue()
+    draw = np.random.default_rng(1)
+    for trial in range(40):
+        content = bytearray(whole)
+        for place in draw.integers(0, len(content), trial % 5):
+            content[place] ^= int(draw.integers(1, 256))
+        path = tmp_path / f"{trial}.png"
+        path.write_bytes(content[: int(draw.integers(1, len(content) + 1))])
+        said = str(path)
+        try:
+            assert decoded(path).dtype == torch.uint8
+        except InputError as error:
+            said = str(error)
+        assert str(path) in said
+
+
+def test_an_image_of_too_many_pixels_is_named(monkeypatch, tmp_path):
+    Image.fromarray(EIGHT).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(InputError, match=r"large\.png is no image that can be decoded"):
+        decoded(tmp_path / "large.png")

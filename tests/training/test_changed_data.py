@@ -38,6 +38,9 @@ class Sampled(torch.utils.data.Dataset):
 def sampled():
     return Sampled()
 
+def loose():
+    return TensorDataset(torch.rand(40, 2), torch.arange(40) % 2)
+
 def drawn(seed):
     return made()
 """
@@ -163,6 +166,13 @@ def test_the_record_tells_what_is_read_and_nothing_else(tmp_path):
     Path("photos").rename("pictures")
     assert data.load("folder:pictures", image_size=16).content == photos
     assert data.load("digits").content is None
+
+
+def test_a_function_that_draws_anew_each_time_is_no_data_of_a_study():
+    write_module()
+    asked = {"methods": ["erm"], "seeds": [0], "data": "own_changed:loose", "epochs": 1}
+    [record] = run_study("balanced", "study", threads=1, **asked)
+    assert "a function must make the same each time, or by an argument seed" in record.error
 
 
 def test_what_a_function_draws_by_the_seed_is_not_recorded():

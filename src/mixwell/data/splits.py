@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -299,6 +301,8 @@ def _constants(
 
 # ---------------------------------------------------------------------------- folders of images
 
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
+"""What Pillow raises for files that are broken."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -435,7 +439,7 @@ def decoded(source: Path | Any, mode: str = "RGB") -> Tensor:
             return tv.pil_to_tensor(_of_bytes(source, source).convert(mode))
         with Image.open(source) as file:
             return tv.pil_to_tensor(_of_bytes(file, source).convert(mode))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for broken files
+    except (*_BROKEN, Image.DecompressionBombError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source} is no image that can be decoded: {error}") from error

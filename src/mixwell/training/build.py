@@ -176,7 +176,11 @@ def _with_content(config: RunConfig, dataset: Dataset) -> RunConfig:
     if held is not None and holds is not None and held != holds:
         raise InputError(
             f"data={config.data!r} held {held} when the run was planned, and holds {holds} now: "
-            "bring back what it held, or begin in another folder (out)"
+            + (
+                "a function must make the same each time, or by an argument seed"
+                if data.is_plugged(config.data)
+                else "bring back what it held, or begin in another folder (out)"
+            )
         )
     return replace(config, data_digest=held or holds)
 
