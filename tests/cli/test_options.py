@@ -8,6 +8,7 @@ from mixwell.cli.command import listed_seeds, settings
 from mixwell.cli.main import COMMANDS
 from mixwell.cli.options import add_run_options, config_of, run_options
 from mixwell.training import RunConfig
+from mixwell.training.config import NOT_SAID
 
 
 def parsed(*words, **options):
@@ -19,8 +20,8 @@ def parsed(*words, **options):
 def test_every_field_of_a_run_has_an_option():
     given = vars(parsed())
     for spec in fields(RunConfig):
-        # --import is read before the parser is made; the digest is of what --init names.
-        if spec.name in ("imports", "init_digest"):
+        # --import is read before the parser is made; digests are of what --init and --data name.
+        if spec.name in NOT_SAID:
             continue
         own = {"method_options": "set", "model_options": "model_set"}.get(spec.name, spec.name)
         assert own in given, spec.name

@@ -1,4 +1,5 @@
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,9 @@ import torch
 from torch.utils.data import Dataset, TensorDataset
 
 from mixwell import InputError, data
+from mixwell.data.labelled import class_indices
 from mixwell.data.sampled import SampledSplit, raw_of
+from mixwell.errors import Note
 
 SOURCE = """
 import torch
@@ -159,3 +162,78 @@ def test_a_sample_that_cant_be_read_is_named(workers):
     train = raw_of("own", Noisy(draw=lambda: torch.rand(next(sizes))), workers).train
     with pytest.raises(InputError, match="samples must have one shape"):
         all_of(train)
+
+
+class Listed(Noisy):
+    """Samples whose classes are listed, and may be returned as something else."""
+
+    classes = ("elm", "fir", "oak")
+
+    def __init__(self, returned=lambda y: y, size=60, listed=lambda y: y, **attributes):
+        super().__init__(size)
+        self.targets = [listed(position % 3) for position in range(size)]
+        self.returned = returned
+        vars(self).update(attributes)
+
+    def __getitem__(self, position):
+        return super().__getitem__(position)[0], self.returned(position % 3)
+
+
+def test_targets_are_what_samples_are_returned_with():
+    found = raw_of("own", Listed(), 0)
+    assert (found.train.y.tolist(), found.classes) == ([0, 1, 2] * 20, Listed.classes)
+    found = raw_of("own", Listed(lambda y: int(y == 1)), 0)
+    assert (found.train.y.tolist(), found.classes) == ([0, 1, 0] * 20, ("0", "1"))
+    rare = Listed(lambda y: y, listed=lambda y: min(y, 1))
+    assert raw_of("own", rare, 0).train.y.tolist() == [0, 1, 2] * 20
+    named = Listed(listed=lambda y: f"{y}.png")
+    assert raw_of("own", named, 0).train.y.tolist() == [0, 1, 2] * 20
+
+
+def test_a_list_of_targets_is_not_believed_beside_a_transform_of_them():
+    class Seldom(Listed):  # where a few samples don't tell
+        def __getitem__(self, position):
+            x, y = super().__getitem__(position)
+            return x, 2 if position == 301 else y
+
+    changed = Seldom(size=600, target_transform=lambda y: y)
+    assert raw_of("own", changed, 0).train.y[301] == 2
+    with pytest.raises(InputError, match=r"target_transform.*targets=\[\.\.\.\]"):
+        class_indices(changed)
+    assert class_indices(changed, [0] * 600).tolist() == [0] * 600
+
+
+def test_listed_targets_are_not_all_read():
+    asked = []
+    raw_of("own", Listed(lambda y: asked.append(y) or y, size=6000), 0)
+    assert len(asked) < 100
+
+
+def test_the_classes_of_a_pair_go_by_their_names():
+    other = Listed(lambda y: (y + 1) % 3, listed=lambda y: (y + 1) % 3,
+                   classes=("oak", "elm", "fir"))  # fmt: skip
+    found = raw_of("own", (Listed(), other), 0)
+    assert found.classes == Listed.classes
+    # The first sample's target is 1, which the second part calls elm: 0 of the first.
+    assert found.test.y.tolist() == [0, 1, 2] * 20
+    fewer = Listed(lambda y: y % 2, listed=lambda y: y % 2, classes=("elm", "oak"))
+    assert raw_of("own", (Listed(), fewer), 0).test.y.tolist() == [0, 2, 0] * 20
+    strange = Listed(classes=("elm", "fir", "yew"))
+    with pytest.raises(InputError, match="other classes than the one to train on: yew, not elm"):
+        raw_of("own", (Listed(), strange), 0)
+
+
+@pytest.mark.parametrize(
+    ("y", "words"),
+    [
+        ((torch.arange(30) % 3).float(), r"3 different whole numbers .*y\.long\(\)"),
+        (torch.eye(3).repeat(10, 1), r"one 1 among 3 numbers .*y\.argmax\(1\)"),
+        (torch.rand(30), None),
+        (torch.rand(30, 3), None),
+    ],
+)
+def test_real_targets_that_may_be_classes_are_told(y, words, recwarn):
+    assert raw_of("own", TensorDataset(torch.rand(30, 2), y), 0).classes == ()
+    said = [str(w.message) for w in recwarn if w.category is Note]
+    assert len(said) == (words is not None)
+    assert all(re.search(words, text) for text in said)

@@ -143,7 +143,7 @@ PLAIN, HEADED, MANY = FORMS["plain"], FORMS["header"], lines((f"n{i}", i) for i 
         ("csv", "a,y\n", {}, "no rows"),
         ("csv", "", {}, "no table that can be read"),
         ("csv", "a,y\n1,2\n3,4,5\n", {}, "no table that can be read"),
-        ("csv", "id,y\n" + MANY, {}, "1100 different values"),
+        ("csv", "id,y\n" + MANY, {}, "1100 different texts"),
         ("series", PLAIN, {"window": 50}, "60 rows: window=50 and horizon=3 leave 8 samples"),
         ("series", PLAIN, {"horizon": 90}, "window=5 and horizon=90 leave 0 samples"),
         ("series", HEADED, {"target": "d"}, "target='d'.*no such column.*a, b, c"),

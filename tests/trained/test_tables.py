@@ -11,6 +11,8 @@ from PIL import Image
 import mixwell
 from mixwell import InputError
 from mixwell.cli import main
+from mixwell.errors import Note
+from mixwell.trained import Deployed, export
 from mixwell.training import RunConfig, train
 from mixwell.training.build import load_data
 
@@ -117,3 +119,27 @@ def test_images_of_a_folder_of_datasets(tmp_path):
     with np.load(tmp_path / "run" / "predictions.npz") as arrays:
         logits, labels = (torch.from_numpy(arrays[f"test_{kind}"]) for kind in ("logits", "labels"))
     assert torch.allclose(run.outputs([pictures[y] for y in labels]), logits, atol=1e-5)
+
+
+def test_columns_that_are_called_by_numbers_are_found(tmp_path):
+    lines = [f"{i / 3:.2f},{i % 5},{'uv'[i % 2]},{KINDS[i % 3]}" for i in range(90)]
+    (tmp_path / "t.csv").write_text("\n".join(["0,1,2,3", *lines]))
+    train(RunConfig(data=f"csv:{tmp_path / 't.csv'}", epochs=1, threads=1), tmp_path / "run")
+    run = mixwell.load_run(tmp_path / "run")
+    found = run.predict(tmp_path / "t.csv")
+    assert torch.equal(found, run.predict(pd.read_csv(tmp_path / "t.csv")))
+
+
+def test_an_export_keeps_the_digits_of_large_numbers(tmp_path):
+    start = 2.0**30
+    lines = [f"{start + 128 * i},{i % 5 / 2},{(i - 45) ** 2}" for i in range(90)]
+    (tmp_path / "t.csv").write_text("\n".join(["t,b,y", *lines]))
+    train(RunConfig(data=f"csv:{tmp_path / 't.csv'}", epochs=3, threads=1), tmp_path / "run")
+    run = mixwell.load_run(tmp_path / "run")
+    raw = torch.tensor([[start + 128 * i, i % 5 / 2] for i in range(90)])
+    with torch.no_grad():
+        found = Deployed(run).eval()(raw)
+    assert len(found.unique()) == 90
+    torch.testing.assert_close(found.double(), run.predict(raw).mean, atol=1e-3, rtol=1e-5)
+    with pytest.warns(Note, match=r"rounds the column 't' \(mean 1\.07"):
+        export(run, tmp_path / "run.pt2")

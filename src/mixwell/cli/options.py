@@ -40,6 +40,7 @@ def add_run_options(
     from mixwell.data import available
     from mixwell.data.catalogue import called_with
     from mixwell.training import RunConfig
+    from mixwell.training.config import NOT_SAID
 
     groups: dict[str, Any] = {}
     for spec in fields(RunConfig):
@@ -52,7 +53,7 @@ def add_run_options(
                 "--freeze", nargs="+", action="extend", default=None, metavar="PATTERN",
                 help=spec.metadata["help"],
             )  # fmt: skip
-        if spec.name in (*without, "init_digest") or kind is None:
+        if spec.name in (*without, *NOT_SAID) or kind is None:
             continue
         text = spec.metadata["help"].replace("%", "%%")
         if spec.name == "data":

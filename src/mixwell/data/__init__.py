@@ -4,7 +4,7 @@ from mixwell.data.catalogue import available
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import long_tail_counts
 from mixwell.data.inputs import Inputs
-from mixwell.data.loading import is_plugged, load
+from mixwell.data.loading import is_plugged, load, takes
 from mixwell.data.sampled import SampledSplit
 from mixwell.data.splits import FolderSplit, Split, TensorSplit
 from mixwell.data.toys import toy
@@ -20,5 +20,6 @@ __all__ = [
     "is_plugged",
     "load",
     "long_tail_counts",
+    "takes",
     "toy",
 ]

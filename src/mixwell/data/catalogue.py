@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mixwell import plugins
-from mixwell.data import hugging_face, shapes, sources, tables
+from mixwell.data import content, folders, hugging_face, shapes, sources, tables
 from mixwell.data.division import TEST_SEED
 from mixwell.data.splits import FolderSplit, TensorSplit
 from mixwell.data.toys import toy
@@ -46,7 +46,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Raw:
-    """A data set before it is split by seed."""
+    """A data set before it is split by seed; ``content`` tells it from others of its name."""
 
     train: TensorSplit | FolderSplit
     test: TensorSplit | FolderSplit | None
@@ -54,6 +54,7 @@ class Raw:
     superclasses: dict[str, tuple[int, ...]] | None = None
     val: TensorSplit | FolderSplit | None = None
     columns: tuple[tables.Column, ...] = ()
+    content: str | None = None
 
 
 def _images(
@@ -123,29 +124,16 @@ def _cifar(request: Request, hundred: bool) -> Raw:
 
 def _folder(request: Request) -> Raw:
     root = Path(request.rest).expanduser()
-
-    def read(folder: Path) -> tuple[FolderSplit, list[str]]:
-        paths, labels, names = sources.read_folder(folder)
-        return FolderSplit(paths, labels, request.image_size, request.workers), names
-
-    if not (root / "train").is_dir():
-        pool, classes = read(root)
-        return Raw(pool, None, tuple(classes))
-    classes = []
-    found: dict[str, FolderSplit] = {}
-    for name in ("train", "val", "test"):
-        if (root / name).is_dir():
-            found[name], names = read(root / name)
-            classes = classes or names
-            if names != classes:
-                raise InputError(
-                    f"{root / name} has other classes than {root / 'train'}: "
-                    f"{sorted(set(names) ^ set(classes))}"
-                )
-    if "test" not in found and "val" in found:
-        # As ImageNet is used: "val" is the test split, and validation comes out of training.
-        found["test"] = found.pop("val")
-    return Raw(found["train"], found.get("test"), tuple(classes), val=found.get("val"))
+    found = folders.read_folder(root)
+    splits = {
+        part: FolderSplit(paths, labels, request.image_size, request.workers)
+        for part, (paths, labels) in found.parts.items()
+    }
+    paths = [path for part, _ in found.parts.values() for path in part]
+    held = content.line_of(len(paths), content.of_files(root, paths))
+    return Raw(
+        splits["train"], splits.get("test"), found.classes, val=splits.get("val"), content=held
+    )
 
 
 def _airfoil(request: Request) -> Raw:
@@ -170,7 +158,12 @@ def _table(request: Request, read: Callable[..., tables.Table]) -> Raw:
     found = read(Path(request.rest).expanduser(), request.target, request.task)
     if found.classes:
         tables.check_classes(request.rest, found.target, found.y, found.classes)
-    return Raw(TensorSplit(found.x, found.y), None, found.classes, columns=found.columns)
+    held = content.line_of(
+        len(found.y), [repr((found.columns, found.target, found.classes)), found.x, found.y]
+    )
+    return Raw(
+        TensorSplit(found.x, found.y), None, found.classes, columns=found.columns, content=held
+    )
 
 
 def _hugging_face(request: Request) -> Raw:
@@ -179,9 +172,10 @@ def _hugging_face(request: Request) -> Raw:
         image_size=request.image_size, workers=request.workers,
     )  # fmt: skip
     parts = found.parts
+    splits = parts["train"], parts.get("test"), parts.get("validation")
     return Raw(
-        parts["train"], parts.get("test"), found.classes, val=parts.get("validation"),
-        columns=found.columns,
+        splits[0], splits[1], found.classes, val=splits[2], columns=found.columns,
+        content=content.of_splits(splits, repr((found.columns, found.classes)), *found.files),
     )  # fmt: skip
 
 
@@ -200,7 +194,8 @@ def _series(path: Path, request: Request) -> Raw:
     y = y[:, target[0]] if len(target) == 1 else y[:, target]
     ends = [0, round(0.6 * count), round(0.8 * count), count]
     train, val, test = (TensorSplit(x[a:b], y[a:b]) for a, b in pairwise(ends))
-    return Raw(train, test, val=val, columns=tuple(map(tables.Column, names)))
+    held = content.line_of(len(values), [repr((names, target)), values])
+    return Raw(train, test, val=val, columns=tuple(map(tables.Column, names)), content=held)
 
 
 def _exchange_rate(request: Request) -> Raw:

@@ -41,6 +41,8 @@ class Dataset:
         unlabelled: training samples whose labels are not to be looked at.
         columns: of a table or series, where they have names: what inputs are made of, in their
             order.
+        content: a line that tells them from other data of this name; None where the name does, or
+            nothing is known.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Dataset:
     unlabelled: Split | None = None
     columns: tuple[Column, ...] = ()
     target_largest: Tensor | None = None
+    content: str | None = None
 
     @property
     def num_classes(self) -> int | None:

@@ -37,11 +37,13 @@ class Found:
         parts: its splits "train", and "validation" and "test" where they are.
         classes: their names; empty in regression.
         columns: of a table, what inputs are made of.
+        files: of images, the files that hold them and their sizes: their content, in short.
     """
 
     parts: Mapping[str, TensorSplit | FolderSplit]
     classes: tuple[str, ...]
     columns: tuple[Column, ...] = ()
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,9 @@ class _Folder:
             where = f"{self.root}, split {part!r}"
             stored: Any = [_Stored(bare, column, place, where) for place in range(len(bare))]
             parts[part] = FolderSplit(stored, y[places[part]], image_size, workers)
-        return Found(parts, classes)
+        files = sorted(path for path in self.root.rglob("*.arrow") if path.is_file())
+        sizes = (f"{path.relative_to(self.root)} {path.stat().st_size}" for path in files)
+        return Found(parts, classes, files=tuple(sizes))
 
     def table(self, label: str, task: str | None) -> Found:
         """Return splits in memory."""

@@ -19,6 +19,11 @@ __all__ = ["ScarceSubset", "class_indices", "few_shot", "long_tailed"]
 
 def _targets(dataset: Any) -> Any:
     """Return what the dataset knows of its samples' classes, unchecked; None if nothing."""
+    if getattr(dataset, "target_transform", None) is not None:
+        raise InputError(
+            f"targets: {type(dataset).__name__} has a target_transform: its own list is not "
+            "of what it returns; give the class of each sample, targets=[...]"
+        )
     for name in ("targets", "labels"):
         if getattr(dataset, name, None) is not None:
             return getattr(dataset, name)

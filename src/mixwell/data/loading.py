@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mixwell import plugins
 from mixwell.checks import check_choice
+from mixwell.data import content
 from mixwell.data.catalogue import SOURCES, WITH_PATH, Raw, Request, called_with
 from mixwell.data.dataset import Dataset
 from mixwell.data.division import choose, divide, long_tail_counts
@@ -21,7 +22,7 @@ from mixwell.data.sampled import SampledSplit, raw_of
 from mixwell.data.splits import FolderSplit, TensorSplit, check_at_least, seeded
 from mixwell.errors import InputError, suggest
 
-__all__ = ["is_plugged", "load"]
+__all__ = ["is_plugged", "load", "takes"]
 
 
 _TABLES = ("csv", "parquet", "hf")
@@ -30,6 +31,12 @@ _TABLES = ("csv", "parquet", "hf")
 def is_plugged(name: str) -> bool:
     """Whether a data set is named as MODULE:NAME."""
     return ":" in name and name.partition(":")[0] not in SOURCES
+
+
+def takes(name: str, argument: str) -> bool:
+    """Whether a data set is made by a function from outside that has this argument."""
+    own = _own(name)
+    return own is not None and bool(plugins.taken(own, {argument: None})[0])
 
 
 def _coarsened(dataset: Dataset) -> Dataset:
@@ -148,13 +155,18 @@ def load(
             "data_dir": request.data_dir, "download": download, "seed": seed,
             "val_fraction": val_fraction, "image_size": size,
         }  # fmt: skip
-        made = _made(name, own, offered)
+        made, is_drawn = _made(name, own, offered)
         if isinstance(made, Dataset):
             _check_whole(
                 name, train_size=train_size, imbalance=imbalance, shots=shots, labels=labels
             )
+            if not is_drawn:
+                made = replace(made, content=content.of_splits((made.train, made.val, made.test)))
             return _coarsened(made) if coarse else made
         raw = raw_of(name, made, workers)
+        if not is_drawn:
+            held = content.of_splits((raw.train, raw.test), repr(raw.classes))
+            raw = replace(raw, content=held)
     _check_scarcity(
         name, raw, train_size=train_size, imbalance=imbalance, largest_class=largest_class,
         shots=shots, labels=labels, coarse=coarse or None,
@@ -175,6 +187,7 @@ def load(
     if labels is not None:
         train, unlabelled = _labelled(train, labels, num_classes, seed)
     dataset = _prepared(name, raw, [train, val, test, unlabelled], inputs)
+    dataset = replace(dataset, content=raw.content)
     return _coarsened(dataset) if coarse else dataset
 
 
@@ -193,15 +206,21 @@ def _own(name: str) -> Callable[..., Any] | None:
     return None
 
 
-def _made(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> Any:
-    """Return what a function from outside makes, under the name it was asked for by."""
+def _made(name: str, function: Callable[..., Any], offered: dict[str, Any]) -> tuple[Any, bool]:
+    """Return what a function from outside makes, under the name it was asked for by.
+
+    And whether it takes the seed: what it makes then is another for each.
+    """
+    given = plugins.taken(function, offered)[0]
     try:
-        made = function(**plugins.taken(function, offered)[0])
+        made = function(**given)
     except InputError:
         raise
     except Exception as error:  # of any kind: it is somebody's code
         raise InputError(f"data={name!r} fails: {type(error).__name__}: {error}") from error
-    return replace(made, name=name) if isinstance(made, Dataset) else made
+    if isinstance(made, Dataset):
+        made = replace(made, name=name, content=None)
+    return made, "seed" in given
 
 
 def _check_whole(name: str, **asked: Any) -> None:

@@ -14,9 +14,11 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from mixwell.data.catalogue import Raw
 from mixwell.data.indexed import check_map_style
 from mixwell.data.splits import Batch, Split, TensorSplit, seeded
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 
 __all__ = ["SampledSplit", "raw_of"]
+
+_LOOKED_AT = 32  # samples, to see whether a dataset's list of targets is what it returns
 
 
 @dataclass(eq=False)
@@ -158,6 +160,11 @@ def raw_of(name: str, made: Any, workers: int) -> Raw:
             raise InputError(f"data={name!r}: a dataset is empty")
     targets = [_targets(name, part) for part in parts]
     real = targets[0].is_floating_point()
+    if real:
+        _tell_classes(name, targets[0])
+        classes: tuple[str, ...] = ()
+    else:
+        targets, classes = _classes(name, parts, targets)
     in_memory = real or all(isinstance(part, TensorDataset) for part in parts)
     splits: list[Any] = [
         TensorSplit(_inputs(name, part), y)
@@ -165,23 +172,19 @@ def raw_of(name: str, made: Any, workers: int) -> Raw:
         else SampledSplit(part, y, torch.arange(len(part)), workers, name)
         for part, y in zip(parts, targets, strict=True)
     ]
-    test = splits[1] if len(splits) == 2 else None
-    return Raw(splits[0], test, () if real else _classes(name, parts[0], targets))
+    return Raw(splits[0], splits[1] if len(splits) == 2 else None, classes)
 
 
 def _targets(name: str, part: Any) -> Tensor:
     """Return all targets: (N,) int64, or (N,) or (N, K) real; read where they aren't at hand."""
-    import numpy as np
-
     if isinstance(part, TensorDataset) and len(part.tensors) > 1:
-        found: Any = part.tensors[1]
+        found = part.tensors[1]
     else:
-        found = getattr(part, "targets", None)
         try:
-            if found is None or len(found) != len(part):
-                found = [part[position][1] for position in range(len(part))]
-            if not isinstance(found, Tensor):
-                found = torch.as_tensor(np.asarray([np.asarray(y) for y in found]))
+            listed = _listed(part)
+            if listed is None or not _holds(part, listed):
+                listed = _read_targets(part, range(len(part)))
+            found = listed
         except Exception as error:  # of any kind: it is somebody's code
             raise InputError(f"data={name!r}: its targets can't be read: {error}") from error
     if not found.is_floating_point():
@@ -191,6 +194,67 @@ def _targets(name: str, part: Any) -> Tensor:
             f"data={name!r}: targets must be a class or numbers, got shape {tuple(found.shape[1:])}"
         )
     return found
+
+
+def _listed(part: Any) -> Tensor | None:
+    """Return a dataset's ``.targets``, if it has some that its samples may have."""
+    found = getattr(part, "targets", None)
+    changed = getattr(part, "target_transform", None) is not None
+    try:
+        if found is None or changed or len(found) != len(part):
+            return None
+        return _as_targets(found)
+    except (TypeError, ValueError):  # the names of files, say
+        return None
+
+
+def _holds(part: Any, listed: Tensor) -> bool:
+    """Whether samples have the targets that are listed: the first of some values, and others."""
+    import numpy as np
+
+    flat = listed if listed.ndim == 1 else listed[:0].flatten()
+    first = np.unique(flat.numpy(), return_index=True)[1].tolist()
+    spread = range(0, len(listed), max(1, len(listed) // _LOOKED_AT))
+    places = sorted({*first[:_LOOKED_AT], *spread})
+    seen, wanted = _read_targets(part, places), listed[places]
+    return seen.shape == wanted.shape and torch.equal(seen.double(), wanted.double())
+
+
+def _read_targets(part: Any, places: Sequence[int]) -> Tensor:
+    """Return the targets that samples are returned with; what they draw leaves no trace."""
+    import numpy as np
+
+    before = random.getstate(), np.random.get_state()  # noqa: NPY002  (transforms draw from it)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            return _as_targets([part[place][1] for place in places])
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])  # noqa: NPY002
+
+
+def _as_targets(found: Any) -> Tensor:
+    import numpy as np
+
+    if isinstance(found, Tensor):
+        return found
+    return torch.as_tensor(np.asarray([np.asarray(y) for y in found]))
+
+
+def _tell_classes(name: str, y: Tensor) -> None:
+    """Say where real targets may be meant for classes: whole numbers, or one-hot rows."""
+    if y.ndim == 2 and y.shape[1] > 1:
+        one_hot = bool(((y == 0) | (y == 1)).all()) and bool((y.sum(1) == 1).all())
+        what, remedy = f"one 1 among {y.shape[1]} numbers", "y.argmax(1)"
+    else:
+        kinds = y.unique()
+        one_hot = len(kinds) <= min(20, len(y) // 3) and torch.equal(kinds, kinds.round())
+        what, remedy = f"{len(kinds)} different whole numbers", "y.long()"
+    if one_hot:
+        say(
+            f"data={name!r}: its targets, {what} of type {y.dtype}, are taken for a regression; "
+            f"{remedy} makes classes of them"
+        )
 
 
 def _inputs(name: str, part: Any) -> Tensor:
@@ -203,13 +267,38 @@ def _inputs(name: str, part: Any) -> Tensor:
     return found
 
 
-def _classes(name: str, part: Any, targets: Sequence[Tensor]) -> tuple[str, ...]:
-    """Return the classes' names: the dataset's own, or their numbers."""
+def _classes(
+    name: str, parts: Sequence[Any], targets: Sequence[Tensor]
+) -> tuple[list[Tensor], tuple[str, ...]]:
+    """Return the classes of all parts, numbered as the first does, and their names.
+
+    These are the datasets' own, or their numbers.
+    """
     low = min(int(y.min()) for y in targets)
-    high = max(int(y.max()) for y in targets)
     if low < 0:
         raise InputError(f"data={name!r}: classes must be numbered from 0, got {low}")
-    given = getattr(part, "classes", None)
-    if isinstance(given, (list, tuple)) and len(given) > high:
-        return tuple(map(str, given))
-    return tuple(map(str, range(high + 1)))
+    named = [_names(part, y) for part, y in zip(parts, targets, strict=True)]
+    first, numbered = named[0], list(targets)
+    for place, other in enumerate(named[1:], 1):
+        if first is None or other is None or other == first[: len(other)]:
+            continue
+        unknown = [one for one in other if one not in first]
+        if unknown or len(set(first)) < len(first):
+            raise InputError(
+                f"data={name!r}: the dataset to test has other classes than the one to train on: "
+                f"{', '.join(unknown[:5]) or ', '.join(other[:5])}, not {', '.join(first[:5])}; "
+                "give both the same"
+            )
+        numbered[place] = torch.tensor([first.index(one) for one in other])[targets[place]]
+    high = max(int(y.max()) for y in numbered)
+    return numbered, first if first and len(first) > high else tuple(map(str, range(high + 1)))
+
+
+def _names(part: Any, y: Tensor) -> tuple[str, ...] | None:
+    """Return what a dataset calls the classes of its samples, if that is what its names are of."""
+    given, listed = getattr(part, "classes", None), _listed(part)
+    changed = getattr(part, "target_transform", None) is not None
+    changed = changed or (listed is not None and not torch.equal(listed.long(), y))
+    if changed or not isinstance(given, (list, tuple)) or len(given) <= int(y.max()):
+        return None
+    return tuple(map(str, given))

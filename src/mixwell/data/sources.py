@@ -20,7 +20,6 @@ __all__ = [
     "find",
     "read_airfoil",
     "read_cifar",
-    "read_folder",
     "read_idx",
     "read_idx_pair",
 ]
@@ -189,32 +188,6 @@ def read_cifar(
 
 
 # ---------------------------------------------------------------------------------------- others
-
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
-
-
-def read_folder(root: Path) -> tuple[list[Path], Tensor, list[str]]:
-    """Return the image files below ``root``, their classes and the names of its sub-folders."""
-    if not root.is_dir():
-        raise InputError(f"data='folder:{root}': there is no such folder")
-    classes = sorted(
-        entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."
-    )
-    if len(classes) < 2:
-        raise InputError(
-            f"data='folder:{root}' must hold one sub-folder a class, two or more, it holds "
-            f"{len(classes)}"
-        )
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        found = sorted(p for p in (root / name).rglob("*") if p.suffix.lower() in IMAGES)
-        if not found:
-            raise InputError(
-                f"{root / name} holds no images ({', '.join(IMAGES)}): each class needs some"
-            )
-        paths += found
-        labels += [label] * len(found)
-    return paths, torch.tensor(labels), classes
 
 
 def read_airfoil(root: Path) -> tuple[Tensor, Tensor]:

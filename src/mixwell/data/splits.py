@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import struct
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -274,22 +276,33 @@ class TensorSplit(Split):
 
 
 def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-    centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device)
-    return (scaled - centre).div_(spread)
+    """Return (x - mean) / std in float32, of bytes scaled to [0, 1].
+
+    All but images is cast last: of large numbers, a time in seconds, say, float32 would keep
+    nothing but what is subtracted.
+    """
+    exact = x.dtype != torch.uint8 and (x.ndim < 4 or x.dtype == torch.float64)
+    exact = exact and x.device.type != "mps"  # which has no float64
+    dtype = torch.float64 if exact else torch.float32
+    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.to(dtype)
+    centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device, dtype)
+    return (scaled - centre).div_(spread).float()
 
 
 @lru_cache(maxsize=32)
 def _constants(
-    mean: tuple[float, ...], std: tuple[float, ...], ndim: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+    mean: tuple[float, ...], std: tuple[float, ...], ndim: int, device: torch.device,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return mean and std as tensors of a batch's shape; a copy to a GPU would be waited for."""
     shape = (-1, *[1] * (ndim - 2))
-    return tuple(torch.tensor(v, device=device).view(shape) for v in (mean, std))  # type: ignore[return-value]
+    return tuple(torch.tensor(v, device=device, dtype=dtype).view(shape) for v in (mean, std))  # type: ignore[return-value]
 
 
 # ---------------------------------------------------------------------------- folders of images
 
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, LookupError, struct.error, zlib.error)
+"""What Pillow raises for files that are broken."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -330,6 +343,14 @@ class FolderSplit(Split):
     def subset(self, indices: Tensor) -> FolderSplit:
         """Return the split of the samples at ``indices`` (M,), in this order."""
         return replace(self, paths=[self.paths[i] for i in indices.tolist()], y=self.y[indices])
+
+    def unreadable(self) -> list[str]:
+        """Return, of each image that can't be decoded, what is wrong with it; all are decoded."""
+        loader: DataLoader[Any] = DataLoader(
+            _Decoded(self.paths), batch_size=64, collate_fn=list,
+            num_workers=min(self.workers, len(self) // 64), generator=torch.Generator(),
+        )  # fmt: skip
+        return [text for texts in loader for text in texts if text]
 
     def _read(
         self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
@@ -384,22 +405,62 @@ class _Images(Dataset[Any]):
         return len(self.paths)
 
 
+@dataclass
+class _Decoded(Dataset[Any]):
+    """By position, what is wrong with an image; an empty text where nothing is."""
+
+    paths: Sequence[Path]
+
+    def __getitem__(self, position: int) -> str:
+        try:
+            decoded(self.paths[position])
+        except InputError as error:
+            return str(error)
+        return ""
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
 def decoded(source: Path | Any, mode: str = "RGB") -> Tensor:
     """Return an image file, or an image of Pillow's, as bytes (C, H, W).
 
+    Of 16 bits a value the upper eight count.
+
     Raises:
-        InputError: it is no image that can be decoded; it names the file.
+        InputError: it is no image that can be decoded, or of numbers whose range is not known; it
+            names the file.
     """
     from PIL import Image
     from torchvision.transforms.v2 import functional as tv
 
     try:
         if isinstance(source, Image.Image):
-            return tv.pil_to_tensor(source.convert(mode))
+            return tv.pil_to_tensor(_of_bytes(source, source).convert(mode))
         with Image.open(source) as file:
-            return tv.pil_to_tensor(file.convert(mode))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for broken files
+            return tv.pil_to_tensor(_of_bytes(file, source).convert(mode))
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise
         raise InputError(f"{source} is no image that can be decoded: {error}") from error
+
+
+def _of_bytes(image: Any, source: Any) -> Any:
+    """Return an image of Pillow's with eight bits a value, which its own conversion would clip."""
+    import numpy as np
+    from PIL import Image
+
+    # Some versions of Pillow open grey files of 16 bits as whole numbers of 32.
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((values.clip(0, 65535) // 256).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        kind = "whole numbers of 32 bits" if image.mode == "I" else "floating-point numbers"
+        raise InputError(
+            f"{source} holds {kind} (Pillow's mode {image.mode}), whose range is not known: make "
+            "it an image of 8 or 16 bits a value"
+        )
+    return image
 
 
 def centred(

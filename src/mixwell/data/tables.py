@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mixwell.data.texts import is_dates, refuse_names_of_rows, refuse_values
 from mixwell.errors import InputError, say, suggest
 
 __all__ = [
@@ -27,6 +28,11 @@ __all__ = [
     "target_of",
 ]
 
+_NO_VALUE = (
+    "", "#N/A", "#N/A N/A", "#NA", "-NaN", "-nan", "<NA>", "N/A", "NA", "NULL", "NaN", "n/a", "nan",
+    "null",
+)  # fmt: skip
+"""Cells that stand for no value: pandas' own but for None, which is a word."""
 PARQUET = (".parquet", ".parq", ".pq")
 _TASK_HINT = "task='classification' (--task classification) takes its values for classes"
 
@@ -105,37 +111,47 @@ def read_rows(path: Path, columns: Sequence[str] | None, header: bool | None) ->
     Raises:
         InputError: it can't be read, lacks a column, or a value is missing.
     """
-    import pandas as pd
-
     if path.suffix.lower() in PARQUET:
         table = _read_parquet(path, columns)
     else:
         table = _read_text(path, header, columns)
     if columns is not None:
         return table
-    found = {name: _numbers(str(path), table[name]) for name in table.columns}
-    return pd.DataFrame({name: values for name, values in found.items() if values is not None})
+    return _numeric(str(path), table)
 
 
 def read_series(path: Path, target: str | None) -> tuple[Tensor, list[int], list[str]]:
-    """Return a multivariate time series (T, V) float32, which columns are predicted, and all names.
+    """Return a multivariate time series (T, V) float64, which columns are predicted, and all names.
 
     Args:
-        path: a row for each time, with or without a header; columns that hold no numbers (dates)
-            are left out.
+        path: a row for each time, with or without a header; dates are left out, and so are other
+            texts, which is said.
         target: one column, by its name or number from 0; all without one.
     """
-    import pandas as pd
-
-    table = _read_text(path, header=None)
-    columns = {name: _numbers(str(path), table[name]) for name in table.columns}
-    table = pd.DataFrame({name: values for name, values in columns.items() if values is not None})
+    table = _numeric(str(path), _read_text(path, header=None))
     if not table.shape[1]:
         raise InputError(f"{path} has no column of numbers")
-    values, names = _finite(str(path), table).float(), list(map(str, table.columns))
+    values, names = _finite(str(path), table), list(map(str, table.columns))
     if target is None:
         return values, list(range(len(names))), names
     return values, [names.index(str(column_called(str(path), names, target)))], names
+
+
+def _numeric(where: str, table: Any) -> Any:
+    """Return the columns of numbers: dates are left out, other texts, too, but not in silence."""
+    import pandas as pd
+
+    found, left = {}, []
+    for name in table.columns:
+        values = _numbers(where, table[name])
+        if values is not None:
+            found[name] = values
+        elif not is_dates(table[name]):
+            refuse_values(where, table[name])
+            left.append(repr(str(name)))
+    if left and found:
+        say(f"{where}: text is left out, in the column {', '.join(left[:5])}")
+    return pd.DataFrame(found)
 
 
 def _read_text(path: Path, header: bool | None, only: Sequence[str] | None = None) -> Any:
@@ -151,12 +167,11 @@ def _read_text(path: Path, header: bool | None, only: Sequence[str] | None = Non
     try:
         with path.open(encoding="utf-8-sig") as file:
             start = [line for line in itertools.islice(file, 20) if line.strip()]
-        # A sniffer would find delimiters in the numbers of a single column.
-        single = not any(mark in line for line in start for mark in ",;\t| ")
-        found = None if single else csv.Sniffer().sniff("".join(start), ",;\t| ").delimiter
+        found = _delimiter(start)
         table = pd.read_csv(
             path, sep=found or ",", header=None, dtype=str, skipinitialspace=True,
-            index_col=False, encoding="utf-8-sig", engine="python",
+            index_col=False, encoding="utf-8-sig", engine="python", keep_default_na=False,
+            na_values=_NO_VALUE,
         )  # fmt: skip
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
@@ -167,12 +182,52 @@ def _read_text(path: Path, header: bool | None, only: Sequence[str] | None = Non
         first, later = (pd.to_numeric(table.iloc[row], errors="coerce") for row in (0, -1))
         header = len(table) > 1 and bool((first.isna() & later.notna()).any())
     if header:
+        _refuse_data_as_names(path, table)
         names = [str(name) if isinstance(name, str) else "" for name in table.iloc[0]]
         table = table.iloc[1:].reset_index(drop=True)
         table.columns = pd.Index(names)
         if names[0] == "" and list(table.iloc[:, 0]) == [str(row) for row in range(len(table))]:
             table = table.iloc[:, 1:]  # a running number that some programs write
     return _whole(str(path), table, only)
+
+
+def _delimiter(lines: Sequence[str]) -> str | None:
+    """Return what separates the cells of a table's first lines; None where there is one column."""
+    # A sniffer would find delimiters in the numbers of a single column.
+    if not any(mark in line for line in lines for mark in ",;\t| "):
+        return None
+    for mark in ";\t|":  # in each line as often: a comma beside it is a decimal one
+        if lines[0].count(mark) and len({line.count(mark) for line in lines}) == 1:
+            return mark
+    return csv.Sniffer().sniff("".join(lines), ",;\t| ").delimiter
+
+
+def _refuse_data_as_names(path: Path, table: Any) -> None:
+    """Raise an InputError where the first line of a table looks as the others do: like data.
+
+    Each number in it then stands above numbers, and each text above texts that it is one of.
+    Whole numbers that follow each other (0, 1, 2; 2020, 2021) are names.
+    """
+    import pandas as pd
+
+    if len(table) < 2:
+        return
+    first, others = table.iloc[0], table.iloc[1:]
+    numbers = pd.to_numeric(first, errors="coerce")
+    there = numbers.dropna()
+    if len(there) > 1 and (there == there.round()).all() and (there.diff().dropna() == 1).all():
+        return
+    for place, name in enumerate(first):
+        below = others.iloc[:, place]
+        of_numbers = pd.to_numeric(below, errors="coerce").notna().mean() > 0.5
+        if of_numbers != bool(numbers.notna().iloc[place]):
+            return
+        if not of_numbers and not below.eq(name).any():
+            return
+    raise InputError(
+        f"{path} has no header: its first line ({', '.join(map(str, first.iloc[:4]))}"
+        f"{', …' if len(first) > 4 else ''}) looks as the others do; write the columns' names above"
+    )
 
 
 def _read_parquet(path: Path, only: Sequence[str] | None = None) -> Any:
@@ -274,6 +329,8 @@ def target_of(
             _numbers(where, column, f"; {_TASK_HINT}")  # says which is none
     values = _typed(where, column)
     is_number = pd.api.types.is_numeric_dtype(values)
+    if task != "classification" and not is_number:
+        refuse_values(where, values, f"; {_TASK_HINT}")
     if task != "classification" and is_number:
         y = _finite(where, values)
         kinds = y.unique()
@@ -366,7 +423,11 @@ def _inputs(where: str, table: Any, is_text: bool) -> tuple[Tensor, tuple[Column
         if is_text and pd.to_numeric(column, errors="coerce").notna().mean() > 0.5:
             column = _numbers(where, column)
         values = _typed(where, column)
-        (numbers if pd.api.types.is_numeric_dtype(values) else texts)[str(name)] = values
+        is_number = pd.api.types.is_numeric_dtype(values)
+        if not is_number:
+            refuse_values(where, values)
+            refuse_names_of_rows(where, values)
+        (numbers if is_number else texts)[str(name)] = values
     known = {name: tuple(sorted(values.unique())) for name, values in texts.items()}
     width = len(numbers) + sum(map(len, known.values()))
     if width > 10 * table.shape[1] + 1000:

@@ -15,7 +15,7 @@ from mixwell.metrics.measures import Measure
 from mixwell.recommend.answer import Recommendation
 from mixwell.recommend.candidates import candidates
 from mixwell.recommend.course import Asked, Course, Report
-from mixwell.recommend.ledger import Ledger
+from mixwell.recommend.ledger import CONTENT, Ledger
 from mixwell.recommend.planning import seconds_of
 from mixwell.studies.engines import Engine, LocalEngine
 from mixwell.studies.run import default_workers
@@ -25,7 +25,7 @@ from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder
 from mixwell.training.machine import locked
-from mixwell.training.prepare import check
+from mixwell.training.prepare import check, check_asked
 
 __all__ = ["measures_of", "recommend"]
 
@@ -81,6 +81,7 @@ def recommend(
     if workers is not None and (isinstance(workers, bool) or workers < 1):
         raise InputError(f"workers must be 1 at least, got {workers!r}")
     dataset, loading = _loaded(config, 0.1 * seconds)
+    check_asked(config, dataset)
     chosen = _measure(measure, dataset)
     base = replace(resolved(replace(config, published=None), dataset), published=config.published)
     make_model(base, dataset)
@@ -104,7 +105,8 @@ def recommend(
 def _identity(config: RunConfig, base: RunConfig, **asked: Any) -> dict[str, Any]:
     """Return what makes a recommendation another than others."""
     shared = {k: v for k, v in config.changes().items() if k not in ("method", "seed", "imports")}
-    return {**asked, "import": plugins.summary(base.imports), **shared}
+    held = {} if base.data_digest is None else {CONTENT: base.data_digest}
+    return {**asked, "import": plugins.summary(base.imports), **held, **shared}
 
 
 def _loaded(config: RunConfig, little: float) -> tuple[Dataset, float]:

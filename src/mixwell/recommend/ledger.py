@@ -14,6 +14,8 @@ from mixwell.training.files import read_json, write_json
 __all__ = ["Ledger"]
 
 FORMAT = 1
+CONTENT = "the data's content"
+"""Under which the identity has what the data hold."""
 _BEAT = 1.0  # seconds between entries of the time
 
 
@@ -49,7 +51,8 @@ class Ledger:
         changed = [
             f"{name}={old.get(name)!r}, not {new.get(name)!r}"
             for name in {**old, **new}
-            if old.get(name) != new.get(name)
+            # What data hold was not entered once.
+            if old.get(name) != new.get(name) and (name in old or name != CONTENT)
         ]
         if changed:
             words = "; ".join(changed[:3])

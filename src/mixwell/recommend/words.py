@@ -10,7 +10,7 @@ from typing import Any
 from mixwell.data import Dataset
 from mixwell.methods import Method, Recipe, Term, needs_of_data
 from mixwell.training.build import make_method
-from mixwell.training.config import RunConfig
+from mixwell.training.config import NOT_SAID, RunConfig
 
 __all__ = ["code_of", "command_of"]
 
@@ -74,7 +74,7 @@ def command_of(config: RunConfig) -> str:
         words += ["--import", str(record["name"])]
     for spec in fields(RunConfig):
         value = getattr(config, spec.name)
-        if spec.name in ("imports", "init_digest", "method_options", "model_options"):
+        if spec.name in (*NOT_SAID, "method_options", "model_options"):
             continue
         if value == getattr(default, spec.name) and spec.name not in ("data", "method"):
             continue

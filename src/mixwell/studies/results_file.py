@@ -37,6 +37,7 @@ FIXED = (*_WORDS, *_WHOLE, *_REAL, *_VERSIONS, "ended")
 """The columns before the measures."""
 
 _Key = tuple[str, str, str]
+_OF = " of "
 
 
 class ResultsFile:
@@ -74,9 +75,19 @@ class ResultsFile:
         """Return what is known of a cell, in the form of a run's result; None if it is not there.
 
         The same configuration, label and seed are the same run, whatever version trained it.
+
+        Raises:
+            InputError: it was trained on data that held something else.
         """
         key = _key(cell)
         row = next((row for row in self._rows if _key_of(row) == key), None)
+        held = row and row["fingerprint"].partition(_OF)[2]
+        if held and cell.config.data_digest not in (None, held):
+            raise InputError(
+                f"results={str(self.path)!r} holds runs of other data: "
+                f"data={cell.config.data!r} held {held}, and holds {cell.config.data_digest}; name "
+                "another file"
+            )
         return None if row is None else result_of(row, cell.config.to_dict(), self.path.name)
 
     def enter(self, ended: Iterable[tuple[Cell, RunRecord]]) -> None:
@@ -168,7 +179,7 @@ def _row(cell: Cell, record: RunRecord) -> dict[str, str]:
     fixed = {
         "label": cell.label, "method": cell.config.method, "seed": cell.config.seed,
         "varied": json.dumps(cell.vary), "data": cell.config.data,
-        "fingerprint": cell.config.fingerprint, "task": record.task,
+        "fingerprint": _print_of(cell), "task": record.task,
         **{name: getattr(record, name) for name in (*_WHOLE, *_REAL)},
         **{name: record.versions.get(name, "") for name in _VERSIONS},
         "ended": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -177,12 +188,18 @@ def _row(cell: Cell, record: RunRecord) -> dict[str, str]:
     return {name: str(value) for name, value in {**fixed, **record.metrics}.items()}
 
 
+def _print_of(cell: Cell) -> str:
+    """Return a run's fingerprint and, behind it, what is known of its data: "1a2b of 200 ..."."""
+    held = cell.config.data_digest
+    return cell.config.fingerprint + (f"{_OF}{held}" if held else "")
+
+
 def _key(cell: Cell) -> _Key:
     return cell.config.fingerprint, cell.label, str(cell.config.seed)
 
 
 def _key_of(row: Mapping[str, str]) -> _Key:
-    return row["fingerprint"], row["label"], str(int(row["seed"]))
+    return row["fingerprint"].partition(_OF)[0], row["label"], str(int(row["seed"]))
 
 
 @contextlib.contextmanager

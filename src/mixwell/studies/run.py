@@ -230,9 +230,7 @@ class _Book:
 def _finished(cell: Cell) -> dict[str, Any] | None:
     """Return the result that the cell's folder holds, if it is its own and whole."""
     result = finished_result(cell.folder)
-    if result is None or RunConfig.from_dict(result["config"]).fingerprint != (
-        cell.config.fingerprint
-    ):
+    if result is None or not RunConfig.from_dict(result["config"]).is_same_run(cell.config):
         return None
     return result
 

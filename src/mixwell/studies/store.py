@@ -208,6 +208,7 @@ class Store:
                 for row in connection.execute(sql.select(_CELLS.c.name, _CELLS.c.config))
             }
             new = []
+            self.check_data([cell.config for cell in cells])
             for place, cell in enumerate(cells):
                 if cell.name in known:
                     self._refuse_another(cell, known[cell.name])
@@ -223,13 +224,32 @@ class Store:
                 # Another process may have added them just now.
                 connection.execute(sql.insert(_CELLS).prefix_with("OR IGNORE"), new)
 
+    def check_data(self, configs: Sequence[RunConfig]) -> None:
+        """Raise an InputError if runs that are here had other data of the same name."""
+        with self._engine.connect() as connection:
+            kept = connection.execute(sql.select(_CELLS.c.config)).scalars().all()
+        before: dict[Any, RunConfig] = {}
+        for text in kept:
+            try:
+                config = RunConfig.from_dict(opened(_parsed(text), ""))
+            except (InputError, TypeError):
+                continue  # :meth:`mend` names it
+            before[config.data_digest, config.reading] = config
+        for config in configs:
+            other = next((old for old in before.values() if old.has_other_data(config)), None)
+            if other is not None:
+                raise InputError(
+                    f"out={str(self.folder)!r} holds runs of other data "
+                    f"({other.difference(config)}); choose another folder or delete it"
+                )
+
     def _refuse_another(self, cell: Cell, kept: Any) -> None:
         """Raise an InputError if a row is of another run than the cell of its name."""
         try:
             before = RunConfig.from_dict(opened(_parsed(kept), cell.name))
         except (InputError, TypeError):
             return  # :meth:`mend` writes it again
-        if before.fingerprint != cell.config.fingerprint:
+        if not before.is_same_run(cell.config):
             raise InputError(
                 f"out={str(self.folder)!r} holds runs of other settings ({cell.name}: "
                 f"{before.difference(cell.config)}); choose another folder or delete it"

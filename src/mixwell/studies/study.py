@@ -19,9 +19,9 @@ from mixwell.methods.spec import specs_of
 from mixwell.studies.protocols import PROTOCOLS, Protocol
 from mixwell.studies.store import Cell
 from mixwell.training.build import load_data, make_model, resolved
-from mixwell.training.config import GREATEST_SEED, RunConfig
+from mixwell.training.config import GREATEST_SEED, NOT_SAID, RunConfig
 from mixwell.training.naming import called, digest, folder_name
-from mixwell.training.prepare import check
+from mixwell.training.prepare import check, check_asked
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
@@ -36,7 +36,7 @@ _OWN = {
 """What a study's file says beside options of its runs, and as what."""
 MOST_SEEDS = 10_000
 """What a count of seeds may be."""
-_NOT_SAID = ("method", "method_options", "seed", "imports", "init_digest")
+_NOT_SAID = ("method", "method_options", "seed", *NOT_SAID)
 """Options of a run that a study has its own words for."""
 
 
@@ -90,6 +90,7 @@ class Study:
             config = replace(self.base, **vary)
             # Everything is tried once in every part, before anything is trained.
             dataset = load_data(replace(config, seed=self.seeds[0]))
+            check_asked(config, dataset)
             # All methods are trained alike: of a published set-up a study takes the settings.
             usual = resolved(replace(config, published=None), dataset)
             config = replace(usual, published=config.published)

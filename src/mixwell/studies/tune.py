@@ -115,6 +115,8 @@ def tune(
 
     with locked(folder, 0.0):
         clear_leftovers(folder)
+        if (folder / Store.FILE).is_file():
+            Store(folder).check_data([config])
         found = _search(folder, identity, chosen, space)
         sampler = _samplers(trials, at_a_time > 1)
         while _ended(found) < trials:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import mixwell
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 from mixwell.trained.run import TrainedRun
 from mixwell.training.files import checked, make_folder, write_atomically
 from mixwell.view import logits_of
@@ -34,6 +34,7 @@ class Deployed(nn.Module):
     """
 
     mean: Tensor
+    rest: Tensor
     std: Tensor
     target_mean: Tensor
     target_std: Tensor
@@ -49,8 +50,14 @@ class Deployed(nn.Module):
         shape = (-1, *[1] * (len(transform.shape) - 1))
         self.normalises = bool(transform.mean)
         if self.normalises:
-            self.register_buffer("mean", torch.tensor(transform.mean).view(shape))
+            exact = torch.tensor(transform.mean, dtype=torch.float64).view(shape)
+            self.register_buffer("mean", exact.float())
             self.register_buffer("std", torch.tensor(transform.std).view(shape))
+            # What float32 leaves of a large mean, subtracted after it: x - mean loses no digit.
+            rest = (exact - self.mean.double()).float()
+            self.has_rest = bool((rest.abs() > 1e-6 * self.std).any())
+            if self.has_rest:
+                self.register_buffer("rest", rest)
         if not self.is_classifier:
             self.register_buffer("target_mean", torch.tensor(transform.target_mean))
             self.register_buffer("target_std", torch.tensor(transform.target_std))
@@ -62,7 +69,8 @@ class Deployed(nn.Module):
             x: (N, ...) float32, raw: images in [0, 1].
         """
         if self.normalises:
-            x = (x - self.mean) / self.std
+            x = x - self.mean
+            x = (x - self.rest if self.has_rest else x) / self.std
         outputs = logits_of(self.network(x))
         if self.is_classifier:
             return (outputs / self.temperature).softmax(1)
@@ -108,6 +116,7 @@ def export(run: TrainedRun, to: str | Path) -> Exported:
         raise InputError(f"export needs the run on the CPU, it is on {run.device}")
     if path.suffix == ".onnx":
         _need_onnx()
+    _tell_coarse(run)
     make_folder("to", path.absolute().parent)
     raw, real = _samples(run)
     deployed = Deployed(run).eval()
@@ -128,6 +137,26 @@ def export(run: TrainedRun, to: str | Path) -> Exported:
         write_atomically(path, made.read_bytes())
     samples = f"{len(raw)} {'test samples' if real else 'made-up samples: the run kept none'}"
     return Exported(path, f"{how}, {samples}", difference)
+
+
+def _tell_coarse(run: TrainedRun) -> None:
+    """Say which columns are so far from 0 that float32, which the file takes, can't tell values."""
+    how = run.transform
+    pairs = zip(how.mean, how.std, strict=True)
+    places = [i for i, (mean, std) in enumerate(pairs) if abs(mean) > 1e5 * std]
+    if not places or how.kind == "images":
+        return
+    names = [
+        column.name if not column.values else f"{column.name}={value}"
+        for column in how.columns for value in (column.values or ("",))
+    ]  # fmt: skip
+    place = places[0]
+    name = repr(names[place]) if names else f"number {place + 1}"
+    say(
+        f"the file takes inputs in float32, which rounds the column {name} (mean "
+        f"{how.mean[place]:g}, deviation {how.std[place]:g}) to "
+        f"{abs(how.mean[place]) * 2**-23:.2g}: train on it less a constant where that is too coarse"
+    )
 
 
 def metadata_of(run: TrainedRun) -> dict[str, str]:

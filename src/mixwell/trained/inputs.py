@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mixwell.data.sources import IMAGES
+from mixwell.data.folders import image_files
 from mixwell.data.splits import Batch, Split, TensorSplit, _stack, centred, decoded
 from mixwell.data.tables import read_rows
 from mixwell.data.transform import Transform
 from mixwell.errors import InputError
 
-__all__ = ["Samples", "image_files", "samples_of"]
+__all__ = ["Samples", "samples_of"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _FEW = 256  # files that are not worth processes of their own
@@ -66,22 +66,6 @@ def samples_of(transform: Transform, given: Any) -> Samples:
 
 
 # --------------------------------------------------------------------------------------- images
-
-
-def image_files(folder: Path) -> list[Path]:
-    """Return the image files below a folder, sorted; hidden ones are left out.
-
-    Raises:
-        InputError: there is none.
-    """
-    found = sorted(
-        path for path in folder.rglob("*")
-        if path.suffix.lower() in IMAGES
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )  # fmt: skip
-    if not found:
-        raise InputError(f"{folder} holds no images ({', '.join(IMAGES)})")
-    return found
 
 
 def _is_picture(one: Any) -> bool:
@@ -152,7 +136,8 @@ def _of_files(transform: Transform, paths: Sequence[Path]) -> Samples:
         columns = [column.name for column in transform.columns] or None
         # Names stand above a table; where there are none, that is found out.
         header = True if columns and transform.kind == "table" else None
-        named = None if columns == [str(i) for i in range(len(columns or ()))] else columns
+        numbered = columns == [str(i) for i in range(len(columns or ()))]
+        named = None if numbered and transform.kind == "series" else columns
         part = _of_frame(transform, read_rows(path, named, header), str(path))
         parts.append(part)
         names += [str(path)] * len(part)
@@ -190,7 +175,7 @@ def _of_frame(transform: Transform, frame: Any, name: str = "the table") -> Tens
     steps = transform.shape[1]
     if len(found) < steps:
         raise InputError(f"{name} has {len(found)} rows, fewer than the window of {steps}")
-    return found.float().unfold(0, steps, 1)
+    return found.unfold(0, steps, 1)
 
 
 def _inputs(values: Any, column: str, known: Sequence[str], name: str) -> list[Any]:

@@ -13,6 +13,7 @@ from torch import nn
 import mixwell
 from mixwell import data, models, plugins
 from mixwell.data import Dataset, Split
+from mixwell.errors import InputError
 from mixwell.methods import Method, Term, has_setup, needs_of_data, setup_of
 from mixwell.training import starting
 from mixwell.training.config import RunConfig
@@ -162,7 +163,26 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     if "warmup_epochs" in chosen:
         epochs: Any = chosen.get("epochs", config.epochs)
         chosen["warmup_epochs"] = min(chosen["warmup_epochs"], epochs / 10)
-    return _with_sources(replace(config, **chosen))
+    return _with_sources(_with_content(replace(config, **chosen), dataset))
+
+
+def _with_content(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """Return the configuration with a line on what its data hold.
+
+    Raises:
+        InputError: they held something else when the run was planned.
+    """
+    held, holds = config.data_digest, dataset.content
+    if held is not None and holds is not None and held != holds:
+        raise InputError(
+            f"data={config.data!r} held {held} when the run was planned, and holds {holds} now: "
+            + (
+                "a function must make the same each time, or by an argument seed"
+                if data.is_plugged(config.data)
+                else "bring back what it held, or begin in another folder (out)"
+            )
+        )
+    return replace(config, data_digest=held or holds)
 
 
 def _kind(dataset: Dataset) -> str:

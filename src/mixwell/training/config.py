@@ -16,7 +16,7 @@ from mixwell.errors import InputError, suggest
 from mixwell.plugins import changed as changed_imports
 from mixwell.training.naming import content_digest, weights_file
 
-__all__ = ["LOGGERS", "RunConfig", "loggers_of"]
+__all__ = ["LOGGERS", "NOT_SAID", "RunConfig", "loggers_of"]
 
 LOGGERS = ("csv", "tensorboard", "wandb", "mlflow")
 """What a run's course may be logged by."""
@@ -42,6 +42,10 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
 }  # fmt: skip
 GREATEST_SEED = 2**32 - 1  # NumPy's
 _NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
+_READ_BY = ("data", "target", "task", "image_size", "val_fraction")
+"""What a data set's content may depend on beside its files."""
+NOT_SAID = ("imports", "init_digest", "data_digest")
+"""Fields that no option and no study's file sets: they are found out."""
 
 
 def _listed(name: str, value: Any, wanted: str) -> tuple[Any, ...]:
@@ -162,6 +166,9 @@ class RunConfig:
     )
     target: str | None = _option(
         None, "data", "the column that is predicted, of csv, parquet, hf and series"
+    )
+    data_digest: str | None = field(  # of what the data hold: their files may change
+        default=None, metadata={"group": "data", "help": "", "choices": ()}
     )
     task: str | None = _option(
         None,
@@ -377,6 +384,7 @@ class RunConfig:
         """Return the fields, with what weights are in place of where they lie."""
         given = {**self.to_dict(), "people": self.people and Path(self.people).name}
         digest = given.pop("init_digest")
+        given.pop("data_digest")  # a run of before it was kept is the same run
         if self.init is not None:
             given["init"] = digest or content_digest(weights_file(self.init))
         if not self.fine_tunes and self.image_size == 224:
@@ -385,6 +393,8 @@ class RunConfig:
 
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""
+        if self.has_other_data(other):
+            return f"data={self.data!r} held {self.data_digest}, and holds {other.data_digest}"
         old, new = self._identity(), other._identity()
         imports = changed_imports(old.pop("imports"), new.pop("imports"))
         changed = [imports] if imports else []
@@ -394,6 +404,20 @@ class RunConfig:
             if old[k] != new[k] and k not in _NO_MATTER
         ]
         return "; ".join(changed[:3])
+
+    def is_same_run(self, other: RunConfig) -> bool:
+        """Whether all is alike that changes the result, the data as far as is known of them."""
+        return self.fingerprint == other.fingerprint and not self.has_other_data(other)
+
+    def has_other_data(self, other: RunConfig) -> bool:
+        """Whether data that are named and read alike are known to hold something else."""
+        digests = {self.data_digest, other.data_digest} - {None}
+        return len(digests) > 1 and self.reading == other.reading
+
+    @property
+    def reading(self) -> tuple[Any, ...]:
+        """Which data are read and how: all that what they hold may depend on beside files."""
+        return tuple(getattr(self, name) for name in _READ_BY)
 
     @property
     def label(self) -> str:

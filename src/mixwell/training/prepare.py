@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mixwell import data
 from mixwell.data import Dataset, FolderSplit, SampledSplit, Split
 from mixwell.errors import InputError
 from mixwell.methods import Method
@@ -18,7 +19,7 @@ from mixwell.training.machine import make_fabric, random_state, set_random_state
 from mixwell.training.naming import called, digest, folder_name
 from mixwell.training.probes import load_outliers, load_people
 
-__all__ = ["Prepared", "check", "prepare"]
+__all__ = ["Prepared", "check", "check_asked", "check_readable", "prepare"]
 
 _FEW = 8  # samples of the step that is tried
 
@@ -72,10 +73,51 @@ def prepare(config: RunConfig) -> Prepared:
         InputError: something can't work. Nothing has been written.
     """
     dataset = load_data(config)
+    check_asked(config, dataset)
     config = resolved(config, dataset)
     make_fabric(config)
     check(config, dataset)
     return Prepared(config, dataset)
+
+
+def check_asked(config: RunConfig, dataset: Dataset) -> None:
+    """Raise an InputError if an option of the data would have no effect on them.
+
+    Args:
+        config: as it was asked for.
+        dataset: that it names.
+    """
+    size, shape = config.image_size, dataset.input_shape
+    if size in (None, 224) or config.ood is not None or shape[1:] == (size, size):
+        return  # 224 is what a run of other data is kept with
+    if data.takes(config.data, "image_size") or (
+        config.fine_tunes and isinstance(dataset.train, SampledSplit)
+    ):
+        return
+    raise InputError(
+        f"image_size={size} has no effect on data={config.data!r}, whose samples have shape "
+        f"{shape}: leave it out; folder:PATH, images of hf:PATH, functions with an argument "
+        "image_size, and images that a pretrained network is trained on are resized"
+    )
+
+
+def check_readable(dataset: Dataset) -> None:
+    """Raise an InputError if samples that are read when needed can't be, to validate or to test.
+
+    All of these are read once: what is found at the end of a run is found too late.
+    """
+    for name, split in (("validation", dataset.val), ("test", dataset.test)):
+        if isinstance(split, FolderSplit):
+            broken = split.unreadable()
+            if broken:
+                more = f"; so are {len(broken) - 1} more" if broken[1:] else ""
+                raise InputError(
+                    f"data={dataset.name!r}, {name}: {broken[0]}{more}; replace or remove what is "
+                    "broken"
+                )
+        elif isinstance(split, SampledSplit):
+            for _ in split.batches(64):
+                pass
 
 
 def check(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> None:

@@ -35,7 +35,7 @@ from mixwell.training.files import (
 )
 from mixwell.training.loggers import Log
 from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
-from mixwell.training.prepare import Prepared, prepare
+from mixwell.training.prepare import Prepared, check_readable, prepare
 from mixwell.training.result import (
     FORMAT,
     finished_result,
@@ -93,6 +93,8 @@ def train(
     folder = Path(out)
     prepared = config if isinstance(config, Prepared) else prepare(config)
     config, dataset = prepared.config, prepared.dataset
+    if not (folder / "config.json").exists():  # else it has been looked at
+        check_readable(dataset)
     make_folder("out", folder)
     _refuse_another(folder, read_config(folder), config)
     if (kept := finished_result(folder)) is not None:
@@ -107,7 +109,7 @@ def train(
 
 def _refuse_another(folder: Path, before: RunConfig | None, config: RunConfig) -> None:
     """Raise an InputError if what a folder holds is another run's."""
-    if before is not None and before.fingerprint != config.fingerprint:
+    if before is not None and not before.is_same_run(config):
         raise InputError(
             f"out={str(folder)!r} holds another run ({before.difference(config)}); "
             "choose another folder or delete it"

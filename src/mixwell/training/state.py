@@ -42,7 +42,7 @@ class State:
         assert config.batch_size is not None
         self.fabric, self.method = fabric, method
         self.epochs = config.epochs
-        self.fingerprint = config.fingerprint
+        self.fingerprint, self.content = config.fingerprint, config.data_digest
         world = fabric.world_size
         # What an epoch goes over.
         self.split = dataset.train if dataset.unlabelled is None else dataset.unlabelled
@@ -130,6 +130,7 @@ class State:
         if self.fabric.global_rank == 0:
             content = {
                 "run": self.fingerprint,
+                "data": self.content,
                 "model": self.raw.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "scheduler": self.scheduler.state_dict(),
@@ -156,6 +157,12 @@ class State:
         content = checkpoints.read(path, fabric.device)
         if content.get("run", self.fingerprint) != self.fingerprint:
             raise InputError(f"{path} is of another run; choose another folder or delete it")
+        held = content.get("data")
+        if held is not None and self.content is not None and held != self.content:
+            raise InputError(
+                f"{path} is of a run whose data held {held}, they hold {self.content}; choose "
+                "another folder or delete it"
+            )
         try:
             self.raw.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
