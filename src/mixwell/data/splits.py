@@ -27,7 +27,9 @@ __all__ = [
     "centred",
     "check_at_least",
     "decoded",
+    "scaled",
     "seeded",
+    "stretched",
 ]
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -241,15 +243,12 @@ class TensorSplit(Split):
         """Return images as large as the split's batches: as they are, or resized, in [0, 1]."""
         if self.size is None or x.shape[2:] == (self.size, self.size):
             return x
-        scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        size = [self.size, self.size]
-        x = F.interpolate(scaled, size, mode=self.interpolation, antialias=True)
-        return x.clamp_(0, 1) if self.interpolation == "bicubic" else x  # it overshoots
+        return stretched(x, (self.size, self.size), self.interpolation)
 
     def _normalise(self, x: Tensor) -> Tensor:
         x = self.sized(x)
         if self.mean is None or self.std is None:
-            return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+            return scaled(x)
         return _normalise(x, self.mean, self.std)
 
     def _draw(self, size: int, generator: torch.Generator) -> Tensor:
@@ -273,10 +272,20 @@ class TensorSplit(Split):
         ]
 
 
+def scaled(x: Tensor) -> Tensor:
+    """Return raw values in float32: bytes in [0, 1], others as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def stretched(x: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """Return images (N, C, H, W) in [0, 1], or bytes, resized to a height and width: float32."""
+    x = F.interpolate(scaled(x), list(size), mode=interpolation, antialias=True)
+    return x.clamp_(0, 1) if interpolation == "bicubic" else x  # it overshoots
+
+
 def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
     centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device)
-    return (scaled - centre).div_(spread)
+    return (scaled(x) - centre).div_(spread)
 
 
 @lru_cache(maxsize=32)
