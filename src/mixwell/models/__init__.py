@@ -16,7 +16,14 @@ from mixwell.errors import InputError, suggest
 from mixwell.models.small import MLP, Forecaster, SmallCNN
 from mixwell.models.weights import head_of, load_weights, read_weights
 from mixwell.models.wide import FastResNet, ResNet, WideResNet
-from mixwell.models.zoo import ZOOS, classes_of, from_timm, from_torchvision, inputs_of
+from mixwell.models.zoo import (
+    ZOOS,
+    architecture,
+    classes_of,
+    from_timm,
+    from_torchvision,
+    inputs_of,
+)
 
 __all__ = [
     "MLP",
@@ -25,6 +32,7 @@ __all__ = [
     "ResNet",
     "SmallCNN",
     "WideResNet",
+    "architecture",
     "available",
     "build",
     "classes_of",

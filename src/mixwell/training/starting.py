@@ -12,10 +12,12 @@ from torch import nn
 
 from mixwell import models, plugins
 from mixwell.data import Dataset, Inputs
+from mixwell.data.transform import Transform
 from mixwell.errors import InputError, suggest
 from mixwell.training.config import RunConfig
 from mixwell.training.files import read_json
 from mixwell.training.naming import weights_file
+from mixwell.training.remade import REASON, kept_of, strays
 from mixwell.training.result import is_finished, read_result
 
 __all__ = ["begin", "inputs_of", "parameter_groups", "started_from", "train_mode"]
@@ -30,28 +32,27 @@ _NORMS = (nn.modules.batchnorm._NormBase,)
 
 
 def started_from(config: RunConfig) -> dict[str, Any]:
-    """Return the network that a run starts from where none is asked for, as fields of a run.
+    """Return the network that a run starts from, as fields of a run, where none is asked for.
 
-    That of the run whose folder ``init`` names, with its settings; a small one where pretrained
-    weights are asked for; nothing otherwise.
+    That of the run whose folder ``init`` names, with its settings, before which those that are
+    asked for go; a small one where pretrained weights are asked for, and what comes with these;
+    nothing otherwise.
     """
-    if config.model is not None:
-        return {}
     if config.pretrained:
-        return {"model": _USUAL_PRETRAINED}
+        name, options = config.model or _USUAL_PRETRAINED, config.model_options
+        return {"model": name, "model_options": {**models.architecture(name, {}, True), **options}}
     before = _run_of(config.init)
-    if before is None:
+    if before is None or config.model not in (None, before["model"]):
         return {}
-    if models.is_plugged(str(before["model"])):
+    if config.model is None and models.is_plugged(str(before["model"])):
         # Who wrote the folder is not who begins this run: what it names is not called unasked.
         plugins.recognise(
             [], [str(before["model"]).partition(":")[0]], f"init={config.init!r}",
             f"name its network yourself: --model {before['model']}",
         )  # fmt: skip
-    own = {"model": before["model"]}
-    if not config.model_options:
-        own["model_options"] = before["model_options"]
-    return own
+    name, options = str(before["model"]), before["model_options"]
+    kept = models.architecture(name, options, bool(before.get("pretrained")))
+    return {"model": name, "model_options": {**kept, **config.model_options}}
 
 
 def _run_of(init: str | None) -> dict[str, Any] | None:
@@ -103,10 +104,29 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
     if config.init is not None:
         told = f"init={config.init!r}"
         state = models.read_weights(weights_file(config.init), told)
-        notes += models.load_weights(model, state, dataset.input_shape, told, head)
+        anew = models.load_weights(model, state, dataset.input_shape, told, head)
+        notes += anew
+        if not anew and _strays_from(config, dataset, model):
+            notes.append(
+                f"{told}: with its weights the network {config.model!r} answers otherwise than "
+                f"that run's did: it has other settings, or {REASON}"
+            )
     if config.freeze:
         notes.append(_freeze(config, dataset, model))
     return notes
+
+
+def _strays_from(config: RunConfig, dataset: Dataset, model: nn.Module) -> bool:
+    """Whether a network with a run's weights is not that run's network, where that can be told."""
+    folder = weights_file(str(config.init)).parent
+    result = read_result(folder) if is_finished(folder) else {}
+    kept = kept_of(folder) if "transform" in result else None
+    if kept is None:
+        return False
+    transform = Transform.from_dict(result["transform"])
+    if transform.shape != tuple(dataset.input_shape):
+        return False
+    return strays(model, transform, kept, next(model.parameters()).device)
 
 
 # ----------------------------------------------------------------------------------- what is frozen
