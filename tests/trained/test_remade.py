@@ -162,7 +162,8 @@ def test_runs_of_versions_that_kept_no_samples_are_loaded(digits, tmp_path):
     shutil.copytree(digits.folder, copy)
     weights = torch.load(copy / "model.pt", weights_only=True)
     torch.save(
-        {name: torch.rand(value.shape).to(value.dtype) for name, value in weights.items()}, copy / "model.pt"
+        {name: torch.rand(value.shape).to(value.dtype) for name, value in weights.items()},
+        copy / "model.pt",
     )
     with pytest.raises(InputError, match="answers otherwise"):
         mixwell.load_run(copy)

@@ -2,10 +2,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import mixwell
 from mixwell import InputError, data, models
 from mixwell.cli import main
 from mixwell.training import RunConfig, prepare, read_result, train
@@ -181,6 +183,94 @@ def test_torchvisions_weights(monkeypatch):
     assert torch.equal(model.layer4[1].conv2.weight, state["layer4.1.conv2.weight"])
     assert torch.allclose(model.conv1.weight, state["conv1.weight"].sum(1, keepdim=True))
     assert run.dataset.input["std"] == [pytest.approx((0.229 + 0.224 + 0.225) / 3)]
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """Let torchvision have weights of its models without fetching them."""
+    from torchvision.models import get_model
+    from torchvision.models._api import WeightsEnum
+
+    def weights(self, *_, **__):
+        name = type(self).__name__.removesuffix("_Weights").lower()
+        torch.manual_seed(0)
+        own = {"aux_logits": True, "init_weights": True} if name == "googlenet" else {}
+        state = get_model(name, weights=None, **own).state_dict()
+        # Norms that were trained, so that what is done to the input matters.
+        for key in [key for key in state if key.endswith("running_var")]:
+            state[key] = state[key] * 0.5
+        return state
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", weights)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("colours")
+    generator = torch.Generator().manual_seed(0)
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("torchvision:googlenet", {}),
+        ("torchvision:googlenet", {"transform_input": False}),
+        ("torchvision:resnet18", {"weights": "IMAGENET1K_V1"}),
+    ],
+)
+def test_what_came_with_pretrained_weights_is_loaded_and_started_from(
+    model, options, fetched, photos, tmp_path
+):
+    common = {
+        "data": f"folder:{photos}", "image_size": 32, "epochs": 1, "batch_size": 8, "threads": 1,
+        "method": "erm", "loader_workers": 0, "augment": False,
+    }  # fmt: skip
+    config = RunConfig(model=model, pretrained=True, model_options=options, **common)
+    result = train(config, tmp_path / "first")
+    assert not any("made again" in note for note in result["notes"])
+    run = mixwell.load_run(tmp_path / "first")
+    with np.load(tmp_path / "first" / "predictions.npz") as arrays:
+        wanted = torch.from_numpy(arrays["test_logits"])
+    test = data.load(config.data, image_size=32, workers=0, seed=config.seed).test
+    assert torch.allclose(run.outputs(test.paths), wanted, atol=1e-4)
+    if "googlenet" in model:
+        implied = options.get("transform_input", True)
+        assert run.network.transform_input == implied
+        assert run.config.model_options["transform_input"] == implied
+    # A run that starts from it, and one that starts from that, with the model named or not.
+    for name, before, named in (("second", "first", None), ("third", "second", model)):
+        start = RunConfig(init=str(tmp_path / before), model=named, **{**common, "epochs": 0})
+        notes = train(start, tmp_path / name)["notes"]
+        assert notes == []
+        again = mixwell.load_run(tmp_path / name)
+        assert torch.allclose(again.outputs(test.paths), wanted, atol=1e-4)
+
+
+def test_settings_that_are_given_go_before_a_runs_own(tmp_path):
+    small = {**TINY, "train_size": 60, "threads": 1}
+    train(RunConfig(model="cnn", model_options={"pool": True}, **small), tmp_path / "first")
+    for named in (None, "cnn"):
+        start = RunConfig(
+            init=str(tmp_path / "first"), model=named, model_options={"dropout": 0.1}, **small
+        )
+        assert prepare(start).config.model_options == {"pool": True, "dropout": 0.1}
+
+
+def test_architecture_is_all_but_which_weights_they_were():
+    of = models.architecture
+    assert of("torchvision:resnet18", {"weights": "DEFAULT", "width": 2}, True) == {"width": 2}
+    assert of("torchvision:inception_v3", {}, True) == {"transform_input": True}
+    assert of("torchvision:inception_v3", {}, False) == {}
+    assert of("timm:fbnetc_100.rmsp_in1k", {}, True) == {"bn_eps": 1e-3}
+    assert of("nets:Net", {"weights": 3}, True) == {"weights": 3}  # one's own word
 
 
 def test_images_of_a_folder_are_made_to_what_the_weights_know(tmp_path):
