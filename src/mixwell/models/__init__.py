@@ -24,6 +24,7 @@ from mixwell.models.zoo import (
     from_torchvision,
     inputs_of,
 )
+from mixwell.view import logits_of
 
 __all__ = [
     "MLP",
@@ -129,7 +130,7 @@ def build(
             model = maker(input_shape=input_shape, num_outputs=num_outputs, **options)
         # A model that is too deep for such small inputs says so here, not hours later.
         with torch.no_grad():
-            found = model.eval()(torch.zeros(1, *input_shape)).shape
+            found = logits_of(model.eval()(torch.zeros(1, *input_shape))).shape
     except InputError:
         raise
     except Exception as error:  # of any kind: it is the model's code
