@@ -198,6 +198,14 @@ class TensorSplit(Split):
         return self._kept(x, device), y
 
     @property
+    def in_unit(self) -> bool:
+        """Whether raw values are in [0, 1]: all floating ones are, or they are bytes."""
+        if self.x.dtype == torch.uint8 or self.x.numel() == 0:
+            return True
+        low, high = self.x.aminmax()
+        return self.x.is_floating_point() and float(low) >= 0 and float(high) <= 1
+
+    @property
     def _fits(self) -> bool:
         """Whether all of it is small enough to be kept as batches hold it."""
         larger = 1.0

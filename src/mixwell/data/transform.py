@@ -177,15 +177,8 @@ def _encoding_of(dataset: Dataset, x: Tensor) -> str:
         return "bytes"
     if x.ndim < 4 or not x.is_floating_point():  # rows of numbers, in whatever units
         return "numbers"
-    return "unit" if all(map(_in_unit, (dataset.train, dataset.val, dataset.test))) else "numbers"
-
-
-def _in_unit(split: Split) -> bool:
-    """Whether all values of a split are in [0, 1]."""
-    if not isinstance(split, TensorSplit) or split.x.numel() == 0:
-        return True
-    low, high = split.x.aminmax()
-    return float(low) >= 0 and float(high) <= 1
+    splits = [s for s in (dataset.train, dataset.val, dataset.test) if isinstance(s, TensorSplit)]
+    return "unit" if all(split.in_unit for split in splits) else "numbers"
 
 
 def raw_samples(split: Split, count: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 from torch import nn
 
 from mixwell import models, plugins
-from mixwell.data import Dataset, Inputs
-from mixwell.data.transform import Transform
+from mixwell.data import Dataset, Inputs, TensorSplit
+from mixwell.data.transform import Column, Transform
 from mixwell.errors import InputError, suggest
 from mixwell.training.config import RunConfig
 from mixwell.training.files import read_json
@@ -20,13 +21,9 @@ from mixwell.training.naming import weights_file
 from mixwell.training.remade import REASON, kept_of, strays
 from mixwell.training.result import is_finished, read_result
 
-__all__ = ["begin", "inputs_of", "parameter_groups", "started_from", "train_mode"]
+__all__ = ["aligned", "begin", "inputs_of", "parameter_groups", "started_from", "train_mode"]
 
 _USUAL_PRETRAINED = "timm:resnet18"
-
-_NORMS = (nn.modules.batchnorm._NormBase,)
-"""What keeps running statistics, which move without any gradient."""
-
 
 # -------------------------------------------------------------------------------- starting weights
 
@@ -111,6 +108,13 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
                 f"{told}: with its weights the network {config.model!r} answers otherwise than "
                 f"that run's did: it has other settings, or {REASON}"
             )
+    images = dataset.train if len(dataset.input_shape) == 3 else None
+    foreign = isinstance(images, TensorSplit) and not images.in_unit
+    if foreign and inputs_of(config) is not None:
+        notes.append(
+            "these images are not in [0, 1]: size, mean and standard deviation of what the weights "
+            "were trained on are not applied to them"
+        )
     if config.freeze:
         notes.append(_freeze(config, dataset, model))
     return notes
@@ -127,6 +131,62 @@ def _strays_from(config: RunConfig, dataset: Dataset, model: nn.Module) -> bool:
     if transform.shape != tuple(dataset.input_shape):
         return False
     return strays(model, transform, kept, next(model.parameters()).device)
+
+
+def aligned(config: RunConfig, dataset: Dataset) -> Dataset:
+    """Return a data set with its columns in the order of those of the run that it starts from.
+
+    Raises:
+        InputError: they are not the same ones, or those of a series are in another order.
+    """
+    folder = None if config.init is None else Path(config.init).expanduser()
+    if folder is None or not is_finished(folder) or not dataset.columns:
+        return dataset
+    values = read_result(folder).get("transform")
+    before = Transform.from_dict(values).columns if values else ()
+    if not before or before == dataset.columns:
+        return dataset
+    wanted, there = (_expanded(columns) for columns in (before, dataset.columns))
+    told = f"init={config.init!r}: that run was trained on the columns {_few(wanted)}; these data "
+    missing = [name for name in wanted if name not in there]
+    beside = [name for name in there if name not in wanted]
+    if missing or beside:
+        words = [f"lack {_few(missing)}"] if missing else []
+        words += [f"have {_few(beside)} beside them"] if beside else []
+        near = suggest(missing[0], beside) if missing else ""
+        raise InputError(f"{told}{' and '.join(words)}{near}")
+    splits = (dataset.train, dataset.val, dataset.test)
+    if len(dataset.input_shape) != 1 or not all(isinstance(s, TensorSplit) for s in splits):
+        raise InputError(f"{told}have them in another order, {_few(there)}: give them in that one")
+    order = [there.index(name) for name in wanted]
+
+    def ordered(split: Any) -> Any:
+        moments = {
+            name: None if values is None else [values[i] for i in order]
+            for name, values in (("mean", split.mean), ("std", split.std))
+        }
+        return replace(split, x=split.x[:, order], **moments)
+
+    parts = {
+        name: ordered(split)
+        for name in ("train", "val", "test", "unlabelled")
+        if (split := getattr(dataset, name)) is not None
+    }
+    fine = dataset.fine and aligned(config, dataset.fine)
+    return replace(dataset, **parts, columns=before, fine=fine)
+
+
+def _expanded(columns: Sequence[Column]) -> list[str]:
+    """Return the names of a table's inputs: of a column of text one for each value."""
+    return [
+        name
+        for column in columns
+        for name in ([f"{column.name}={value}" for value in column.values] or [column.name])
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
 # ----------------------------------------------------------------------------------- what is frozen
@@ -170,13 +230,20 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Put a model in training mode, but for frozen batch norms: their statistics stay, too."""
+    """Put a model in training mode, but for what is frozen and would move without gradient.
+
+    That is what keeps floating buffers: a norm's running statistics, a spectral norm's vectors. It
+    is frozen where all parameters are of the module, or where it has none, of the nearest one
+    around it that has some.
+    """
     model.train()
-    for module in model.modules():
-        if isinstance(module, _NORMS):
-            own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
+    kept: dict[str, bool] = {}  # by module: whether all its parameters are frozen
+    for name, module in model.named_modules():  # from the outside inwards
+        own = [parameter.requires_grad for parameter in module.parameters()]
+        kept[name] = not any(own) if own else kept.get(name.rpartition(".")[0], False)
+        moves = any(value.is_floating_point() for value in module.buffers(recurse=False))
+        if moves and kept[name]:
+            module.training = False  # and not what is within
 
 
 # ----------------------------------------------------------------------------------- rates of parts
