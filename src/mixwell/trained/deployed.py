@@ -19,7 +19,7 @@ import mixwell
 from mixwell.data.splits import scaled
 from mixwell.errors import InputError
 from mixwell.trained.run import TrainedRun
-from mixwell.training.files import make_folder, write_atomically
+from mixwell.training.files import check_output, make_folder, write_atomically
 from mixwell.training.remade import kept_of
 from mixwell.view import logits_of
 
@@ -110,6 +110,7 @@ def export(run: TrainedRun, to: str | Path) -> Exported:
         raise InputError(f"export needs the run on the CPU, it is on {run.device}")
     if path.suffix == ".onnx":
         _need_onnx()
+    check_output("to", path, run=run.folder)
     make_folder("to", path.absolute().parent)
     raw, real = _samples(run)
     deployed = Deployed(run).eval()
