@@ -2,10 +2,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import mixwell
 from mixwell import InputError, data, models
 from mixwell.cli import main
 from mixwell.training import RunConfig, prepare, read_result, train
@@ -183,6 +185,94 @@ def test_torchvisions_weights(monkeypatch):
     assert run.dataset.input["std"] == [pytest.approx((0.229 + 0.224 + 0.225) / 3)]
 
 
+@pytest.fixture
+def fetched(monkeypatch):
+    """Let torchvision have weights of its models without fetching them."""
+    from torchvision.models import get_model
+    from torchvision.models._api import WeightsEnum
+
+    def weights(self, *_, **__):
+        name = type(self).__name__.removesuffix("_Weights").lower()
+        torch.manual_seed(0)
+        own = {"aux_logits": True, "init_weights": True} if name == "googlenet" else {}
+        state = get_model(name, weights=None, **own).state_dict()
+        # Norms that were trained, so that what is done to the input matters.
+        for key in [key for key in state if key.endswith("running_var")]:
+            state[key] = state[key] * 0.5
+        return state
+
+    monkeypatch.setattr(WeightsEnum, "get_state_dict", weights)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("colours")
+    generator = torch.Generator().manual_seed(0)
+    for name in ("a", "b"):
+        (root / name).mkdir()
+        for number in range(12):
+            pixels = torch.randint(0, 256, (32, 32, 3), generator=generator, dtype=torch.uint8)
+            Image.fromarray(pixels.numpy()).save(root / name / f"{number}.png")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [
+        ("torchvision:googlenet", {}),
+        ("torchvision:googlenet", {"transform_input": False}),
+        ("torchvision:resnet18", {"weights": "IMAGENET1K_V1"}),
+    ],
+)
+def test_what_came_with_pretrained_weights_is_loaded_and_started_from(
+    model, options, fetched, photos, tmp_path
+):
+    common = {
+        "data": f"folder:{photos}", "image_size": 32, "epochs": 1, "batch_size": 8, "threads": 1,
+        "method": "erm", "loader_workers": 0, "augment": False,
+    }  # fmt: skip
+    config = RunConfig(model=model, pretrained=True, model_options=options, **common)
+    result = train(config, tmp_path / "first")
+    assert not any("made again" in note for note in result["notes"])
+    run = mixwell.load_run(tmp_path / "first")
+    with np.load(tmp_path / "first" / "predictions.npz") as arrays:
+        wanted = torch.from_numpy(arrays["test_logits"])
+    test = data.load(config.data, image_size=32, workers=0, seed=config.seed).test
+    assert torch.allclose(run.outputs(test.paths), wanted, atol=1e-4)
+    if "googlenet" in model:
+        implied = options.get("transform_input", True)
+        assert run.network.transform_input == implied
+        assert run.config.model_options["transform_input"] == implied
+    # A run that starts from it, and one that starts from that, with the model named or not.
+    for name, before, named in (("second", "first", None), ("third", "second", model)):
+        start = RunConfig(init=str(tmp_path / before), model=named, **{**common, "epochs": 0})
+        notes = train(start, tmp_path / name)["notes"]
+        assert notes == []
+        again = mixwell.load_run(tmp_path / name)
+        assert torch.allclose(again.outputs(test.paths), wanted, atol=1e-4)
+
+
+def test_settings_that_are_given_go_before_a_runs_own(tmp_path):
+    small = {**TINY, "train_size": 60, "threads": 1}
+    train(RunConfig(model="cnn", model_options={"pool": True}, **small), tmp_path / "first")
+    for named in (None, "cnn"):
+        start = RunConfig(
+            init=str(tmp_path / "first"), model=named, model_options={"dropout": 0.1}, **small
+        )
+        assert prepare(start).config.model_options == {"pool": True, "dropout": 0.1}
+
+
+def test_architecture_is_all_but_which_weights_they_were():
+    of = models.architecture
+    assert of("torchvision:resnet18", {"weights": "DEFAULT", "width": 2}, True) == {"width": 2}
+    assert of("torchvision:inception_v3", {}, True) == {"transform_input": True}
+    assert of("torchvision:inception_v3", {}, False) == {}
+    assert of("timm:fbnetc_100.rmsp_in1k", {}, True) == {"bn_eps": 1e-3}
+    assert of("nets:Net", {"weights": 3}, True) == {"weights": 3}  # one's own word
+
+
 def test_images_of_a_folder_are_made_to_what_the_weights_know(tmp_path):
     from PIL import Image
 
@@ -282,6 +372,71 @@ def test_norms_that_are_trained_stay_in_training_mode(digits):
             assert module.training != name.startswith("layer1."), name
 
 
+class Moves(nn.Module):
+    """Parts that change without gradient, within a body and beside a head."""
+
+    def __init__(self, num_classes, kind):
+        super().__init__()
+        spectral = {
+            "hook": nn.utils.spectral_norm,
+            "parametrized": nn.utils.parametrizations.spectral_norm,
+        }.get(kind, lambda layer: layer)
+        norm = nn.BatchNorm2d(4, affine=False) if kind == "norm" else nn.Identity()
+        norm = nn.InstanceNorm2d(4, track_running_stats=True) if kind == "instance" else norm
+        self.body = nn.Sequential(
+            spectral(nn.Conv2d(1, 4, 3)), norm, Counter() if kind == "own" else nn.Identity(),
+            nn.ReLU(), nn.Dropout(0.2), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        )  # fmt: skip
+        self.neck = nn.Sequential(nn.Linear(16, 16), nn.BatchNorm1d(16, affine=False))
+        self.head = nn.Linear(16, num_classes)
+
+    def forward(self, x):
+        return self.head(self.neck(self.body(x)))
+
+
+class Counter(nn.Module):
+    """Moves by itself in training."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x):
+        if self.training:
+            self.mean.lerp_(x.detach().mean(), 0.1)
+        return x - self.mean
+
+
+@pytest.mark.parametrize("kind", ["norm", "instance", "hook", "parametrized", "own"])
+@pytest.mark.parametrize("freeze", ["body", r"body\..*", "backbone"])
+def test_what_moves_without_gradient_is_frozen_with_the_part_that_it_is_of(kind, freeze, tmp_path):
+    config = RunConfig(
+        model=f"{__name__}:Moves", model_options={"kind": kind}, method="mixup", freeze=(freeze,),
+        **{**TINY, "train_size": 60},
+    )  # fmt: skip
+    dataset = load_data(config)
+    torch.manual_seed(config.seed)
+    before = make_model(resolved(config, dataset), dataset).state_dict()
+    train(config, tmp_path / "run")
+    after = torch.load(tmp_path / "run" / "model.pt", weights_only=True)
+    for name, value in before.items():
+        frozen = name.startswith("body") or (freeze == "backbone" and name.startswith("neck"))
+        assert torch.equal(value, after[name]) == frozen, name
+
+
+def test_only_what_moves_leaves_training_mode(digits):
+    _, model, _ = made(
+        digits, model=f"{__name__}:Moves", model_options={"kind": "norm"}, freeze=("body",)
+    )
+    train_mode(model)
+    still = [name for name, module in model.named_modules() if not module.training]
+    assert still == ["body.1"]
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    train_mode(model)
+    assert all(module.training for module in model.modules())
+
+
 def test_the_backbones_rate_is_a_factor_of_the_heads(digits, saved):
     config, model, _ = made(digits, model="cnn", init=str(saved), lr=0.2)
     assert config.backbone_lr == 0.1
@@ -353,3 +508,148 @@ def test_the_command_line_says_it(saved, tmp_path, capsys):
     arguments = ["compare", *arguments[1:], "--methods", "erm,mixup", "--seeds", "1"]
     assert main([*arguments, "--out", str(tmp_path / "all")]) == 0
     assert capsys.readouterr().out.count("begins anew") == 1
+
+
+# ------------------------------------------------------------------------ inputs that correspond
+
+
+def table(path, columns, rows=120, seed=0):
+    """A table whose classes are told by one column, and its frame."""
+    import pandas as pd
+
+    generator = np.random.default_rng(seed)
+    frame = pd.DataFrame(
+        {
+            "a": generator.normal(size=rows),
+            "b": 10 + 5 * generator.normal(size=rows),
+            "town": generator.choice(["Ulm", "Aix"], rows),
+            "c": -3 + generator.normal(size=rows),
+        }
+    )
+    frame["kind"] = np.where(frame["a"] + (frame["town"] == "Ulm") > 0.5, "yes", "no")
+    frame = frame.rename(columns=dict(zip("abc", columns, strict=False)))
+    frame.to_csv(path, index=False)
+    return frame
+
+
+TABLE = {"epochs": 3, "threads": 1, "method": "erm", "task": "classification"}
+
+
+@pytest.fixture(scope="module")
+def on_a_table(tmp_path_factory):
+    root = tmp_path_factory.mktemp("table")
+    frame = table(root / "t.csv", "abc")
+    train(RunConfig(data=f"csv:{root / 't.csv'}", **TABLE), root / "run")
+    return root / "run", frame
+
+
+@pytest.mark.parametrize("order", [[3, 2, 1, 0], [2, 0, 3, 1], [0, 1, 2, 3]])
+def test_columns_are_put_in_the_order_that_a_run_knows(order, on_a_table, tmp_path):
+    folder, frame = on_a_table
+    names = [frame.columns[i] for i in order]
+    frame[[*names, "kind"]].to_csv(tmp_path / "other.csv", index=False)
+    config = RunConfig(
+        data=f"csv:{tmp_path / 'other.csv'}", init=str(folder), **{**TABLE, "epochs": 0}
+    )
+    dataset = prepare(config).dataset
+    before = mixwell.load_run(folder)
+    assert dataset.columns == before.transform.columns
+    train(config, tmp_path / "run")
+    after = mixwell.load_run(tmp_path / "run")
+    # Without a step it is the same network, on the same inputs.
+    assert torch.allclose(after.outputs(frame), before.outputs(frame), atol=1e-5)
+
+
+def test_columns_that_a_run_does_not_know_are_refused(on_a_table, tmp_path):
+    folder, frame = on_a_table
+    path = tmp_path / "other.csv"
+    config = RunConfig(data=f"csv:{path}", init=str(folder), **TABLE)
+    frame.rename(columns={"b": "beta"}).to_csv(path, index=False)
+    with pytest.raises(InputError, match="these data lack b and have beta beside them"):
+        prepare(config)
+    frame.drop(columns="b").to_csv(path, index=False)
+    with pytest.raises(InputError, match=r"these data lack b$"):
+        prepare(config)
+    frame.assign(town=frame["town"].replace("Aix", "Bath")).to_csv(path, index=False)
+    with pytest.raises(InputError, match="lack town=Aix and have town=Bath"):
+        prepare(config)
+
+
+def test_a_series_in_another_order_is_refused(tmp_path):
+    import pandas as pd
+
+    values = np.cumsum(np.random.default_rng(2).normal(size=(120, 2)), 0)
+    frame = pd.DataFrame(values, columns=["chf", "jpy"])
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame[["jpy", "chf"]].to_csv(tmp_path / "b.csv", index=False)
+    common = {"window": 8, "horizon": 2, "epochs": 1, "threads": 1, "method": "erm"}
+    train(RunConfig(data=f"series:{tmp_path / 'a.csv'}", **common), tmp_path / "run")
+    start = RunConfig(data=f"series:{tmp_path / 'b.csv'}", init=str(tmp_path / "run"), **common)
+    with pytest.raises(InputError, match="in another order, jpy, chf: give them in that one"):
+        prepare(start)
+    prepare(replace(start, data=f"series:{tmp_path / 'a.csv'}"))
+
+
+def own(change):
+    """A data set of one's own: digits, changed."""
+    from sklearn.datasets import load_digits
+    from torch.utils.data import TensorDataset
+
+    found = load_digits()
+    pixels = torch.from_numpy(found.images * 255 / 16).round().to(torch.uint8)[:200, None]
+    return TensorDataset(change(pixels), torch.from_numpy(found.target)[:200].long())
+
+
+def own_bytes():
+    return own(lambda x: x)
+
+
+def own_unit():
+    return own(lambda x: x.float() / 255)
+
+
+def own_floating_bytes():
+    return own(lambda x: x.float())
+
+
+def own_standardised():
+    return own(lambda x: (x.float() - 80) / 90)
+
+
+def own_wide():
+    return own(lambda x: nn.functional.pad(x, (8, 0)))
+
+
+@pytest.fixture(scope="module")
+def of_digits(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("digits") / "run"
+    train(RunConfig(model="cnn", method="erm", **TINY), folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["bytes", "unit", "floating_bytes", "standardised"])
+def test_kept_inputs_are_for_images_in_the_unit_range(name, of_digits):
+    config = RunConfig(data=f"{__name__}:own_{name}", init=str(of_digits), **TINY)
+    run = prepare(config)
+    kept = mixwell.load_run(of_digits).transform
+    notes = []
+    make_model(run.config, run.dataset, notes)
+    if name in ("bytes", "unit"):
+        assert run.dataset.train.mean == pytest.approx(kept.mean)
+        assert notes == []
+    else:
+        x = torch.cat([x for x, _, _ in run.dataset.train.batches(50)])
+        assert float(x.mean()) == pytest.approx(0, abs=0.01)
+        assert float(x.std()) == pytest.approx(1, abs=0.01)
+        assert any("not in [0, 1]" in note for note in notes)
+
+
+def test_a_stretched_image_is_predicted_as_it_was_trained_on(of_digits, tmp_path):
+    config = RunConfig(data=f"{__name__}:own_wide", init=str(of_digits), **TINY)
+    train(config, tmp_path / "run")
+    run, test = mixwell.load_run(tmp_path / "run"), load_data(config).test
+    assert run.transform.source == (8, 16)
+    with np.load(tmp_path / "run" / "predictions.npz") as arrays:
+        wanted = torch.from_numpy(arrays["test_logits"])
+    for given in (test.x, test.x.float() / 255, list(test.x)):
+        assert torch.allclose(run.outputs(given), wanted, atol=1e-4)

@@ -54,7 +54,7 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
 def _predict(options: argparse.Namespace) -> int:
     from mixwell.trained import load_run
     from mixwell.trained.inputs import samples_of
-    from mixwell.training.files import make_folder, write_atomically
+    from mixwell.training.files import check_output, make_folder, write_atomically
 
     for name in ("top", "batch_size"):
         if getattr(options, name) < 1:
@@ -65,6 +65,7 @@ def _predict(options: argparse.Namespace) -> int:
     if out is not None:
         if out.is_dir():
             raise InputError(f"out={options.out!r} is a folder; name a file (predictions.csv)")
+        check_output("out", out, (*options.paths, *samples.files), run.folder)
         make_folder("out", out.absolute().parent)
     found = run.predict_split(samples.split, batch_size=options.batch_size)
     if out is None:

@@ -300,7 +300,7 @@ def _prepared(name: str, raw: Raw, splits: list[Any], inputs: Inputs | None) -> 
     mean, std = _moments(train.x)
     if raw.classes:
         own = {"mean": mean, "std": std}
-        if inputs and len(shape) == 3:
+        if inputs and len(shape) == 3 and all(split.in_unit for split in splits if split):
             known = inputs.of_channels(shape[0])
             own = {
                 "mean": known.mean, "std": known.std, "size": known.size,

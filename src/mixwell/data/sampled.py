@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -58,6 +58,18 @@ class SampledSplit(Split):
             raise found
         return tuple(found.shape)
 
+    @property
+    def in_bytes(self) -> bool:
+        """Whether the first sample comes in bytes, which are scaled to [0, 1].
+
+        Raises:
+            InputError: it can't be read.
+        """
+        found = _Samples(self, None).read(0, lambda sample: sample[0])
+        if isinstance(found, InputError):
+            raise found
+        return getattr(found, "dtype", None) in (torch.uint8, "uint8")
+
     def _read(
         self, parts: Sequence[Tensor], key: tuple[int, ...] | None, device: torch.device
     ) -> Iterator[Batch]:
@@ -83,6 +95,11 @@ class _Samples(Dataset[Any]):
         self.split, self.key = split, key
 
     def __getitem__(self, place: int) -> Tensor | InputError:
+        found: Tensor | InputError = self.read(place, _input)
+        return found
+
+    def read(self, place: int, part: Callable[[Any], Any]) -> Any:
+        """Return a part of a sample, or the error that says why it can't be read."""
         import numpy as np  # here, because samplers and indexed data need torch alone
 
         split = self.split
@@ -94,7 +111,7 @@ class _Samples(Dataset[Any]):
                 torch.manual_seed(seed)
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
-                return _input(split.dataset[position])
+                return part(split.dataset[position])
         except Exception as error:  # of any kind: it is somebody's code
             return InputError(f"data={split.name!r}: sample {position} can't be read: {error}")
         finally:

@@ -29,7 +29,9 @@ __all__ = [
     "centred",
     "check_at_least",
     "decoded",
+    "scaled",
     "seeded",
+    "stretched",
 ]
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -198,6 +200,14 @@ class TensorSplit(Split):
         return self._kept(x, device), y
 
     @property
+    def in_unit(self) -> bool:
+        """Whether raw values are in [0, 1]: all floating ones are, or they are bytes."""
+        if self.x.dtype == torch.uint8 or self.x.numel() == 0:
+            return True
+        low, high = self.x.aminmax()
+        return self.x.is_floating_point() and float(low) >= 0 and float(high) <= 1
+
+    @property
     def _fits(self) -> bool:
         """Whether all of it is small enough to be kept as batches hold it."""
         larger = 1.0
@@ -243,15 +253,12 @@ class TensorSplit(Split):
         """Return images as large as the split's batches: as they are, or resized, in [0, 1]."""
         if self.size is None or x.shape[2:] == (self.size, self.size):
             return x
-        scaled = x.float() / 255 if x.dtype == torch.uint8 else x.float()
-        size = [self.size, self.size]
-        x = F.interpolate(scaled, size, mode=self.interpolation, antialias=True)
-        return x.clamp_(0, 1) if self.interpolation == "bicubic" else x  # it overshoots
+        return stretched(x, (self.size, self.size), self.interpolation)
 
     def _normalise(self, x: Tensor) -> Tensor:
         x = self.sized(x)
         if self.mean is None or self.std is None:
-            return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+            return scaled(x)
         return _normalise(x, self.mean, self.std)
 
     def _draw(self, size: int, generator: torch.Generator) -> Tensor:
@@ -275,6 +282,17 @@ class TensorSplit(Split):
         ]
 
 
+def scaled(x: Tensor) -> Tensor:
+    """Return raw values in float32: bytes in [0, 1], others as they are."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x.float()
+
+
+def stretched(x: Tensor, size: tuple[int, int], interpolation: str = "bilinear") -> Tensor:
+    """Return images (N, C, H, W) in [0, 1], or bytes, resized to a height and width: float32."""
+    x = F.interpolate(scaled(x), list(size), mode=interpolation, antialias=True)
+    return x.clamp_(0, 1) if interpolation == "bicubic" else x  # it overshoots
+
+
 def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return (x - mean) / std in float32, of bytes scaled to [0, 1].
 
@@ -284,9 +302,9 @@ def _normalise(x: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor
     exact = x.dtype != torch.uint8 and (x.ndim < 4 or x.dtype == torch.float64)
     exact = exact and x.device.type != "mps"  # which has no float64
     dtype = torch.float64 if exact else torch.float32
-    scaled = x.float() / 255 if x.dtype == torch.uint8 else x.to(dtype)
+    found = scaled(x) if x.dtype == torch.uint8 else x.to(dtype)
     centre, spread = _constants(tuple(mean), tuple(std), x.ndim, x.device, dtype)
-    return (scaled - centre).div_(spread).float()
+    return (found - centre).div_(spread).float()
 
 
 @lru_cache(maxsize=32)

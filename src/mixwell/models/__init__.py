@@ -16,7 +16,15 @@ from mixwell.errors import InputError, suggest
 from mixwell.models.small import MLP, Forecaster, SmallCNN
 from mixwell.models.weights import head_of, load_weights, read_weights
 from mixwell.models.wide import FastResNet, ResNet, WideResNet
-from mixwell.models.zoo import ZOOS, classes_of, from_timm, from_torchvision, inputs_of
+from mixwell.models.zoo import (
+    ZOOS,
+    architecture,
+    classes_of,
+    from_timm,
+    from_torchvision,
+    inputs_of,
+)
+from mixwell.view import logits_of
 
 __all__ = [
     "MLP",
@@ -25,6 +33,7 @@ __all__ = [
     "ResNet",
     "SmallCNN",
     "WideResNet",
+    "architecture",
     "available",
     "build",
     "classes_of",
@@ -121,7 +130,7 @@ def build(
             model = maker(input_shape=input_shape, num_outputs=num_outputs, **options)
         # A model that is too deep for such small inputs says so here, not hours later.
         with torch.no_grad():
-            found = model.eval()(torch.zeros(1, *input_shape)).shape
+            found = logits_of(model.eval()(torch.zeros(1, *input_shape))).shape
     except InputError:
         raise
     except Exception as error:  # of any kind: it is the model's code

@@ -12,10 +12,34 @@ from mixwell.data.inputs import Inputs
 from mixwell.errors import InputError, suggest
 from mixwell.models.weights import load_weights
 
-__all__ = ["ZOOS", "classes_of", "from_timm", "from_torchvision", "inputs_of"]
+__all__ = ["ZOOS", "architecture", "classes_of", "from_timm", "from_torchvision", "inputs_of"]
 
 ZOOS = ("timm", "torchvision")
 """What stands before the colon in their models' names."""
+
+_OF_WEIGHTS: dict[str, dict[str, Any]] = {
+    # Trained on inputs in [-1, 1], and the models see to that.
+    "torchvision:googlenet": {"transform_input": True},
+    "torchvision:inception_v3": {"transform_input": True},
+    "timm:fbnetc_100": {"bn_eps": 1e-3},
+}
+"""Settings of a model that come with its pretrained weights and are no part of them."""
+
+
+def architecture(name: str, options: Mapping[str, Any], pretrained: bool) -> dict[str, Any]:
+    """Return the options by which a network is made again, to be given the weights it came to.
+
+    What comes with pretrained weights stands among them; which weights these were doesn't.
+
+    Args:
+        name: of the model.
+        options: that the network was made with at first.
+        pretrained: whether it began with the weights that timm or torchvision has for it.
+    """
+    zoo, _, own = name.partition(":")
+    kept = {k: v for k, v in options.items() if not (zoo == "torchvision" and k == "weights")}
+    implied = _OF_WEIGHTS.get(f"{zoo}:{own.split('.')[0]}", {}) if pretrained else {}
+    return {**implied, **kept}
 
 
 def _known_timm(name: str) -> Any:
@@ -73,7 +97,8 @@ def from_timm(
     if pretrained and not _timm_config(name, options).has_weights:
         near = suggest(name, timm.list_pretrained())
         raise InputError(f"pretrained: timm has no weights for model='timm:{name}'{near}")
-    common = {"num_classes": num_outputs, "in_chans": input_shape[0], **options}
+    own = architecture(f"timm:{name}", options, pretrained)
+    common = {"num_classes": num_outputs, "in_chans": input_shape[0], **own}
     sized = {"img_size": tuple(input_shape[1:]), **common}
     try:
         model = timm.create_model(name, **sized)
@@ -118,8 +143,8 @@ def from_torchvision(
     """Return a model of torchvision's; see :func:`mixwell.models.build`."""
     models = _known_torchvision(name)
     _check_images(f"torchvision:{name}", input_shape)
-    own = dict(options)
-    chosen = own.pop("weights", None)
+    own = architecture(f"torchvision:{name}", options, pretrained)
+    chosen = options.get("weights")
     if chosen is not None and not pretrained:
         raise InputError(f"model='torchvision:{name}': weights={chosen!r} are for --pretrained")
     if name.startswith("vit_"):
@@ -129,8 +154,6 @@ def from_torchvision(
     elif name in ("googlenet", "inception_v3"):
         own.setdefault("aux_logits", False)
         own.setdefault("init_weights", True)
-        # Their weights were trained on inputs in [-1, 1], and the models see to that.
-        own.setdefault("transform_input", pretrained)
     model = models.get_model(name, weights=None, num_classes=num_outputs, **own)
     if input_shape[0] != 3:
         _take_channels(model, input_shape[0])

@@ -26,13 +26,16 @@ from mixwell.report.tables import (
     ranks_of,
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
+from mixwell.studies.records import REPORT_FILES
 from mixwell.studies.statistics import choose_baseline, measures
 from mixwell.training.files import (
+    check_output,
     for_spreadsheet,
     make_folder,
     write_atomically,
     write_json,
 )
+from mixwell.training.naming import files_of
 
 __all__ = ["Paths", "write"]
 
@@ -74,10 +77,11 @@ def write(
         raise InputError("records must hold one run at least")
     protocol = protocol_of(records, protocol)
     folder = Path(out)
+    paths = Paths(*(folder / name for name in REPORT_FILES))
+    read = {file for record in records for file in (*files_of(record.config), record.known_from)}
+    for path in (paths.html, paths.csv, paths.json, paths.latex):
+        check_output("out", path, read - {""})
     make_folder("out", folder)
-    paths = Paths(*(folder / name for name in (
-        "report.html", "results.csv", "results.json", "results.tex",
-    )))  # fmt: skip
     summaries = summarise(records, baseline)
     table = _csv(records)
     latex = latex_table(records, baseline=baseline, protocol=protocol)

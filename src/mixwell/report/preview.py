@@ -16,7 +16,7 @@ from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
 from mixwell.report import drawing  # first: it chooses matplotlib's backend
 from mixwell.training import RunConfig
 from mixwell.training.build import load_data, make_method, make_model, resolved
-from mixwell.training.files import make_folder, write_atomically
+from mixwell.training.files import check_output, make_folder, write_atomically
 
 __all__ = ["draw_preview"]
 
@@ -40,6 +40,13 @@ def draw_preview(
     config = resolved(config, dataset)
     if not dataset.classes or len(dataset.input_shape) != 3:
         raise InputError(f"data={config.data!r} holds no images to show")
+    files = [
+        file
+        for split in (dataset.train, dataset.val, dataset.test)
+        for file in getattr(split, "paths", ())
+        if isinstance(file, (str, Path))
+    ]
+    check_output("out", target_path, files if weights is None else [*files, weights])
     make_folder("out", target_path.absolute().parent)
     torch.manual_seed(config.seed)
     model = make_model(config, dataset).eval()

@@ -14,7 +14,10 @@ from mixwell.errors import explained
 from mixwell.training.config import RunConfig
 from mixwell.training.files import Damaged, checked, set_aside
 
-__all__ = ["RunRecord"]
+__all__ = ["REPORT_FILES", "RunRecord"]
+
+REPORT_FILES = ("report.html", "results.csv", "results.json", "results.tex")
+"""What a report writes into a study's folder."""
 
 _WITHOUT = "Figures of its predictions are left out; without its folder the run is made again."
 

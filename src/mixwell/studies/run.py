@@ -13,12 +13,13 @@ import torch
 from mixwell.errors import InputError
 from mixwell.studies.declare import as_study
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
-from mixwell.studies.records import RunRecord
+from mixwell.studies.records import REPORT_FILES, RunRecord
 from mixwell.studies.results_file import ResultsFile
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
-from mixwell.training.files import clear_leftovers, make_folder
+from mixwell.training.files import check_output, clear_leftovers, make_folder
+from mixwell.training.naming import files_of
 from mixwell.training.result import finished_result
 
 __all__ = ["default_workers", "run_cells", "run_study"]
@@ -107,6 +108,9 @@ def run_cells(
     entered = None if results is None else ResultsFile(results)
     if entered is not None:
         entered.prepare()
+    read = {file for cell in cells for file in files_of(cell.config.to_dict())}
+    for written in REPORT_FILES:
+        check_output("out", Path(out) / written, [*read, *([] if results is None else [results])])
     make_folder("out", Path(out))
     store = Store(out, create=True)
     clear_leftovers(Path(out))

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 import mixwell
+from mixwell.data.splits import scaled
 from mixwell.errors import InputError, say
 from mixwell.trained.run import TrainedRun
-from mixwell.training.files import checked, make_folder, write_atomically
+from mixwell.training.files import check_output, make_folder, write_atomically
+from mixwell.training.remade import kept_of
 from mixwell.view import logits_of
 
 __all__ = ["Deployed", "Exported", "export"]
@@ -116,6 +118,7 @@ def export(run: TrainedRun, to: str | Path) -> Exported:
         raise InputError(f"export needs the run on the CPU, it is on {run.device}")
     if path.suffix == ".onnx":
         _need_onnx()
+    check_output("to", path, run=run.folder)
     _tell_coarse(run)
     make_folder("to", path.absolute().parent)
     raw, real = _samples(run)
@@ -186,19 +189,10 @@ def metadata_of(run: TrainedRun) -> dict[str, str]:
 
 def _samples(run: TrainedRun) -> tuple[Tensor, bool]:
     """Return raw samples (N, ...) float32, N ≥ 2, and whether they are real ones."""
-    import numpy as np
-
-    path = run.folder / "predictions.npz"
-    if path.is_file():
-        try:
-            with np.load(checked(path), allow_pickle=False) as arrays:
-                if "test_inputs" in arrays.files:
-                    raw = torch.from_numpy(arrays["test_inputs"])
-                    scale = 255 if raw.dtype == torch.uint8 else 1
-                    raw = raw.float() / scale
-                    return raw if len(raw) > 1 else raw.repeat(2, *[1] * (raw.ndim - 1)), True
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path} can't be read: {error}") from error
+    kept = kept_of(run.folder)
+    if kept is not None:
+        raw = scaled(kept.raw)
+        return raw if len(raw) > 1 else raw.repeat(2, *[1] * (raw.ndim - 1)), True
     generator = torch.Generator().manual_seed(0)
     return torch.rand((4, *run.transform.shape), generator=generator), False
 

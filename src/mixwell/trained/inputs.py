@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mixwell.data.folders import image_files
-from mixwell.data.splits import Batch, Split, TensorSplit, _stack, centred, decoded
+from mixwell.data.splits import Batch, Split, TensorSplit, _stack, decoded, scaled
 from mixwell.data.tables import read_rows
 from mixwell.data.transform import Transform
 from mixwell.errors import InputError
@@ -20,6 +20,7 @@ from mixwell.errors import InputError
 __all__ = ["Samples", "samples_of"]
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_BEYOND = {"bytes": 1e-3, "unit": 1.0}  # of [0, 1]: how far off floating images may be
 _FEW = 256  # files that are not worth processes of their own
 
 
@@ -51,18 +52,39 @@ def samples_of(transform: Transform, given: Any) -> Samples:
     several = list(given) if isinstance(given, (list, tuple)) else [given]
     if not several:
         raise InputError("there is nothing to predict: the list is empty")
+    found = _samples(transform, several)
+    if len(found.split) == 0:
+        raise _nothing(several[0])
+    return found
+
+
+def _nothing(given: Any) -> InputError:
+    """Return the error of what holds no sample."""
+    what = str(given) if isinstance(given, (str, Path)) else f"the {type(given).__name__}"
+    return InputError(f"there is nothing to predict: {what} is empty")
+
+
+def _samples(transform: Transform, several: list[Any]) -> Samples:
+    """Return as samples what is given as a list."""
     if all(isinstance(one, (str, Path)) for one in several):
         paths = [Path(one).expanduser() for one in several]
         for path in paths:
             if not path.exists():
                 raise InputError(f"{path}: there is no such file or folder")
         return _of_files(transform, paths)
-    if transform.kind == "images" and all(_is_picture(one) for one in several):
+    if all(_is_picture(one) for one in several):
         return Samples(_ImageFiles(several, transform))
     frames = [one for one in several if hasattr(one, "columns") and hasattr(one, "to_numpy")]
     if frames and len(frames) == len(several):
         return Samples(_split(transform, torch.cat([_of_frame(transform, f) for f in frames])))
-    return Samples(_split(transform, torch.cat([_of_numbers(transform, one) for one in several])))
+    return Samples(_split(transform, _joined([_of_numbers(transform, one) for one in several])))
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Return raw samples in one tensor: as bytes, or where these meet others, all in [0, 1]."""
+    if any(part.dtype != torch.uint8 for part in parts):
+        parts = [scaled(part) if part.dtype == torch.uint8 else part for part in parts]
+    return torch.cat(parts)
 
 
 # --------------------------------------------------------------------------------------- images
@@ -74,10 +96,35 @@ def _is_picture(one: Any) -> bool:
     return isinstance(one, Image.Image)
 
 
+def _check_pictures(transform: Transform) -> None:
+    """Raise an InputError where a run can't be given files or images of Pillow's, which are bytes.
+
+    They are taken where training's own values were bytes, or in [0, 1].
+    """
+    if transform.kind == "samples":
+        raise InputError(
+            "the run's samples come from a data set's own transforms, which a file doesn't pass: "
+            "give tensors, as the data set returns them"
+        )
+    if transform.kind != "images":
+        raise InputError(f"this run predicts rows of a {transform.kind}, not images")
+    if transform.encoding == "numbers":
+        raise _unscaled("images", "files and Pillow's images")
+
+
+def _unscaled(samples: str, given: str) -> InputError:
+    """Return the error of bytes where nothing says what they are in training's units."""
+    return InputError(
+        f"this run's {samples} are not in [0, 1], so that nothing says how {given} are scaled: "
+        "give tensors as the data set returns them"
+    )
+
+
 class _ImageFiles(Split, Dataset[Any]):
     """Image files, or images of Pillow's, decoded when they are needed."""
 
     def __init__(self, sources: Sequence[Any], transform: Transform) -> None:
+        _check_pictures(transform)
         channels = transform.shape[0]
         if channels not in _MODES:
             raise InputError(
@@ -92,8 +139,7 @@ class _ImageFiles(Split, Dataset[Any]):
 
     def __getitem__(self, place: int) -> Tensor | InputError:
         try:
-            image, how = decoded(self.sources[place], self.mode), self.transform
-            return centred(image, how.size, how.resize, how.interpolation)
+            return self.transform.fitted(decoded(self.sources[place], self.mode))
         except InputError as error:
             return error
 
@@ -117,12 +163,8 @@ class _ImageFiles(Split, Dataset[Any]):
 
 
 def _of_files(transform: Transform, paths: Sequence[Path]) -> Samples:
-    if transform.kind == "samples":
-        raise InputError(
-            "the run's samples come from a data set's own transforms, which a file doesn't pass: "
-            "give tensors, as the data set returns them"
-        )
-    if transform.kind == "images":
+    if transform.kind in ("images", "samples"):
+        _check_pictures(transform)
         files = [
             file for path in paths for file in (image_files(path) if path.is_dir() else [path])
         ]
@@ -170,6 +212,7 @@ def _of_frame(transform: Transform, frame: Any, name: str = "the table") -> Tens
     width = transform.shape[0]
     if found.shape[1] != width:
         raise InputError(f"{name} must have {width} columns of numbers, it has {found.shape[1]}")
+    _check_range(transform, found, name)
     if transform.kind == "table":
         return found
     steps = transform.shape[1]
@@ -209,7 +252,12 @@ def _split(transform: Transform, raw: Tensor) -> TensorSplit:
 
 
 def _of_numbers(transform: Transform, given: Any) -> Tensor:
-    """Return a tensor or an array as a batch of the run's samples."""
+    """Return what is no file as a batch of the run's samples: bytes in [0, 255], or floating."""
+    if _is_picture(given):
+        picture = _ImageFiles([given], transform)[0]
+        if isinstance(picture, InputError):
+            raise picture
+        return picture[None]
     try:
         raw = torch.as_tensor(given)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -223,11 +271,13 @@ def _of_numbers(transform: Transform, given: Any) -> Tensor:
             f"a sample of this run has shape {shape}, a batch one dimension more; got "
             f"{tuple(raw.shape)}"
         )
+    if raw.numel() == 0:
+        raise _nothing(given)
     if transform.kind == "images":
         return _checked_images(transform, raw)
     if tuple(raw.shape[1:]) != shape:
         raise InputError(f"a sample of this run has shape {shape}, got {tuple(raw.shape[1:])}")
-    return raw if raw.is_floating_point() else raw.double()
+    return _in_its_units(transform, raw, transform.kind == "samples")
 
 
 def _checked_images(transform: Transform, raw: Tensor) -> Tensor:
@@ -240,15 +290,39 @@ def _checked_images(transform: Transform, raw: Tensor) -> Tensor:
             f"images must have {channels} channel{'s' if channels != 1 else ''}, (N, {channels}, "
             f"H, W), got {raw.shape[1]} in shape {tuple(raw.shape)}{hint}"
         )
+    return transform.fitted(_in_its_units(transform, raw, True))
+
+
+def _in_its_units(transform: Transform, raw: Tensor, bytes_are_pixels: bool) -> Tensor:
+    """Return raw values as training took them: bytes where these are scaled to [0, 1], or floating.
+
+    Args:
+        transform: of the run.
+        raw: (N, ...) of any real dtype.
+        bytes_are_pixels: and no numbers where training's own values were none in [0, 1].
+    """
+    samples = "images" if transform.kind == "images" else "samples"
+    if raw.is_complex():
+        raise InputError(f"{samples} must be real numbers, got {raw.dtype}")
+    if transform.encoding == "numbers":
+        if raw.dtype == torch.uint8 and bytes_are_pixels:
+            raise _unscaled(samples, "bytes")
+        return raw if raw.is_floating_point() else raw.double()
+    if raw.dtype != torch.uint8 and not raw.is_floating_point():
+        raise InputError(f"{samples} must be bytes or floating in [0, 1], got {raw.dtype}")
     if raw.dtype != torch.uint8:
-        if not raw.is_floating_point():
-            raise InputError(f"images must be bytes or floating in [0, 1], got {raw.dtype}")
-        low, high = (float(value) for value in raw.aminmax())
-        if transform.unit_range and not (low >= -1e-3 and high <= 1 + 1e-3):
-            raise InputError(
-                f"floating images must be raw, in [0, 1], got {low:.4g} to {high:.4g}; the run "
-                "normalises them itself"
-            )
-    if tuple(raw.shape[-2:]) == transform.size:
-        return raw
-    return centred(raw, transform.size, transform.resize, transform.interpolation)
+        _check_range(transform, raw, f"floating {samples}")
+    return raw
+
+
+def _check_range(transform: Transform, raw: Tensor, name: str) -> None:
+    """Raise an InputError where floating values are not those of a run whose own are in [0, 1]."""
+    beyond = _BEYOND.get(transform.encoding)
+    if beyond is None or raw.numel() == 0:
+        return
+    low, high = (float(value) for value in raw.aminmax())
+    if not (low >= -beyond and high <= 1 + beyond):
+        raise InputError(
+            f"{name} must be raw, in [0, 1], got {low:.4g} to {high:.4g}; the run normalises them "
+            "itself"
+        )

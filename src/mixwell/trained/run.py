@@ -21,6 +21,7 @@ from mixwell.training.config import RunConfig
 from mixwell.training.files import checked
 from mixwell.training.predict import predict
 from mixwell.training.probes.uncertainty import dropped, has_dropout
+from mixwell.training.remade import REASON, kept_of, remade, strays
 from mixwell.training.result import is_finished, read_result
 
 __all__ = ["Estimate", "TrainedRun", "load_run"]
@@ -127,7 +128,8 @@ def load_run(
 
     Raises:
         InputError: it holds no finished run, or something of it is damaged; it needs code that is
-            not here, and is not trusted.
+            not here, and is not trusted; the network answers otherwise than when the run ended, on
+            the few test samples that were kept (runs of versions that kept none are not checked).
     """
     root = Path(folder).expanduser()
     result = _result(root)
@@ -143,6 +145,14 @@ def load_run(
     classes = tuple(result.get("classes", ()))
     place = _device(device)
     network = _network(root, config, transform, len(classes)).to(place).eval()
+    kept = kept_of(root)
+    if kept is not None and strays(network, transform, kept, place):
+        raise InputError(
+            f"{str(root)!r}: the network {config.model!r}, as it is made here, answers otherwise "
+            f"than when the run ended, on {len(kept.raw)} test samples that it kept: {REASON}; "
+            "keep all of it with register_buffer and train again, or load it with the versions "
+            "that it was trained with"
+        )
     metrics = dict(result["metrics"])
     return TrainedRun(
         root, network, transform, classes,
@@ -216,19 +226,11 @@ def _network(root: Path, config: RunConfig, transform: Transform, classes: int) 
         raise
     except Exception as error:  # pickle raises many kinds
         raise InputError(f"{path} can't be read: {error}") from error
-    assert config.model is not None
-    network = models.build(
-        config.model,
-        input_shape=transform.shape,
-        num_outputs=classes or len(transform.target_mean),
-        **config.model_options,
-    )
-    if any(value.dtype == torch.float64 for value in weights.values()):
-        network.double()
     try:
-        network.load_state_dict(weights)
+        return remade(config, transform.shape, classes or len(transform.target_mean), weights)
+    except InputError:
+        raise
     except RuntimeError as error:
         raise InputError(
             f"{path} doesn't fit the network {config.model!r} as it is made here: {error}"
         ) from error
-    return network

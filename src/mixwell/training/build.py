@@ -118,7 +118,7 @@ def load_data(config: RunConfig) -> Dataset:
         image_size=config.image_size, workers=config.loader_workers,
         inputs=starting.inputs_of(config),
     )  # fmt: skip
-    return data.load(config.data, **options)
+    return starting.aligned(config, data.load(config.data, **options))
 
 
 def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:

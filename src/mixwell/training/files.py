@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +25,7 @@ except ImportError:  # Windows
 
 __all__ = [
     "Damaged",
+    "check_output",
     "checked",
     "clear_leftovers",
     "flush_folder",
@@ -215,6 +216,51 @@ def for_spreadsheet(value: Any) -> Any:
     """
     computes = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
     return f"'{value}" if computes else value
+
+
+_OF_RUNS = (
+    "config.json", "result.json", "model.pt", "predictions.npz", "checkpoint.pt",
+    "checkpoint.before.pt", ".lock",
+)  # fmt: skip
+
+
+def check_output(
+    argument: str, path: Path, inputs: Iterable[str | Path] = (), run: Path | None = None
+) -> None:
+    """Raise an InputError where a file to be written is one that is read, through links, too.
+
+    Args:
+        argument: what the message calls it.
+        path: the file.
+        inputs: files that are read.
+        run: the folder of a run, whose own files stay as they are.
+    """
+    inputs = list(inputs)
+    places = {_place(one) for one in inputs}
+    if _place(path) in places or _identity(path) in {_identity(one) for one in inputs} - {None}:
+        raise InputError(
+            f"{argument}={str(path)!r} is a file that is read: it would be lost; name another"
+        )
+    own = () if run is None else [run / name for name in _OF_RUNS]
+    if _place(path) in map(_place, own) or _identity(path) in {*map(_identity, own)} - {None}:
+        raise InputError(
+            f"{argument}={str(path)!r} is a file of the run in {str(run)!r}, which it needs; name "
+            "another"
+        )
+
+
+def _place(path: str | Path) -> str:
+    """Return where a file is, links followed."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Return what tells a file under all its names; None where there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def make_folder(argument: str, path: Path) -> None:

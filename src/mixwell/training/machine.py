@@ -29,6 +29,7 @@ __all__ = [
     "make_fabric",
     "peak_memory",
     "random_state",
+    "seed_all",
     "set_random_state",
 ]
 
@@ -74,6 +75,13 @@ def locked(folder: Path, wait: float) -> Iterator[None]:
                     ) from error
             time.sleep(0.1)
         yield
+
+
+def seed_all(seed: int) -> None:
+    """Seed all random number generators, as a run does before it makes its network."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  (what others' code draws from)
+    torch.manual_seed(seed)
 
 
 def random_state() -> dict[str, Any]:

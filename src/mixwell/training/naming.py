@@ -12,7 +12,7 @@ from typing import Any
 
 from mixwell.errors import InputError
 
-__all__ = ["called", "content_digest", "digest", "folder_name", "weights_file"]
+__all__ = ["called", "content_digest", "digest", "files_of", "folder_name", "weights_file"]
 
 _LONGEST = 150  # of a folder's name, in characters: file systems take 255 bytes
 
@@ -36,6 +36,18 @@ def digest(values: Mapping[str, Any]) -> str:
         return ""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def files_of(config: Mapping[str, Any]) -> list[str]:
+    """Return the files that a run's configuration names: a table, weights, people's doubt.
+
+    >>> files_of({"data": "csv:houses.csv", "init": None, "people": None})
+    ['houses.csv']
+    """
+    kind, _, rest = str(config.get("data", "")).partition(":")
+    named = [rest if kind in ("csv", "parquet", "series") else None]
+    named += [config.get("init"), config.get("people")]
+    return [str(Path(name).expanduser()) for name in named if name]
 
 
 def weights_file(init: str | Path) -> Path:

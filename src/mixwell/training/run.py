@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import math
 import platform
-import random
 import statistics
 import time
 from collections.abc import Callable
@@ -34,8 +33,9 @@ from mixwell.training.files import (
     write_json,
 )
 from mixwell.training.loggers import Log
-from mixwell.training.machine import device_name, locked, make_fabric, peak_memory
+from mixwell.training.machine import device_name, locked, make_fabric, peak_memory, seed_all
 from mixwell.training.prepare import Prepared, check_readable, prepare
+from mixwell.training.remade import KEPT, Kept, answers_as_before
 from mixwell.training.result import (
     FORMAT,
     finished_result,
@@ -48,7 +48,6 @@ from mixwell.training.state import State
 
 __all__ = ["is_finished", "read_result", "train", "trainer"]
 
-_KEPT = 8  # raw test samples
 Report = Callable[[dict[str, Any]], None]
 """Is told of a run's events: "note", "start", "step", "epoch" and "done"."""
 
@@ -149,9 +148,7 @@ def _work(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     dataset = dataset or build.load_data(config)
-    random.seed(config.seed)
-    np.random.seed(config.seed)  # noqa: NPY002  (what others' code draws from)
-    torch.manual_seed(config.seed)
+    seed_all(config.seed)
     notes: list[str] = []
     model = build.make_model(config, dataset, notes)
     method = build.make_step(config, dataset).to(fabric.device)
@@ -170,7 +167,10 @@ def _work(
                 report({"kind": "epoch", **row})
         if until is not None:
             return _stopped(fabric, config, dataset, state)
-        result = _finish(fabric, config, dataset, state, folder, command, [*notes, *warnings])
+        told = [*notes, *warnings]
+        result = _finish(fabric, config, dataset, state, folder, command, told)
+        for note in told[len(notes) + len(warnings) :]:
+            report({"kind": "note", "text": note, "warns": True})
         log.end(result.get("metrics", {}))
     report({"kind": "done"})
     return result
@@ -303,20 +303,26 @@ def _finish(
     fabric: Any, config: RunConfig, dataset: Dataset, state: State, folder: Path, command: str,
     notes: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure the model and write all that the run leaves; the result last."""
+    """Measure the model and write all that the run leaves; the result last, with its notes."""
     result: dict[str, Any] = {}
     if fabric.global_rank == 0:
         peak = peak_memory(fabric.device)
         method = state.method if isinstance(state.method, Method) else None
         found = measure(state.evaluated, dataset, fabric.device, config, method)
         per_step = [row["seconds"] / state.steps_per_epoch for row in state.history]
+        transform, weights = Transform.of(dataset), state.evaluated.state_dict()
+        # To tell the network by, and to check an export against, where the data aren't at hand.
+        raw = raw_samples(dataset.test, KEPT)
+        kept = Kept(raw, torch.from_numpy(found.arrays["test_logits"])[: len(raw)])
+        lost = answers_as_before(config, transform, weights, kept, fabric.device)
+        notes += [lost] if lost else []
         result = {
             "format": FORMAT,
             "config": config.to_dict(),
             "label": config.label,
             "task": dataset.task,
             "classes": list(dataset.classes),
-            "transform": Transform.of(dataset).to_dict(),
+            "transform": transform.to_dict(),
             "input": dataset.input,
             "notes": notes,
             "metrics": found.measures,
@@ -337,14 +343,12 @@ def _finish(
             },
             "command": command,
         }
-        # To check an export against, where the data aren't at hand.
-        found.arrays["test_inputs"] = raw_samples(dataset.test, _KEPT).numpy()
+        found.arrays["test_inputs"] = raw.numpy()
         write_atomically(
             folder / "predictions.npz",
             lambda file: np.savez_compressed(file, allow_pickle=False, **found.arrays),
             seal=True,
         )
-        weights = state.evaluated.state_dict()
         write_atomically(folder / "model.pt", lambda file: torch.save(weights, file), seal=True)
         write_json(folder / "result.json", result)
         checkpoints.clear(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -11,47 +12,44 @@ from typing import Any
 from torch import nn
 
 from mixwell import models, plugins
-from mixwell.data import Dataset, Inputs
+from mixwell.data import Dataset, Inputs, TensorSplit
+from mixwell.data.transform import Column, Transform
 from mixwell.errors import InputError, suggest
 from mixwell.training.config import RunConfig
 from mixwell.training.files import read_json
 from mixwell.training.naming import weights_file
+from mixwell.training.remade import REASON, kept_of, strays
 from mixwell.training.result import is_finished, read_result
 
-__all__ = ["begin", "inputs_of", "parameter_groups", "started_from", "train_mode"]
+__all__ = ["aligned", "begin", "inputs_of", "parameter_groups", "started_from", "train_mode"]
 
 _USUAL_PRETRAINED = "timm:resnet18"
-
-_NORMS = (nn.modules.batchnorm._NormBase,)
-"""What keeps running statistics, which move without any gradient."""
-
 
 # -------------------------------------------------------------------------------- starting weights
 
 
 def started_from(config: RunConfig) -> dict[str, Any]:
-    """Return the network that a run starts from where none is asked for, as fields of a run.
+    """Return the network that a run starts from, as fields of a run, where none is asked for.
 
-    That of the run whose folder ``init`` names, with its settings; a small one where pretrained
-    weights are asked for; nothing otherwise.
+    That of the run whose folder ``init`` names, with its settings, before which those that are
+    asked for go; a small one where pretrained weights are asked for, and what comes with these;
+    nothing otherwise.
     """
-    if config.model is not None:
-        return {}
     if config.pretrained:
-        return {"model": _USUAL_PRETRAINED}
+        name, options = config.model or _USUAL_PRETRAINED, config.model_options
+        return {"model": name, "model_options": {**models.architecture(name, {}, True), **options}}
     before = _run_of(config.init)
-    if before is None:
+    if before is None or config.model not in (None, before["model"]):
         return {}
-    if models.is_plugged(str(before["model"])):
+    if config.model is None and models.is_plugged(str(before["model"])):
         # Who wrote the folder is not who begins this run: what it names is not called unasked.
         plugins.recognise(
             [], [str(before["model"]).partition(":")[0]], f"init={config.init!r}",
             f"name its network yourself: --model {before['model']}",
         )  # fmt: skip
-    own = {"model": before["model"]}
-    if not config.model_options:
-        own["model_options"] = before["model_options"]
-    return own
+    name, options = str(before["model"]), before["model_options"]
+    kept = models.architecture(name, options, bool(before.get("pretrained")))
+    return {"model": name, "model_options": {**kept, **config.model_options}}
 
 
 def _run_of(init: str | None) -> dict[str, Any] | None:
@@ -103,10 +101,92 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
     if config.init is not None:
         told = f"init={config.init!r}"
         state = models.read_weights(weights_file(config.init), told)
-        notes += models.load_weights(model, state, dataset.input_shape, told, head)
+        anew = models.load_weights(model, state, dataset.input_shape, told, head)
+        notes += anew
+        if not anew and _strays_from(config, dataset, model):
+            notes.append(
+                f"{told}: with its weights the network {config.model!r} answers otherwise than "
+                f"that run's did: it has other settings, or {REASON}"
+            )
+    images = dataset.train if len(dataset.input_shape) == 3 else None
+    foreign = isinstance(images, TensorSplit) and not images.in_unit
+    if foreign and inputs_of(config) is not None:
+        notes.append(
+            "these images are not in [0, 1]: size, mean and standard deviation of what the weights "
+            "were trained on are not applied to them"
+        )
     if config.freeze:
         notes.append(_freeze(config, dataset, model))
     return notes
+
+
+def _strays_from(config: RunConfig, dataset: Dataset, model: nn.Module) -> bool:
+    """Whether a network with a run's weights is not that run's network, where that can be told."""
+    folder = weights_file(str(config.init)).parent
+    result = read_result(folder) if is_finished(folder) else {}
+    kept = kept_of(folder) if "transform" in result else None
+    if kept is None:
+        return False
+    transform = Transform.from_dict(result["transform"])
+    if transform.shape != tuple(dataset.input_shape):
+        return False
+    return strays(model, transform, kept, next(model.parameters()).device)
+
+
+def aligned(config: RunConfig, dataset: Dataset) -> Dataset:
+    """Return a data set with its columns in the order of those of the run that it starts from.
+
+    Raises:
+        InputError: they are not the same ones, or those of a series are in another order.
+    """
+    folder = None if config.init is None else Path(config.init).expanduser()
+    if folder is None or not is_finished(folder) or not dataset.columns:
+        return dataset
+    values = read_result(folder).get("transform")
+    before = Transform.from_dict(values).columns if values else ()
+    if not before or before == dataset.columns:
+        return dataset
+    wanted, there = (_expanded(columns) for columns in (before, dataset.columns))
+    told = f"init={config.init!r}: that run was trained on the columns {_few(wanted)}; these data "
+    missing = [name for name in wanted if name not in there]
+    beside = [name for name in there if name not in wanted]
+    if missing or beside:
+        words = [f"lack {_few(missing)}"] if missing else []
+        words += [f"have {_few(beside)} beside them"] if beside else []
+        near = suggest(missing[0], beside) if missing else ""
+        raise InputError(f"{told}{' and '.join(words)}{near}")
+    splits = (dataset.train, dataset.val, dataset.test)
+    if len(dataset.input_shape) != 1 or not all(isinstance(s, TensorSplit) for s in splits):
+        raise InputError(f"{told}have them in another order, {_few(there)}: give them in that one")
+    order = [there.index(name) for name in wanted]
+
+    def ordered(split: Any) -> Any:
+        moments = {
+            name: None if values is None else [values[i] for i in order]
+            for name, values in (("mean", split.mean), ("std", split.std))
+        }
+        return replace(split, x=split.x[:, order], **moments)
+
+    parts = {
+        name: ordered(split)
+        for name in ("train", "val", "test", "unlabelled")
+        if (split := getattr(dataset, name)) is not None
+    }
+    fine = dataset.fine and aligned(config, dataset.fine)
+    return replace(dataset, **parts, columns=before, fine=fine)
+
+
+def _expanded(columns: Sequence[Column]) -> list[str]:
+    """Return the names of a table's inputs: of a column of text one for each value."""
+    return [
+        name
+        for column in columns
+        for name in ([f"{column.name}={value}" for value in column.values] or [column.name])
+    ]
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
 
 
 # ----------------------------------------------------------------------------------- what is frozen
@@ -150,13 +230,20 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def train_mode(model: nn.Module) -> None:
-    """Put a model in training mode, but for frozen batch norms: their statistics stay, too."""
+    """Put a model in training mode, but for what is frozen and would move without gradient.
+
+    That is what keeps floating buffers: a norm's running statistics, a spectral norm's vectors. It
+    is frozen where all parameters are of the module, or where it has none, of the nearest one
+    around it that has some.
+    """
     model.train()
-    for module in model.modules():
-        if isinstance(module, _NORMS):
-            own = list(module.parameters())
-            if own and not any(parameter.requires_grad for parameter in own):
-                module.eval()
+    kept: dict[str, bool] = {}  # by module: whether all its parameters are frozen
+    for name, module in model.named_modules():  # from the outside inwards
+        own = [parameter.requires_grad for parameter in module.parameters()]
+        kept[name] = not any(own) if own else kept.get(name.rpartition(".")[0], False)
+        moves = any(value.is_floating_point() for value in module.buffers(recurse=False))
+        if moves and kept[name]:
+            module.training = False  # and not what is within
 
 
 # ----------------------------------------------------------------------------------- rates of parts
