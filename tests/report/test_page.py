@@ -1,6 +1,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 
@@ -172,3 +173,16 @@ def test_figures_that_make_a_page_too_large_are_left_out_and_it_says_so(
     assert said
     assert said[0] > fitted.index('id="part1"')
     assert len([at for at in said if at > fitted.index('id="part2"')]) * 2 >= len(said)
+
+
+def test_ranks_on_the_page_say_over_which_parts_they_are(make_records, tmp_path):
+    parts = [{"data": name} for name in ("digits", "letters", "signs")]
+    records = [
+        replace(r, status="failed", metrics={})
+        if r.label == "mixup" and r.vary["data"] != "digits"
+        else r
+        for r in make_records(parts=parts)
+    ]
+    text = " ".join(read(write(records, tmp_path, command="").html).text)
+    assert "Average rank over 1 of 3 parts" in text
+    assert "ranks over 1 of 3 parts: mixup has no result in letters, signs" in text

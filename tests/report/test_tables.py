@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from rich.console import Console
 
 from mixwell.metrics.measures import get
@@ -84,3 +86,41 @@ def test_parts_are_told_apart(make_records):
     assert latex.count("midrule") == 2
     assert latex.count(" & ") == 5 * 3
     assert "_" not in latex.replace("\\_", "")
+
+
+def test_ranks_say_over_which_parts_they_are(make_records):
+    parts = [{"data": name} for name in ("digits", "letters", "signs")]
+    records = make_records(("erm", "mixup", "cutmix"), parts=parts)
+
+    def text_of(records):
+        return " ".join(rendered(records, 120).split())
+
+    assert "average rank over the 3 parts (1 is best)" in text_of(records)
+
+    def broken(where):
+        return [
+            replace(r, status="failed", metrics={})
+            if r.label == "cutmix" and r.vary["data"] in where
+            else r
+            for r in records
+        ]
+
+    text = text_of(broken(("letters", "signs")))
+    assert "average rank over 1 of 3 parts" in text
+    assert "ranks over 1 of 3 parts: cutmix has no result in letters, signs" in text
+    text = text_of(broken(("digits", "letters", "signs")))
+    assert "average rank" not in text
+    assert "no ranks: cutmix has no result in digits, letters, signs" in text
+
+
+def test_ranks_of_a_measure_that_one_part_alone_has_say_so(make_records):
+    parts = [{"data": "digits"}, {"data": "letters"}]
+    records = [
+        replace(r, metrics={k: v for k, v in r.metrics.items() if k != "ece"})
+        if r.vary["data"] == "letters"
+        else r
+        for r in make_records(parts=parts)
+    ]
+    text = " ".join(rendered(records, 200).split())
+    assert "average rank over the parts" in text
+    assert "ECE %: ranks over 1 of 2 parts: erm, mixup have no result in letters" in text

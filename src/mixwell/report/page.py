@@ -23,7 +23,9 @@ from mixwell.report.tables import (
     latex_table,
     leading,
     protocol_of,
+    ranks_headings,
     ranks_of,
+    ranks_title,
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import choose_baseline, measures
@@ -152,7 +154,7 @@ def _render(
         blocks = sections.drawn(part) if own else []
         parts.append({"name": name, "blocks": blocks, **_results(part, columns)})
     _fit(parts)
-    several = len(parts) > 1
+    ranks, unranked = ranks_of(summaries, leading(columns, protocol))
     environment = Environment(
         loader=PackageLoader("mixwell.report"),
         autoescape=True,
@@ -179,7 +181,10 @@ def _render(
         data=sorted({str(record.config["data"]) for record in records}),
         seconds=sum(record.seconds for record in done),
         overview=overview(summaries, colours, leading(columns, protocol)),
-        ranks=ranks_of(summaries, leading(columns, protocol)) if several else {},
+        ranks=ranks,
+        ranks_title=ranks_title(ranks),
+        ranks_headings=ranks_headings(ranks),
+        ranks_remarks=unranked,
         descriptions=_descriptions(methods, records),
         command=command,
         version=mixwell.__version__,

@@ -17,6 +17,7 @@ from mixwell.studies.records import RunRecord
 __all__ = [
     "Interval",
     "MethodSummary",
+    "Ranks",
     "Test",
     "average_ranks",
     "choose_baseline",
@@ -372,10 +373,43 @@ def _untested(base: str, shared: int, there: int) -> str:
     return f"the difference to {base} is the same in all seeds: no test"
 
 
-def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class Ranks:
+    """The methods' mean ranks over parts of a study.
+
+    Attributes:
+        of: each method's, 1 for the best; empty where no part has a result of every method.
+        parts: those that were ranked.
+        left_out: the parts that were not, and the methods that have no result there.
+    """
+
+    of: dict[str, float]
+    parts: tuple[str, ...]
+    left_out: dict[str, tuple[str, ...]]
+
+    @property
+    def over(self) -> str:
+        """In words, how many parts of how many were ranked: "1 of 3 parts"; all: "the 3 parts"."""
+        all_ = len(self.parts) + len(self.left_out)
+        return f"{len(self.parts)} of {all_} parts" if self.left_out else f"the {all_} parts"
+
+    @property
+    def lacking(self) -> str:
+        """In words, which parts were not ranked, and why; empty where all were."""
+        by_methods: dict[tuple[str, ...], list[str]] = {}
+        for part, methods in self.left_out.items():
+            by_methods.setdefault(methods, []).append(part)
+        return "; ".join(
+            f"{', '.join(methods)} {'has' if len(methods) == 1 else 'have'} no result in "
+            f"{', '.join(parts)}"
+            for methods, parts in by_methods.items()
+        )
+
+
+def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> Ranks:
     """Return each method's mean rank over the parts of a study, 1 for the best; ties share.
 
-    Parts in which a method has no result are left out.
+    Parts in which a method has no result are left out, and named.
 
     Args:
         summaries: from :func:`summarise`.
@@ -388,18 +422,19 @@ def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str,
     means = {
         (s.group, s.method): s.metrics[measure].mean for s in summaries if measure in s.metrics
     }
-    sign = -1 if higher_is_better(measure) else 1
-    ranks = [
-        stats.rankdata([sign * means[group, method] for method in methods])
+    missing = {
+        group: tuple(method for method in methods if (group, method) not in means)
         for group in groups
-        if all((group, method) in means for method in methods)
-    ]
-    if not ranks:
-        return {}
-    return {
+    }
+    whole = tuple(group for group in groups if not missing[group])
+    sign = -1 if higher_is_better(measure) else 1
+    ranks = [stats.rankdata([sign * means[group, method] for method in methods]) for group in whole]
+    found = {
         method: float(sum(rank[place] for rank in ranks) / len(ranks))
         for place, method in enumerate(methods)
+        if ranks
     }
+    return Ranks(found, whole, {group: lacks for group, lacks in missing.items() if lacks})
 
 
 def choose_baseline(methods: Sequence[str], baseline: str | None = None) -> str:
