@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_engine_options",
-    "check_baseline",
     "check_results",
     "present",
     "run_and_present",
@@ -61,12 +60,6 @@ def workers_of(options: argparse.Namespace) -> int:
     return options.workers or default_workers()
 
 
-def check_baseline(baseline: str | None, labels: list[str]) -> None:
-    """Raise an InputError if a baseline is named that is none of the methods."""
-    if baseline is not None and baseline not in labels:
-        raise InputError(f"baseline={baseline!r} is not among the methods {', '.join(labels)}")
-
-
 def check_results(results: str | None, out: Path) -> None:
     """Raise an InputError if the results file is one that the report writes, or none."""
     if results is None:
@@ -86,6 +79,7 @@ def run_and_present(
     """Run what a study lacks, show what came out, and return the exit status."""
     import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
     from mixwell.studies import RayEngine, run_cells
+    from mixwell.studies.statistics import check_baseline
 
     workers = workers_of(options)
     check_baseline(options.baseline, study.labels())
@@ -104,7 +98,7 @@ def run_and_present(
 
         records = run_cells(
             cells, out, study=study, workers=workers, engine=engine, report=report,
-            command=command_line(), results=options.results,
+            command=command_line(), results=options.results, baseline=options.baseline,
         )  # fmt: skip
     return present(records, out, options.baseline, command_line(), study.protocol)
 

@@ -80,6 +80,7 @@ def write(
     paths = Paths(*(folder / name for name in (
         "report.html", "results.csv", "results.json", "results.tex",
     )))  # fmt: skip
+    baseline = choose_baseline(list(dict.fromkeys(r.label for r in records)), baseline)
     summaries = summarise(records, baseline)
     table = _csv(records)
     latex = latex_table(records, baseline=baseline, protocol=protocol)

@@ -15,7 +15,7 @@ from rich.text import Text
 from mixwell.metrics.measures import Measure, registered
 from mixwell.report.remarks import by_part, remarks, told_of
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
-from mixwell.studies.statistics import Ranks, average_ranks
+from mixwell.studies.statistics import Ranks, average_ranks, choose_baseline
 
 __all__ = [
     "Cell",
@@ -126,6 +126,7 @@ def tables(
     of several parts gets a table of the protocol's leading measures for each, and one of ranks.
     """
     protocol = protocol_of(records, protocol)
+    baseline = _baseline(records, baseline)
     summaries = summarise(records, baseline)
     parts = by_part(summaries)
     columns = columns_for(summaries, protocol)
@@ -147,6 +148,12 @@ def tables(
         "\n".join([told_of(summaries, baseline), *said, *remarks(summaries, baseline)])
     )
     return shown
+
+
+def _baseline(records: Sequence[RunRecord], baseline: str | None) -> str | None:
+    """Return the one baseline of all parts; None where there are no runs."""
+    labels = list(dict.fromkeys(record.label for record in records))
+    return choose_baseline(labels, baseline) if labels else None
 
 
 def _fitting(columns: list[Measure], width: int) -> list[list[Measure]]:
@@ -267,6 +274,7 @@ def markdown_table(
         protocol: whose measures come first.
         measures: show these alone, in this order.
     """
+    baseline = _baseline(records, baseline)
     parts, columns = _for_text(records, baseline, protocol, measures)
     several = len(parts) > 1
     lines = [
@@ -300,6 +308,7 @@ def latex_table(
     records: Sequence[RunRecord], *, baseline: str | None = None, protocol: str = "balanced"
 ) -> str:
     """Return the leading measures as a LaTeX table for the booktabs package."""
+    baseline = _baseline(records, baseline)
     keys = PROTOCOLS[protocol_of(records, protocol)].measures
     parts, columns = _for_text(records, baseline, protocol, keys)
     summaries = [summary for part in parts.values() for summary in part]

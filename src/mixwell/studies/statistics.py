@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixwell.checks import check_range, check_whole, shown
-from mixwell.errors import InputError, last_line
+from mixwell.errors import InputError, last_line, suggest
 from mixwell.metrics.measures import get, registered
 from mixwell.studies.records import RunRecord
 
@@ -20,6 +20,7 @@ __all__ = [
     "Ranks",
     "Test",
     "average_ranks",
+    "check_baseline",
     "choose_baseline",
     "detectable_difference",
     "higher_is_better",
@@ -285,16 +286,18 @@ def summarise(records: Iterable[RunRecord], baseline: str | None = None) -> list
 
     Args:
         records: runs of one study.
-        baseline: the label of the method to test against; "erm" without one, if it is there, else
-            the first method.
+        baseline: the label of the method to test against: nothing is tested in a part that has no
+            run of it. Without one, or where no part has it, "erm" in each part that has it, else
+            the part's first method.
     """
     parts: dict[str, dict[str, list[RunRecord]]] = {}
     for record in records:
         parts.setdefault(record.group, {}).setdefault(record.label, []).append(record)
+    named = any(baseline in methods for methods in parts.values())
     summaries = [
-        _summary(label, runs, base, methods[base])
+        _summary(label, runs, base, methods.get(base, []))
         for methods in parts.values()
-        for base in [choose_baseline(list(methods), baseline)]
+        for base in [baseline if baseline and named else choose_baseline(list(methods), baseline)]
         for label, runs in methods.items()
     ]
     names = dict.fromkeys(name for summary in summaries for name in summary.tests)
@@ -448,3 +451,12 @@ def choose_baseline(methods: Sequence[str], baseline: str | None = None) -> str:
     if baseline is not None and baseline in methods:
         return baseline
     return "erm" if "erm" in methods else methods[0]
+
+
+def check_baseline(baseline: str | None, labels: Sequence[str]) -> None:
+    """Raise an InputError if a baseline is named that is none of the methods."""
+    if baseline is not None and baseline not in labels:
+        raise InputError(
+            f"baseline={baseline!r} is not among the methods {', '.join(labels)}"
+            f"{suggest(baseline, labels)}"
+        )

@@ -223,6 +223,22 @@ class Store:
                 # Another process may have added them just now.
                 connection.execute(sql.insert(_CELLS).prefix_with("OR IGNORE"), new)
 
+    def arrange(self, cells: Sequence[Cell]) -> None:
+        """Put these cells first, in their order; those that are there beside them come after."""
+        query = sql.select(_CELLS.c.name, _CELLS.c.place).order_by(_CELLS.c.place, _CELLS.c.name)
+        with self._engine.begin() as connection:
+            rows = connection.execute(query).all()
+            names = dict.fromkeys([*(cell.name for cell in cells), *(row.name for row in rows)])
+            places = {name: place for place, name in enumerate(names)}
+            moved = [
+                {"called": row.name, "to": places[row.name]}
+                for row in rows
+                if row.place != places[row.name]
+            ]
+            if moved:
+                here = sql.update(_CELLS).where(_CELLS.c.name == sql.bindparam("called"))
+                connection.execute(here.values(place=sql.bindparam("to")), moved)
+
     def _refuse_another(self, cell: Cell, kept: Any) -> None:
         """Raise an InputError if a row is of another run than the cell of its name."""
         try:
