@@ -70,7 +70,7 @@ def test_the_baseline_and_the_order_of_the_last_run_are_kept(tmp_path):
 
 
 def test_a_baseline_that_is_no_method_is_refused_before_a_run(tmp_path):
-    with pytest.raises(InputError, match="baseline='cutmiks' is not among.*did you mean 'cutmix'"):
+    with pytest.raises(InputError, match=r"not among.*did you mean 'cutmix'"):
         study(["erm", "cutmix"], tmp_path / "out", baseline="cutmiks")
     assert not (tmp_path / "out").exists()
 

@@ -28,6 +28,7 @@ from mixwell.report.tables import (
     ranks_title,
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
+from mixwell.studies.records import in_words
 from mixwell.studies.statistics import choose_baseline, measures
 from mixwell.training.files import (
     for_spreadsheet,
@@ -107,11 +108,15 @@ def _csv(records: Sequence[RunRecord]) -> str:
     writer.writerow([*varied, "method", "seed", "status", *map(for_spreadsheet, names)])
     for record in records:
         values = measures(record) if record.status == "done" else {}
-        part = [for_spreadsheet(record.vary.get(name, "")) for name in varied]
+        part = [_in_csv(record.vary.get(name, "")) for name in varied]
         found = [values.get(name, "") for name in names]
         label = for_spreadsheet(record.label)
         writer.writerow([*part, label, record.seed, record.status, *found])
     return buffer.getvalue()
+
+
+def _in_csv(value: Any) -> Any:
+    return for_spreadsheet(in_words(value) if isinstance(value, (dict, list)) else value)
 
 
 def _summary(summary: MethodSummary) -> dict[str, Any]:
@@ -156,6 +161,10 @@ def _render(
         parts.append({"name": name, "blocks": blocks, **_results(part, columns)})
     _fit(parts)
     ranks, unranked = ranks_of(summaries, leading(columns, protocol))
+
+    def over() -> list[sections.Block]:
+        return overview(summaries, colours, leading(columns, protocol))
+
     environment = Environment(
         loader=PackageLoader("mixwell.report"),
         autoescape=True,
@@ -181,7 +190,7 @@ def _render(
         varied=varied,
         data=sorted({str(record.config["data"]) for record in records}),
         seconds=sum(record.seconds for record in done),
-        overview=overview(summaries, colours, leading(columns, protocol)),
+        overview=sections.attempt(f"Over {', '.join(varied)}", over),
         ranks=ranks,
         ranks_title=ranks_title(ranks),
         ranks_headings=ranks_headings(ranks),
