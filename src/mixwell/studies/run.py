@@ -13,6 +13,7 @@ import torch
 from mixwell.errors import InputError
 from mixwell.studies.declare import as_study
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
+from mixwell.studies.extending import extended
 from mixwell.studies.records import RunRecord
 from mixwell.studies.results_file import ResultsFile
 from mixwell.studies.statistics import check_baseline, choose_baseline
@@ -113,11 +114,15 @@ def run_cells(
     entered = None if results is None else ResultsFile(results)
     if entered is not None:
         entered.prepare()
+        if not (Path(out) / Store.FILE).is_file():  # else it is known below which cells there are
+            entered.check(cells)
     make_folder("out", Path(out))
     store = Store(out, create=True)
     clear_leftovers(Path(out))
     if study is not None:
-        store.check("shared", study.shared)
+        cells = extended(store, cells, study.shared, study.vary)
+    if entered is not None:
+        entered.check(cells)
     store.add(cells)
     store.mend(cells)
     facts = {"command": command, "protocol": "balanced" if study is None else study.protocol}

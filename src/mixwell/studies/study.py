@@ -17,6 +17,7 @@ from mixwell.errors import InputError, suggest
 from mixwell.methods import accepts
 from mixwell.methods.spec import specs_of
 from mixwell.studies.protocols import PROTOCOLS, Protocol
+from mixwell.studies.records import in_words, key_of
 from mixwell.studies.store import Cell
 from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import GREATEST_SEED, RunConfig
@@ -80,7 +81,7 @@ class Study:
         for name, values in (("seeds", self.seeds), *self.vary.items()):
             if not values:
                 raise InputError(f"{name} must name one at least")
-            if len(set(map(str, values))) < len(values):
+            if len(set(map(key_of, values))) < len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
         for seed in self.seeds:
             replace(self.base, seed=seed)  # a seed that can't be is said before anything is made
@@ -106,9 +107,9 @@ class Study:
             self.seeds, parts, chosen
         ):
             own = replace(config, method=method, seed=seed, method_options=options, **trained)
-            words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
-            name = "-".join([slug(word) for word in words] + [f"seed{seed}"])
+            name = cell_name(label, vary, seed)
             if name in taken:  # of two names that differ in what no folder can be called by
+                words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
                 name += f"-{digest({'words': words})}"
             taken.add(name)
             cells.append(Cell(own, root / name, vary, label))
@@ -194,9 +195,15 @@ class Study:
         return found
 
 
+def cell_name(label: str, vary: Mapping[str, Any], seed: int) -> str:
+    """Return what the folder of a study's run is called."""
+    words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
+    return "-".join([slug(word) for word in words] + [f"seed{seed}"])
+
+
 def shown(value: Any) -> str:
     """Return a value as names of parts have it: 100, not 100.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return in_words(value) if isinstance(value, float) else str(value)
 
 
 def _typed(name: str, value: Any) -> Any:
