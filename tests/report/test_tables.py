@@ -1,7 +1,9 @@
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
+from mixwell import InputError
 from mixwell.metrics.measures import get
 from mixwell.report import markdown_table, tables
 from mixwell.report.tables import cells, columns_for, latex_table
@@ -66,6 +68,10 @@ def test_markdown(make_records):
     assert lines[2].startswith("| erm |")
     assert "**" in text
     assert "MiB" not in text
+    records = make_records(start="other")
+    assert markdown_table(records, measures="nll") == markdown_table(records, measures=["nll"])
+    with pytest.raises(InputError, match="accurcy"):
+        markdown_table(records, measures="accurcy")
 
 
 def test_a_protocols_measures_come_first(make_records):

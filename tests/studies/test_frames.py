@@ -168,3 +168,11 @@ def test_values_that_can_not_be_hashed_are_parts_as_well(tmp_path):
     # As somebody's own frame may have them.
     mappings = frame.assign(model_options=[widths[t == "width=8"] for t in frame.model_options])
     assert compare(mappings, measures=["accuracy"]).equals(found)
+
+
+def test_one_measure_may_be_named_alone(tmp_path):
+    run_study(STUDY, tmp_path, engine=Pretended())
+    frame = load_results(tmp_path)
+    assert compare(frame, measures="accuracy").equals(compare(frame, measures=["accuracy"]))
+    with pytest.raises(InputError, match=r"no 'accurcy'.*did you mean 'accuracy'"):
+        compare(frame, measures="accurcy")

@@ -12,7 +12,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mixwell.metrics.measures import Measure, registered
+from mixwell.metrics.measures import Measure, get, registered
 from mixwell.report.remarks import by_part, remarks, told_of
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
 from mixwell.studies.statistics import Ranks, average_ranks, choose_baseline
@@ -262,7 +262,7 @@ def markdown_table(
     *,
     baseline: str | None = None,
     protocol: str = "balanced",
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
 ) -> str:
     """Return the results as a Markdown table, without their costs.
 
@@ -273,7 +273,13 @@ def markdown_table(
         baseline: as of :func:`summarise`.
         protocol: whose measures come first.
         measures: show these alone, in this order.
+
+    Raises:
+        InputError: there is no such measure.
     """
+    measures = [measures] if isinstance(measures, str) else measures
+    for name in measures or ():
+        get(name)
     baseline = _baseline(records, baseline)
     parts, columns = _for_text(records, baseline, protocol, measures)
     several = len(parts) > 1

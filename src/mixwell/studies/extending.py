@@ -39,6 +39,11 @@ def extended(
         InputError: the folder holds a study of other settings.
     """
     before, rows = store.shared(), store.rows()
+    if store.described("search"):
+        raise InputError(
+            f"out={str(store.folder)!r} holds a search for settings (mixwell tune); choose another "
+            "folder"
+        )
     if before is None:  # a new one, or a folder of single runs
         store.describe(shared=dict(shared))
         return list(cells)

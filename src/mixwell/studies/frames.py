@@ -115,7 +115,7 @@ def compare(
     results: DataFrame | str | Path,
     baseline: str | None = None,
     *,
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
 ) -> DataFrame:
     """Return paired comparisons of methods against a baseline: a row for each part and measure.
 
@@ -131,7 +131,7 @@ def compare(
         results: a frame of :func:`load_results`, or several concatenated; or what it reads.
         baseline: the label that the others are tested against; "erm" without one, where it is
             there, else the first.
-        measures: which are compared; all without.
+        measures: which are compared, one or several; all without.
 
     Raises:
         InputError: the frame lacks columns or holds a run twice; the baseline or a measure is not
@@ -147,6 +147,7 @@ def compare(
             f"baseline={baseline!r} is not among the methods {', '.join(labels)}"
             f"{suggest(baseline, labels)}"
         )
+    measures = [measures] if isinstance(measures, str) else measures
     for name in measures or ():
         if name not in units:
             raise InputError(f"measures: there is no {name!r} in the results{suggest(name, units)}")
