@@ -47,6 +47,10 @@ def test_the_likeliest_classes_are_shown(run, images, capsys):
     best = mixwell.load_run(run).predict(images / "a.png")[0].topk(2)
     shown = [f"{i} {100 * p:.1f} %" for p, i in zip(*(v.tolist() for v in best), strict=True)]
     assert line == f"{images / 'a.png'}  {'  '.join(shown)}"
+    out = images.parent / "p.csv"
+    assert main(["predict", str(run), str(images), "--top", "2", "--out", str(out)]) == 2
+    assert "--top is of what is shown here" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_a_tables_rows_get_values_and_deviations(tmp_path, capsys):

@@ -1,12 +1,14 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 
 import pytest
 
 from mixwell import InputError
+from mixwell.errors import Note
 from mixwell.report import page as report_page
 from mixwell.report import write
 from mixwell.studies import summarise
@@ -172,3 +174,47 @@ def test_figures_that_make_a_page_too_large_are_left_out_and_it_says_so(
     assert said
     assert said[0] > fitted.index('id="part1"')
     assert len([at for at in said if at > fitted.index('id="part2"')]) * 2 >= len(said)
+
+
+def test_ranks_on_the_page_say_over_which_parts_they_are(make_records, tmp_path):
+    parts = [{"data": name} for name in ("digits", "letters", "signs")]
+    records = [
+        replace(r, status="failed", metrics={})
+        if r.label == "mixup" and r.vary["data"] != "digits"
+        else r
+        for r in make_records(parts=parts)
+    ]
+    text = " ".join(read(write(records, tmp_path, command="").html).text)
+    assert "Average rank over 1 of 3 parts" in text
+    assert "ranks over 1 of 3 parts: mixup has no result in letters, signs" in text
+
+
+@pytest.mark.parametrize("values", [
+    [{"width": 8}, {"width": 16, "depth": 2}], [["layer1"], []], [True, False], [0.0, 1e-4],
+    [None, "adamw"], [0.1, 0.1 + 1e-9],
+])  # fmt: skip
+def test_any_values_may_vary(values, make_records, tmp_path):
+    records = make_records(parts=[{"own_option": value} for value in values])
+    groups = {record.group for record in records}
+    assert len(groups) == len(values)
+    paths = write(records, tmp_path, command="")
+    html = paths.html.read_text(encoding="utf-8")
+    text = " ".join(" ".join(read(paths.html).text).split())
+    assert "Over own option" in text
+    assert "could not be drawn" not in html
+    assert all(group in text for group in groups)
+    rows = list(csv.DictReader(paths.csv.open(encoding="utf-8")))
+    assert len({row["own_option"] for row in rows}) == len(values)
+
+
+def test_an_overview_that_fails_says_so(make_records, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise KeyError("lr")
+
+    monkeypatch.setattr(report_page, "overview", fail)
+    records = make_records(parts=({"lr": 0.1}, {"lr": 0.2}))
+    with pytest.warns(Note, match="'Over lr' could not be drawn"):
+        paths = write(records, tmp_path, command="")
+    text = " ".join(read(paths.html).text)
+    assert "This section could not be drawn: KeyError" in text
+    assert "Average rank over the 2 parts" in text

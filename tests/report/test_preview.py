@@ -41,3 +41,13 @@ def test_what_cannot_be_drawn_is_named(options, words, tmp_path):
     with pytest.raises(InputError, match=words):
         draw_preview(RunConfig(**options), tmp_path / "p.png")
     assert not (tmp_path / "p.png").exists()
+
+
+@pytest.mark.parametrize(("size", "count"), [(100, 101), (100, 10**6), (1000, 241)])
+def test_more_samples_than_a_picture_holds_are_refused(size, count, tmp_path):
+    config = RunConfig(method="mixup", train_size=size)
+    with pytest.raises(InputError, match=rf"count must be 1 to \d+, got {count}") as told:
+        draw_preview(config, tmp_path / "new" / "p.png", count=count)
+    most = int(str(told.value).split()[5].rstrip(","))
+    assert not (tmp_path / "new").exists()
+    assert 50 < most < count

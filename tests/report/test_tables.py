@@ -1,5 +1,9 @@
+from dataclasses import replace
+
+import pytest
 from rich.console import Console
 
+from mixwell import InputError
 from mixwell.metrics.measures import get
 from mixwell.report import markdown_table, tables
 from mixwell.report.tables import cells, columns_for, latex_table
@@ -64,6 +68,10 @@ def test_markdown(make_records):
     assert lines[2].startswith("| erm |")
     assert "**" in text
     assert "MiB" not in text
+    records = make_records(start="other")
+    assert markdown_table(records, measures="nll") == markdown_table(records, measures=["nll"])
+    with pytest.raises(InputError, match="accurcy"):
+        markdown_table(records, measures="accurcy")
 
 
 def test_a_protocols_measures_come_first(make_records):
@@ -84,3 +92,41 @@ def test_parts_are_told_apart(make_records):
     assert latex.count("midrule") == 2
     assert latex.count(" & ") == 5 * 3
     assert "_" not in latex.replace("\\_", "")
+
+
+def test_ranks_say_over_which_parts_they_are(make_records):
+    parts = [{"data": name} for name in ("digits", "letters", "signs")]
+    records = make_records(("erm", "mixup", "cutmix"), parts=parts)
+
+    def text_of(records):
+        return " ".join(rendered(records, 120).split())
+
+    assert "average rank over the 3 parts (1 is best)" in text_of(records)
+
+    def broken(where):
+        return [
+            replace(r, status="failed", metrics={})
+            if r.label == "cutmix" and r.vary["data"] in where
+            else r
+            for r in records
+        ]
+
+    text = text_of(broken(("letters", "signs")))
+    assert "average rank over 1 of 3 parts" in text
+    assert "ranks over 1 of 3 parts: cutmix has no result in letters, signs" in text
+    text = text_of(broken(("digits", "letters", "signs")))
+    assert "average rank" not in text
+    assert "no ranks: cutmix has no result in digits, letters, signs" in text
+
+
+def test_ranks_of_a_measure_that_one_part_alone_has_say_so(make_records):
+    parts = [{"data": "digits"}, {"data": "letters"}]
+    records = [
+        replace(r, metrics={k: v for k, v in r.metrics.items() if k != "ece"})
+        if r.vary["data"] == "letters"
+        else r
+        for r in make_records(parts=parts)
+    ]
+    text = " ".join(rendered(records, 200).split())
+    assert "average rank over the parts" in text
+    assert "ECE %: ranks over 1 of 2 parts: erm, mixup have no result in letters" in text

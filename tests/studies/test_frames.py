@@ -153,3 +153,26 @@ def test_a_study_in_pythons_own_words(tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             as_study(**given)
+
+
+def test_values_that_can_not_be_hashed_are_parts_as_well(tmp_path):
+    widths = [{"width": 4}, {"width": 8}]
+    study = Study(RunConfig(train_size=100, epochs=1, lr=0.1), ["erm", "mixup"], [0, 1],
+                  {"model_options": widths})  # fmt: skip
+    run_study(study, tmp_path, engine=Pretended())
+    frame = load_results(tmp_path)
+    means = frame[frame.measure == "accuracy"].groupby("model_options").value.mean()
+    assert list(means.index) == ["width=4", "width=8"]
+    found = compare(frame, measures=["accuracy"])
+    assert list(found.model_options) == ["width=4", "width=8"]
+    # As somebody's own frame may have them.
+    mappings = frame.assign(model_options=[widths[t == "width=8"] for t in frame.model_options])
+    assert compare(mappings, measures=["accuracy"]).equals(found)
+
+
+def test_one_measure_may_be_named_alone(tmp_path):
+    run_study(STUDY, tmp_path, engine=Pretended())
+    frame = load_results(tmp_path)
+    assert compare(frame, measures="accuracy").equals(compare(frame, measures=["accuracy"]))
+    with pytest.raises(InputError, match=r"no 'accurcy'.*did you mean 'accuracy'"):
+        compare(frame, measures="accurcy")

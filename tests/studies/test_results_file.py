@@ -9,7 +9,7 @@ import pytest
 from mixwell import InputError
 from mixwell.cli import main
 from mixwell.report import write
-from mixwell.studies import Study, load_records, run_study, summarise
+from mixwell.studies import Study, load_records, load_results, run_study, summarise
 from mixwell.studies.engines import Engine
 from mixwell.studies.results_file import FIXED, ResultsFile
 from mixwell.training import RunConfig
@@ -94,7 +94,7 @@ def test_the_row_says_what_and_with_which_versions(tmp_path):
     assert row["fingerprint"] == cell.config.fingerprint
 
 
-def test_failed_runs_and_other_settings_are_not_taken_for_done(tmp_path):
+def test_failed_runs_are_not_taken_for_done(tmp_path):
     path = tmp_path / "r.csv"
     study = Study(TINY, ["erm", "mixup"], [0])
     run_study(study, tmp_path / "a", engine=Pretended(["mixup-seed0"]), results=path)
@@ -102,11 +102,104 @@ def test_failed_runs_and_other_settings_are_not_taken_for_done(tmp_path):
     engine = Pretended()
     run_study(study, tmp_path / "b", engine=engine, results=path)
     assert engine.started == ["mixup-seed0"]
+
+
+@pytest.mark.parametrize("vary", [{}, {"lr": [0.1, 0.05]}])
+def test_another_study_is_refused_before_a_run(vary, tmp_path):
+    path = tmp_path / "r.csv"
+    study = Study(TINY, ["erm", "mixup"], [0], vary)
+    run_study(study, tmp_path / "a", engine=Pretended(), results=path)
+    content, engine = path.read_bytes(), Pretended()
     other = replace(study, base=replace(TINY, epochs=2))
+    with pytest.raises(InputError, match=r"r\.csv' holds a run of other settings \(erm, digits"):
+        run_study(other, tmp_path / "c", engine=engine, results=path)
+    assert not engine.started
+    assert not (tmp_path / "c").exists()
+    assert path.read_bytes() == content
+    # Other seeds, methods and data stand beside them, and so does what varies by its values.
+    run_study(replace(other, seeds=[7]), tmp_path / "d", engine=engine, results=path)
+    run_study(replace(study, vary={"lr": [0.3, 0.4]}), tmp_path / "e", engine=engine, results=path)
+    assert len(engine.started) == 2 * (len(vary.get("lr", [0])) + 2)
+
+
+def test_what_is_varied_later_is_said_of_what_was_made_before(tmp_path):
+    path = tmp_path / "r.csv"
+    base = replace(TINY, lr=0.1)
+    run_study(Study(base, ["erm", "mixup"], [0]), tmp_path / "a", engine=Pretended(), results=path)
     engine = Pretended()
-    run_study(other, tmp_path / "c", engine=engine, results=path)
-    assert len(engine.started) == 2
-    assert len(rows_of(path)) == 4
+    wide = Study(TINY, ["erm", "mixup"], [0], {"lr": [0.1, 0.2]})
+    run_study(wide, tmp_path / "b", engine=engine, results=path)
+    assert sorted(engine.started) == ["erm-lr=0.2-seed0", "mixup-lr=0.2-seed0"]
+    frame = load_results(path)
+    assert set(frame.lr) == {0.1, 0.2}
+    narrow = Study(base, ["erm", "cutmix"], [0])
+    run_study(narrow, tmp_path / "c", engine=engine, results=path)
+    assert len(engine.started) == 3
+    frame = load_results(path)
+    assert set(frame[frame.label == "cutmix"].lr) == {0.1}
+    assert not frame.duplicated(["label", "seed", "lr", "measure"]).any()
+
+
+def spoilt(path, change):
+    """Rewrite a results file as its rows are changed; the header is the first."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = change(list(csv.reader(file)))
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def test_files_that_were_put_together(tmp_path):
+    path = tmp_path / "r.csv"
+    run_study(STUDY, tmp_path / "a", engine=Pretended(), results=path)
+    whole, rows = path.read_bytes(), ResultsFile(path).rows()
+    spoilt(path, lambda rows: [*rows, *rows[1:]])
+    assert ResultsFile(path).rows() == rows
+    # With other times it is the same run, with other measures it is not known which.
+    column = rows_of(path)[0]
+    seconds, accuracy = (list(column).index(name) for name in ("seconds", "accuracy"))
+
+    def other(place):
+        def change(rows):
+            more = list(rows[3])
+            more[place] = "0.125"
+            return [*rows, more]
+
+        return change
+
+    path.write_bytes(whole)
+    spoilt(path, other(seconds))
+    assert ResultsFile(path).rows() == rows
+    path.write_bytes(whole)
+    spoilt(path, other(accuracy))
+    with pytest.raises(InputError, match=r"rows 4 and 10 are one run.*accuracy=.*, 0\.125"):
+        ResultsFile(path)
+    # Of other settings: no file says which is meant.
+    path.write_bytes(whole)
+    spoilt(path, lambda r: [*r, [c if i != r[0].index("fingerprint") else "0" * 12
+                                 for i, c in enumerate(r[3])]])  # fmt: skip
+    with pytest.raises(InputError, match=r"hold erm \(lr 0.05, seed 0\) twice, with other"):
+        load_results(path)
+
+
+def test_what_a_spreadsheet_makes_of_it_is_read(tmp_path):
+    path = tmp_path / "r.csv"
+    run_study(STUDY, tmp_path / "a", engine=Pretended(), results=path)
+    rows = ResultsFile(path).rows()
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))
+    assert ResultsFile(path).rows() == rows
+    spoilt(path, lambda rows: [row[::-1] for row in rows])
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("\ufeff", ""), encoding="utf-8")
+    assert ResultsFile(path).rows() == rows
+    engine = Pretended()
+    run_study(STUDY, tmp_path / "b", engine=engine, results=path)
+    assert engine.started == []
+    spoilt(path, lambda rows: [[c for c, n in zip(r, rows[0], strict=True) if n != "label"]
+                               for r in rows])  # fmt: skip
+    with pytest.raises(InputError, match="it lacks label"):
+        ResultsFile(path)
+    path.write_text(path.read_text().replace(",", ";"))
+    with pytest.raises(InputError, match="separated by commas"):
+        ResultsFile(path)
 
 
 def test_what_was_done_before_the_file_was_named_is_entered(tmp_path):

@@ -127,6 +127,12 @@ def test_ranks_are_averaged_over_parts_and_ties_share():
         for method, value in found.items()
     ]
     ranks = average_ranks(summarise(records), "accuracy")
-    assert ranks == {"erm": 2.0, "mixup": 1.75, "remix": 2.25}
+    assert ranks.of == {"erm": 2.0, "mixup": 1.75, "remix": 2.25}
+    assert (ranks.over, ranks.lacking) == ("the 2 parts", "")
     without = [r for r in records if not (r.label == "remix" and r.vary["shots"] == 5)]
-    assert average_ranks(summarise(without), "accuracy") == {"erm": 1.0, "mixup": 2.0, "remix": 3.0}
+    ranks = average_ranks(summarise(without), "accuracy")
+    assert ranks.of == {"erm": 1.0, "mixup": 2.0, "remix": 3.0}
+    assert (ranks.parts, ranks.left_out) == (("shots 10",), {"shots 5": ("remix",)})
+    assert (ranks.over, ranks.lacking) == ("1 of 2 parts", "remix has no result in shots 5")
+    nowhere = average_ranks(summarise([r for r in without if r.label != "remix" or r.seed]), "ece")
+    assert (nowhere.of, nowhere.parts) == ({}, ())

@@ -4,7 +4,7 @@ import pytest
 
 from mixwell import InputError
 from mixwell.studies import PROTOCOLS, Study, read_study
-from mixwell.studies.study import build, parse_methods
+from mixwell.studies.study import build, parse_methods, value_of
 from mixwell.training import RunConfig, is_finished
 
 TINY = RunConfig(train_size=100, epochs=1, threads=1)
@@ -76,6 +76,13 @@ def test_a_protocols_own_settings_give_way_and_stay_out_of_the_label(tmp_path):
         (["mixup"], [0], {"erm:alpha": 1}, "'erm' is not among the methods"),
         (["mixup"], [0], {"alpha": "much"}, "alpha must be a number"),
         (["mixup(alpha)"], [0], {}, "must be NAME"),
+        (["mixup(alpha=1.0, alpha=2.0)"], [0], {}, "gives alpha twice"),
+        (["mixup(alpha=1)", "mixup(alpha=1.0)"], [0], {}, "are the same method, trained alike"),
+        (["mixup", "mixup(alpha=1.0)"], [0], {}, r"mixup and mixup\(alpha=1.0\) are the same"),
+        (["regmixup+cutmix", "erm", "cutmix+regmixup"], [0], {}, "are the same method"),
+        (["mixup", "mixup(epochs=1)"], [0], {}, "are the same method, trained alike"),
+        (["mixup(per=batch)", "mixup"], [0], {"mixup:per": "batch"}, "names one twice"),
+        ("erm,mixup", [0], {}, "methods must be a list"),
         (["mixup(alpha=1"], [0], {}, "is no method"),
     ],
 )
@@ -162,3 +169,35 @@ def test_a_wrong_yaml_file_is_named(text, words, tmp_path):
         read_study(path)
     with pytest.raises(InputError, match="can't be read"):
         read_study(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize("methods", [
+    ["mixup", "mixup(alpha=0.5)"], ["sk_mixup", "sk_mixup(feature_mode=train)"],
+    ["mixup", "mixup(epochs=2)"], ["cutmix", "regmixup+cutmix"], ["mixup(p=0.5)", "mixup"],
+    ["infinite_class", "infinite_class(axis=class)"], ["mixup", "mixup(label_smoothing=0.1)"],
+])  # fmt: skip
+def test_methods_that_differ_in_anything_are_two(methods, tmp_path):
+    assert len(Study(TINY, methods, [0]).plan(tmp_path)) == 2
+
+
+def test_methods_that_are_alike_in_one_part_alone_are_two(tmp_path):
+    study = Study(TINY, ["mixup", "mixup(lr=0.1)"], [0], {"batch_size": [10, 20]})
+    assert len(study.plan(tmp_path)) == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (".5", 0.5), ("1.", 1.0), ("+2", 2.0), ("1e-3", 1e-3), ("-.5E2", -50.0), ("3", 3),
+        ("[1, .5]", "[1, .5]"), ("1_000", "1_000"), ("e5", "e5"), (".", "."), ("1-2", "1-2"),
+        ("true", True), ("None", None), ("٣", "٣"),
+    ],
+)  # fmt: skip
+def test_what_a_person_writes_for_a_number_is_one(text, value):
+    found = value_of(text)
+    assert (found, type(found)) == (value, type(value))
+
+
+def test_a_list_is_one_setting():
+    study = Study(TINY, ["remix(class_counts=[1, 2, 3], alpha=.5)"], [0])
+    assert study.options()[0][2] == {"class_counts": [1, 2, 3], "alpha": 0.5}

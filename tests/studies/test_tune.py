@@ -1,3 +1,7 @@
+import contextlib
+import sqlite3
+from dataclasses import replace
+
 import pytest
 import yaml
 
@@ -5,7 +9,7 @@ import mixwell
 from mixwell import InputError
 from mixwell.cli import main
 from mixwell.methods import accepts, ranges
-from mixwell.studies import Store
+from mixwell.studies import Store, Study, run_study
 from mixwell.studies import tune as tuning
 from mixwell.studies.tune import tune
 from mixwell.training import RunConfig
@@ -105,3 +109,40 @@ def test_from_the_command_line_and_into_a_study(tmp_path, capsys):
     assert main([*study, *settings, "--workers", "1"]) == 0
     records = Store(tmp_path / "study").records()
     assert records[1].config["method_options"] == alpha
+
+
+def test_what_is_set_is_not_searched(pretended, tmp_path):
+    config = replace(CONFIG, method_options={"tau_std": 0.5})
+    with pytest.raises(InputError, match=r"search: tau_std is set to 0\.5"):
+        tune(config, tmp_path / "out", search=["tau_max", "tau_std"])
+    assert not (tmp_path / "out").exists()
+    assert not pretended
+
+
+def test_another_search_in_its_folder_is_refused(pretended, tmp_path):
+    tune(CONFIG, tmp_path, trials=2, search="tau_std")
+    kept = (tmp_path / "tuned.yaml").read_bytes()
+    others = [
+        (CONFIG, {"measure": "accuracy", "search": ["tau_std"]}, "measure='nll', not 'accuracy'"),
+        (CONFIG, {}, "search="),
+        (CONFIG, {"search": ["tau_std"], "seeds": [0, 1]}, "seeds="),
+        (replace(CONFIG, epochs=2), {"search": ["tau_std"]}, "epochs=1, not 2"),
+    ]
+    for config, options, words in others:
+        with pytest.raises(InputError, match=f"holds another search.*{words}.*choose another"):
+            tune(config, tmp_path, trials=2, **options)
+    with pytest.raises(InputError, match="holds a search for settings"):
+        run_study(Study(CONFIG, ["erm"], [0]), tmp_path)
+    assert (tmp_path / "tuned.yaml").read_bytes() == kept
+    # What a version wrote that did not say what it searched: its own search goes on, no other.
+    with contextlib.closing(sqlite3.connect(tmp_path / Store.FILE)) as database, database:
+        database.execute("delete from meta where name = 'search'")
+    with pytest.raises(InputError, match="holds another search, whose"):
+        tune(CONFIG, tmp_path, trials=2, measure="accuracy", search=["tau_std"])
+    assert tune(CONFIG, tmp_path, trials=3, search=["tau_std"]).trials == 3
+
+
+def test_a_studys_folder_takes_no_search(pretended, tmp_path):
+    Store(tmp_path, create=True).describe(shared={})
+    with pytest.raises(InputError, match="holds a study"):
+        tune(CONFIG, tmp_path, trials=2, search=["tau_std"])

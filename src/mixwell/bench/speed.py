@@ -29,6 +29,11 @@ from mixwell.training.files import make_folder, write_atomically, write_json
 __all__ = ["SECTIONS", "Plan", "pick_device", "speed"]
 
 SECTIONS = ("mixing", "losses", "lambda", "step", "epoch", "compile")
+_OF_SECTIONS = {
+    "batch_size": ("step", "compile"), "methods": ("step", "epoch"), "data": ("epoch",),
+    "data_dir": ("epoch",),
+}  # fmt: skip
+"""Options to the sections that they are of."""
 _PACKAGES = (
     "mixwell", "torch", "torchvision", "timm", "kornia", "torch-uncertainty", "mixup", "scipy",
     "numpy",
@@ -151,6 +156,15 @@ class Plan:
                         f"{', '.join(SECTIONS)}"
                     )
             plan = replace(plan, sections=tuple(name for name in SECTIONS if name in only))
+        given = {
+            "batch_size": batch_size, "methods": methods, "data": data, "data_dir": data_dir,
+        }  # fmt: skip
+        for name, sections in _OF_SECTIONS.items():
+            if given[name] is not None and not set(sections) & set(plan.sections):
+                raise InputError(
+                    f"{name} is of the sections {', '.join(sections)}, of which none is measured "
+                    f"({', '.join(plan.sections)}); leave it out"
+                )
         if batch_size is not None:
             if batch_size < 2:
                 raise InputError(f"batch_size must be 2 at least, to mix, got {batch_size}")

@@ -80,6 +80,8 @@ def settings(argument: str, pairs: Sequence[str]) -> dict[str, Any]:
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise InputError(f"{argument} takes key=value (alpha=0.2), got {pair!r}")
+        if key in found:
+            raise InputError(f"{argument} gives {key} twice ({key}={text}); keep one of them")
         found[key] = value_of(text)
     return found
 

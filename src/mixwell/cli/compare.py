@@ -48,14 +48,15 @@ def _compare(options: argparse.Namespace) -> int:
     from mixwell.studies.protocols import PROTOCOLS
     from mixwell.studies.study import build, parse_methods
 
+    given = run_options(options)
     study = build(
         PROTOCOLS["balanced"],
-        run_options(options),
+        given,
         methods=parse_methods(options.methods),
         seeds=listed_seeds(options.seeds),
         settings=settings("--set", options.set),
     )
-    return run_and_present(study, options, options.out)
+    return run_and_present(study, options, options.out, given)
 
 
 COMMAND = Command("compare", "compare methods over seeds", _ABOUT, _add, _compare, _EXAMPLES)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mixwell.cli.command import settings
+from mixwell.errors import InputError
 
 if TYPE_CHECKING:
     from mixwell.training import RunConfig
 
-__all__ = ["add_run_options", "config_of", "run_options"]
+__all__ = ["add_run_options", "check_matter", "config_of", "run_options"]
 
 
 def _listed(kind: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -48,7 +49,7 @@ def add_run_options(
         group = groups.setdefault(name, None) or parser.add_argument_group(name)
         groups[name] = group
         kind = {"int": int, "float": float, "str": str, "bool": bool}.get(str(spec.type).split()[0])
-        if spec.name == "freeze":
+        if spec.name == "freeze" and spec.name not in without:
             group.add_argument(
                 "--freeze", nargs="+", action="extend", default=None, metavar="PATTERN",
                 help=spec.metadata["help"],
@@ -82,6 +83,56 @@ def add_run_options(
     )  # fmt: skip
 
 
+def _of(*kinds: str) -> Callable[[RunConfig], bool]:
+    """Return a test of whether a run's data are of these kinds."""
+    return lambda config: config.data.partition(":")[0] in kinds
+
+
+def _has_sizes(config: RunConfig) -> bool:
+    """Whether a run's images may have another size: files, one's own, those of fine-tuning."""
+    from mixwell.data.catalogue import SOURCES
+
+    kind = config.data.partition(":")[0]
+    return config.fine_tunes or kind in ("folder", "hf") or kind not in SOURCES
+
+
+def _has_labels(config: RunConfig) -> bool:
+    return config.labels is not None
+
+
+_MATTERS: dict[str, tuple[Callable[[RunConfig], bool], str]] = {
+    "largest_class": (lambda config: config.imbalance is not None, "imbalance"),
+    "semi": (_has_labels, "labels"),
+    "unlabelled_ratio": (_has_labels, "labels"),
+    "unlabelled_weight": (_has_labels, "labels"),
+    "threshold": (_has_labels, "labels"),
+    "mix_cutoff": (_has_labels, "labels"),
+    "momentum": (lambda config: config.optimizer != "adamw", "optimizer=sgd"),
+    "target": (_of("csv", "parquet", "hf", "series", "exchange-rate"), "data=csv:PATH"),
+    "task": (_of("csv", "parquet", "hf"), "data=csv:PATH"),
+    "window": (_of("series", "exchange-rate"), "data=series:PATH"),
+    "horizon": (_of("series", "exchange-rate"), "data=series:PATH"),
+    "image_size": (_has_sizes, "data=folder:PATH, or pretrained"),
+}  # fmt: skip
+"""Options that matter to some runs alone: to which, and what makes one of these."""
+
+
+def check_matter(given: Iterable[str], configs: Iterable[RunConfig]) -> None:
+    """Raise an InputError for an option that does nothing in any of these runs.
+
+    Args:
+        given: fields of a run's configuration that were asked for.
+        configs: of the runs.
+    """
+    runs = list(configs)
+    for name in given:
+        matters, words = _MATTERS.get(name, (lambda config: True, ""))
+        if not any(map(matters, runs)):
+            raise InputError(
+                f"{name} does nothing here: it takes {words}; give that, too, or leave {name} out"
+            )
+
+
 def run_options(options: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of a run's configuration that were given."""
     from mixwell.training import RunConfig
@@ -100,4 +151,7 @@ def config_of(options: argparse.Namespace, **fixed: Any) -> RunConfig:
     """Return the configuration that the options make, with what is fixed."""
     from mixwell.training import RunConfig
 
-    return RunConfig(**{**run_options(options), **fixed})
+    given = run_options(options)
+    config = RunConfig(**{**given, **fixed})
+    check_matter(given, [config])
+    return config

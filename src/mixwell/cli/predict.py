@@ -42,7 +42,7 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
     parser.add_argument("paths", metavar="PATH", nargs="+", help="files, or folders of images")
     parser.add_argument("--out", metavar="FILE.csv", help="write all of it there")
     parser.add_argument(
-        "--top", type=int, default=3, metavar="K", help="classes shown of each file (default: 3)"
+        "--top", type=int, metavar="K", help="classes shown here of each file (default: 3)"
     )
     parser.add_argument(
         "--batch-size", type=int, default=512, metavar="N", help="samples at a time (default: 512)"
@@ -57,9 +57,13 @@ def _predict(options: argparse.Namespace) -> int:
     from mixwell.training.files import check_output, make_folder, write_atomically
 
     for name in ("top", "batch_size"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"{name} must be 1 at least, got {getattr(options, name)}")
+    if options.top is not None and options.out is not None:
+        raise InputError("--top is of what is shown here, and --out FILE.csv has all; give one")
     run = load_run(options.run, device=options.device, trust=options.trust)
+    if options.top is not None and not run.classes:
+        raise InputError("--top is of classes, and this run is a regression; leave it out")
     samples = samples_of(run.transform, options.paths)
     out = None if options.out is None else Path(options.out)
     if out is not None:
@@ -69,7 +73,7 @@ def _predict(options: argparse.Namespace) -> int:
         make_folder("out", out.absolute().parent)
     found = run.predict_split(samples.split, batch_size=options.batch_size)
     if out is None:
-        _show(run, samples, found, options.top)
+        _show(run, samples, found, options.top or 3)
         return 0
     text = _text(run, samples, found)
     write_atomically(out, text.encode("utf-8", "surrogateescape"))  # paths as they are

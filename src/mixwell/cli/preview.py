@@ -32,7 +32,18 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
         "--weights", metavar="FILE", help="model.pt of a run, where the method looks at features"
     )
     if asked:
-        add_run_options(parser)
+        add_run_options(parser, without=_unseen())
+
+
+def _unseen() -> tuple[str, ...]:
+    """Return the options of a run that no picture of its batches shows."""
+    from dataclasses import fields
+
+    from mixwell.training import RunConfig
+
+    shown = ("data", "method", "network")
+    others = [spec.name for spec in fields(RunConfig) if spec.metadata["group"] not in shown]
+    return (*(name for name in others if name != "batch_size"), "freeze")
 
 
 def _preview(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mixwell.cli.command import Command, command_line, settings
 from mixwell.cli.options import add_run_options, config_of
-from mixwell.cli.studying import add_engine_options
+from mixwell.cli.studying import add_engine_options, engine_of
 from mixwell.cli.terminal import tell
 from mixwell.errors import last_line
 from mixwell.training.naming import called, folder_name
@@ -49,7 +49,7 @@ def _add(parser: argparse.ArgumentParser, asked: bool) -> None:
         "--methods", metavar="A,B,C",
         help="the candidates, as of compare (default: what suits the data)",
     )  # fmt: skip
-    add_engine_options(parser)
+    add_engine_options(parser, results=False)
     parser.add_argument("--out", metavar="DIR", help="folder (default: runs/recommend-DATA)")
     if asked:
         add_run_options(parser, without=("method", "seed"))
@@ -69,18 +69,12 @@ def _recommend(options: argparse.Namespace) -> int:
 
     import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
     from mixwell.recommend import recommend
-    from mixwell.studies import RayEngine
     from mixwell.studies.study import parse_methods
 
     config = config_of(options)
     usual = Path("runs") / folder_name("recommend", called(config.data), config.model or "")
     out = Path(options.out or usual)
-    engine: Callable[[], Any] | None = None
-    if options.engine == "ray":
-
-        def engine() -> RayEngine:
-            return RayEngine(options.ray_address, config.threads or 1, options.gpus_per_run)
-
+    engine = engine_of(options, config.threads)
     with _Screen() as told:
         found = recommend(
             config, out, budget=options.budget, measure=options.goal,

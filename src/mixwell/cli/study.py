@@ -93,10 +93,10 @@ def _study(options: argparse.Namespace) -> int:
     chosen = _read_settings(declared.get("settings"))
     chosen.update(_read_settings(options.settings))
     chosen.update(settings("--set", options.set))
-    given = {k: v for k, v in declared.items() if k in _run_fields()}
+    given = {k: v for k, v in declared.items() if k in _run_fields()} | run_options(options)
     study = build(
         PROTOCOLS[name],
-        {**given, **run_options(options)},
+        given,
         methods=methods,
         seeds=seeds,
         settings=chosen,
@@ -104,7 +104,7 @@ def _study(options: argparse.Namespace) -> int:
     )
     options.baseline = options.baseline or declared.get("baseline")
     options.results = options.results or declared.get("results")
-    return run_and_present(study, options, options.out or declared.get("out"), name)
+    return run_and_present(study, options, options.out or declared.get("out"), given, name)
 
 
 def _run_fields() -> list[str]:
@@ -118,12 +118,12 @@ def _read_settings(source: Any) -> dict[str, Any]:
     if source is None:
         return {}
     if isinstance(source, str):
-        import yaml
+        from mixwell.studies.yaml_file import read_yaml
 
         try:
-            content = yaml.safe_load(Path(source).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, ValueError) as error:
-            raise InputError(f"settings={source!r} can't be read: {error}") from error
+            content = read_yaml(source)
+        except InputError as error:
+            raise InputError(f"settings={source!r}: {error}") from error
         source = content.get("settings", content) if isinstance(content, dict) else content
     if not isinstance(source, dict):
         raise InputError("settings must map methods to settings: {sk_mixup: {tau_std: 0.5}}")

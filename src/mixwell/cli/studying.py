@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mixwell.cli.command import command_line
+from mixwell.cli.options import check_matter
 from mixwell.cli.progress import Progress
 from mixwell.cli.terminal import tell
 from mixwell.errors import InputError, last_line
@@ -16,16 +18,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_engine_options",
-    "check_baseline",
     "check_results",
+    "engine_of",
     "present",
     "run_and_present",
     "workers_of",
 ]
 
 
-def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of how a study's runs are made and compared."""
+def add_engine_options(parser: argparse.ArgumentParser, results: bool = True) -> None:
+    """Add the options of how a study's runs are made and compared.
+
+    Args:
+        parser: that gets them.
+        results: whether runs may be entered into a file.
+    """
     parser.add_argument(
         "--baseline", metavar="M", help="what the others are tested against (default: erm)"
     )
@@ -42,14 +49,44 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
         "--ray-address", metavar="HOST:PORT", help="of a running cluster (default: RAY_ADDRESS)"
     )
     parser.add_argument(
-        "--gpus-per-run", type=float, default=0.0, metavar="X",
+        "--gpus-per-run", type=float, metavar="X",
         help="with ray: GPUs, or the share of one, that each run takes (default: 0)",
     )  # fmt: skip
-    parser.add_argument(
-        "--results", metavar="FILE.csv",
-        help="enter each run into this file as it ends, and don't train what stands there: a "
-        "study goes on from it where its folder is gone",
-    )  # fmt: skip
+    if results:
+        parser.add_argument(
+            "--results", metavar="FILE.csv",
+            help="enter each run into this file as it ends, and don't train what stands there: a "
+            "study goes on from it where its folder is gone",
+        )  # fmt: skip
+
+
+def engine_of(options: argparse.Namespace, threads: int | None) -> Callable[[], Engine] | None:
+    """Return what makes the engine that is asked for; None for processes of this machine.
+
+    Raises:
+        InputError: an option is of the other engine.
+    """
+    ray = options.engine == "ray"
+    named = {
+        "--ray-address": options.ray_address, "--gpus-per-run": options.gpus_per_run,
+    }  # fmt: skip
+    given = [name for name, value in named.items() if value is not None]
+    if given and not ray:
+        raise InputError(f"{given[0]} is of --engine ray; give that, too, or leave it out")
+    if not ray:
+        return None
+    if options.workers is not None:
+        raise InputError(
+            "--workers is of --engine local: on a Ray cluster as many runs go at a time as it has "
+            "room for (--threads, --gpus-per-run say what each takes); leave it out"
+        )
+
+    def engine() -> Engine:
+        from mixwell.studies import RayEngine
+
+        return RayEngine(options.ray_address, threads or 1, options.gpus_per_run or 0.0)
+
+    return engine
 
 
 def workers_of(options: argparse.Namespace) -> int:
@@ -59,12 +96,6 @@ def workers_of(options: argparse.Namespace) -> int:
     if options.workers is not None and options.workers < 1:
         raise InputError(f"workers must be 1 at least, got {options.workers}")
     return options.workers or default_workers()
-
-
-def check_baseline(baseline: str | None, labels: list[str]) -> None:
-    """Raise an InputError if a baseline is named that is none of the methods."""
-    if baseline is not None and baseline not in labels:
-        raise InputError(f"baseline={baseline!r} is not among the methods {', '.join(labels)}")
 
 
 def check_results(results: str | None, out: Path) -> None:
@@ -81,21 +112,31 @@ def check_results(results: str | None, out: Path) -> None:
 
 
 def run_and_present(
-    study: Study, options: argparse.Namespace, out: str | Path | None, kind: str = ""
-) -> int:
-    """Run what a study lacks, show what came out, and return the exit status."""
-    import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
-    from mixwell.studies import RayEngine, run_cells
+    study: Study, options: argparse.Namespace, out: str | Path | None, given: Iterable[str],
+    kind: str = "",
+) -> int:  # fmt: skip
+    """Run what a study lacks, show what came out, and return the exit status.
 
+    Args:
+        study: that is run.
+        options: of the command.
+        out: its folder, if it is named.
+        given: the options of its runs that were asked for.
+        kind: what its folder is called by, too.
+    """
+    import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
+    from mixwell.studies import run_cells
+    from mixwell.studies.statistics import check_baseline
+
+    make_engine = engine_of(options, study.base.threads)
     workers = workers_of(options)
     check_baseline(options.baseline, study.labels())
     cells = study.plan(out, kind)
+    check_matter(given, [cell.config for cell in cells])
     out = cells[0].folder.parent
     check_results(options.results, out)
-    engine: Engine | None = None
-    if options.engine == "ray":
-        engine = RayEngine(options.ray_address, study.base.threads or 1, options.gpus_per_run)
-    else:
+    engine = None if make_engine is None else make_engine()
+    if engine is None:
         _check_machine(cells)
     with Progress(len(cells)) as show:
 
@@ -104,7 +145,7 @@ def run_and_present(
 
         records = run_cells(
             cells, out, study=study, workers=workers, engine=engine, report=report,
-            command=command_line(), results=options.results,
+            command=command_line(), results=options.results, baseline=options.baseline,
         )  # fmt: skip
     return present(records, out, options.baseline, command_line(), study.protocol)
 

@@ -184,7 +184,7 @@ class Course:
         self.report({"kind": "stage", "stage": stage, "runs": len(cells)})
         run_cells(
             cells, folder, workers=self.asked.workers, engine=self._engine(), report=told,
-            command=self.asked.command, tick=tick,
+            command=self.asked.command, tick=tick, baseline=self.asked.baseline,
         )  # fmt: skip
 
     def _records(self, place: str, cells: Sequence[Cell]) -> dict[str, RunRecord]:

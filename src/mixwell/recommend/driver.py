@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,9 @@ from mixwell.recommend.course import Asked, Course, Report
 from mixwell.recommend.ledger import CONTENT, Ledger
 from mixwell.recommend.planning import seconds_of
 from mixwell.studies.engines import Engine, LocalEngine
+from mixwell.studies.likeness import what_it_is
 from mixwell.studies.run import default_workers
-from mixwell.studies.study import Study
+from mixwell.studies.study import Study, parse_methods
 from mixwell.studies.tune import tunable
 from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import RunConfig
@@ -36,7 +37,7 @@ def recommend(
     *,
     budget: str | float,
     measure: str | None = None,
-    methods: Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     baseline: str = "erm",
     workers: int | None = None,
@@ -64,7 +65,8 @@ def recommend(
         budget: of wall-clock time: "30m", or seconds.
         measure: what counts: "accuracy", "nll" or "ece"; in regression "rmse". The first that the
             task has, without.
-        methods: the candidates, as of a study; without, what suits the data set.
+        methods: the candidates, as of a study: a list, or "mixup,cutmix"; without, what suits the
+            data set.
         settings: of the methods; each goes to those that know it.
         baseline: the method that the others must be better than.
         workers: runs at a time.
@@ -78,6 +80,7 @@ def recommend(
             folder holds a recommendation of other settings.
     """
     seconds = seconds_of(budget)
+    methods = parse_methods(methods) if isinstance(methods, str) else methods
     if workers is not None and (isinstance(workers, bool) or workers < 1):
         raise InputError(f"workers must be 1 at least, got {workers!r}")
     dataset, loading = _loaded(config, 0.1 * seconds)
@@ -153,6 +156,7 @@ def _configs(
     if not others:
         raise InputError(f"methods must name one at least beside the baseline {baseline!r}")
     found: dict[str, RunConfig] = {}
+    kinds: dict[Hashable, str] = {}
     study = Study(base, [baseline, *others], [0], settings=settings)
     for place, (label, method, options, trained) in enumerate(study.options()):
         config = replace(base, method=method, method_options=options, **trained)
@@ -162,5 +166,12 @@ def _configs(
             if methods is not None or place == 0:
                 raise
             continue
-        found[label] = config
+        same = kinds.setdefault(what_it_is(config, dataset), label)
+        if same == label:
+            found[label] = config
+        elif methods is not None:
+            raise InputError(
+                f"methods names one twice: {same} and {label} are the same method, trained alike; "
+                "leave one out"
+            )
     return found

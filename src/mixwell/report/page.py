@@ -23,10 +23,12 @@ from mixwell.report.tables import (
     latex_table,
     leading,
     protocol_of,
+    ranks_headings,
     ranks_of,
+    ranks_title,
 )
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
-from mixwell.studies.records import REPORT_FILES
+from mixwell.studies.records import REPORT_FILES, in_words
 from mixwell.studies.statistics import choose_baseline, measures
 from mixwell.training.files import (
     check_output,
@@ -82,6 +84,7 @@ def write(
     for path in (paths.html, paths.csv, paths.json, paths.latex):
         check_output("out", path, read - {""})
     make_folder("out", folder)
+    baseline = choose_baseline(list(dict.fromkeys(r.label for r in records)), baseline)
     summaries = summarise(records, baseline)
     table = _csv(records)
     latex = latex_table(records, baseline=baseline, protocol=protocol)
@@ -108,11 +111,15 @@ def _csv(records: Sequence[RunRecord]) -> str:
     writer.writerow([*varied, "method", "seed", "status", *map(for_spreadsheet, names)])
     for record in records:
         values = measures(record) if record.status == "done" else {}
-        part = [for_spreadsheet(record.vary.get(name, "")) for name in varied]
+        part = [_in_csv(record.vary.get(name, "")) for name in varied]
         found = [values.get(name, "") for name in names]
         label = for_spreadsheet(record.label)
         writer.writerow([*part, label, record.seed, record.status, *found])
     return buffer.getvalue()
+
+
+def _in_csv(value: Any) -> Any:
+    return for_spreadsheet(in_words(value) if isinstance(value, (dict, list)) else value)
 
 
 def _summary(summary: MethodSummary) -> dict[str, Any]:
@@ -156,7 +163,11 @@ def _render(
         blocks = sections.drawn(part) if own else []
         parts.append({"name": name, "blocks": blocks, **_results(part, columns)})
     _fit(parts)
-    several = len(parts) > 1
+    ranks, unranked = ranks_of(summaries, leading(columns, protocol))
+
+    def over() -> list[sections.Block]:
+        return overview(summaries, colours, leading(columns, protocol))
+
     environment = Environment(
         loader=PackageLoader("mixwell.report"),
         autoescape=True,
@@ -182,8 +193,11 @@ def _render(
         varied=varied,
         data=sorted({str(record.config["data"]) for record in records}),
         seconds=sum(record.seconds for record in done),
-        overview=overview(summaries, colours, leading(columns, protocol)),
-        ranks=ranks_of(summaries, leading(columns, protocol)) if several else {},
+        overview=sections.attempt(f"Over {', '.join(varied)}", over),
+        ranks=ranks,
+        ranks_title=ranks_title(ranks),
+        ranks_headings=ranks_headings(ranks),
+        ranks_remarks=unranked,
         descriptions=_descriptions(methods, records),
         command=command,
         version=mixwell.__version__,

@@ -20,6 +20,8 @@ from mixwell.training.files import check_output, make_folder, write_atomically
 
 __all__ = ["draw_preview"]
 
+_MOST = 240  # samples of a picture
+
 
 def draw_preview(
     config: RunConfig, path: str | Path, *, count: int = 12, weights: str | Path | None = None
@@ -33,13 +35,21 @@ def draw_preview(
         weights: a run's model.pt, for methods that look at features; untrained without.
 
     Raises:
-        InputError: the data holds no images, or the method doesn't mix at the input.
+        InputError: the data holds no images, or not so many, or the method doesn't mix at the
+            input.
     """
     target_path = Path(path)
     dataset = load_data(config)
     config = resolved(config, dataset)
     if not dataset.classes or len(dataset.input_shape) != 3:
         raise InputError(f"data={config.data!r} holds no images to show")
+    most = min(_MOST, len(dataset.train))
+    if count > most:
+        raise InputError(
+            f"count must be 1 to {most}, got {count}: "
+            + (f"a picture has room for {_MOST}" if most == _MOST else
+               f"data={config.data!r} has {most} training samples")
+        )  # fmt: skip
     files = [
         file
         for split in (dataset.train, dataset.val, dataset.test)

@@ -55,9 +55,13 @@ def remarks(summaries: Sequence[MethodSummary], baseline: str | None = None) -> 
         for s in summaries
         if s.failed
     ]  # fmt: skip
-    for part in by_part(summaries).values():
-        base = choose_baseline([s.method for s in part], baseline)
-        said += _of_seeds(part, base)
+    for name, part in by_part(summaries).items():
+        methods = [s.method for s in part]
+        base = baseline or choose_baseline(methods)
+        if base in methods:
+            said += _of_seeds(part, base)
+        elif any(s.n for s in part):
+            said.append(f"{name + ': ' if name else ''}{base} has no run here: no test")
     for s in summaries:
         said += _by_measure(s, s.left_out)
         said += _by_measure(s, {n: text for n, text in s.untested.items() if "the same" in text})

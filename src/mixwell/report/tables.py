@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -12,10 +12,10 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mixwell.metrics.measures import Measure, registered
+from mixwell.metrics.measures import Measure, get, registered
 from mixwell.report.remarks import by_part, remarks, told_of
 from mixwell.studies import PROTOCOLS, MethodSummary, RunRecord, summarise
-from mixwell.studies.statistics import average_ranks
+from mixwell.studies.statistics import Ranks, average_ranks, choose_baseline
 
 __all__ = [
     "Cell",
@@ -27,7 +27,9 @@ __all__ = [
     "markdown_table",
     "p_text",
     "protocol_of",
+    "ranks_headings",
     "ranks_of",
+    "ranks_title",
     "tables",
 ]
 
@@ -124,24 +126,34 @@ def tables(
     of several parts gets a table of the protocol's leading measures for each, and one of ranks.
     """
     protocol = protocol_of(records, protocol)
+    baseline = _baseline(records, baseline)
     summaries = summarise(records, baseline)
     parts = by_part(summaries)
     columns = columns_for(summaries, protocol)
+    said: list[str] = []
     if len(parts) > 1:
         first = leading(columns, protocol)
         shown = []
         for name, rows in parts.items():
             shown.append(_table(rows, first))
             shown[-1].title = Text(f"{_title(records)}: {name}")
-        shown.append(_ranks(summaries, first))
+        ranks, said = ranks_of(summaries, first)
+        if ranks:
+            shown.append(_ranks(ranks))
     else:
         groups = _fitting(columns, width)
         shown = [_table(summaries, group) for group in groups]
         shown[0].title = Text(_title(records))
     shown[-1].caption = Text(
-        "\n".join([told_of(summaries, baseline), *remarks(summaries, baseline)])
+        "\n".join([told_of(summaries, baseline), *said, *remarks(summaries, baseline)])
     )
     return shown
+
+
+def _baseline(records: Sequence[RunRecord], baseline: str | None) -> str | None:
+    """Return the one baseline of all parts; None where there are no runs."""
+    labels = list(dict.fromkeys(record.label for record in records))
+    return choose_baseline(labels, baseline) if labels else None
 
 
 def _fitting(columns: list[Measure], width: int) -> list[list[Measure]]:
@@ -162,23 +174,46 @@ def _fitting(columns: list[Measure], width: int) -> list[list[Measure]]:
 
 def ranks_of(
     summaries: Sequence[MethodSummary], columns: Sequence[Measure]
-) -> dict[str, dict[str, float]]:
-    """Return the methods' average ranks over the parts, for each measure that has a direction."""
+) -> tuple[dict[str, Ranks], list[str]]:
+    """Return the methods' average ranks over the parts, and in words what is not ranked.
+
+    The ranks are of each measure that has a direction and that a part has of every method.
+    """
     ranked = [column for column in columns if column.higher_is_better is not None]
     found = {column.heading: average_ranks(summaries, column.name) for column in ranked}
-    return {heading: ranks for heading, ranks in found.items() if ranks}
+    by_words: dict[str, list[str]] = {}
+    for heading, ranks in found.items():
+        if ranks.left_out:
+            start = f"ranks over {ranks.over}" if ranks.of else "no ranks"
+            by_words.setdefault(f"{start}: {ranks.lacking}", []).append(heading)
+    said = [
+        words if len(headings) == len(found) else f"{', '.join(headings)}: {words}"
+        for words, headings in by_words.items()
+    ]
+    return {heading: ranks for heading, ranks in found.items() if ranks.of}, said
 
 
-def _ranks(summaries: Sequence[MethodSummary], columns: Sequence[Measure]) -> Table:
-    ranks = ranks_of(summaries, columns)
+def ranks_title(ranks: Mapping[str, Ranks]) -> str:
+    """Return over how many parts all of these ranks are; "the parts" where they differ in that."""
+    over = {found.over for found in ranks.values()}
+    return f"average rank over {over.pop() if len(over) == 1 else 'the parts'}"
+
+
+def ranks_headings(ranks: Mapping[str, Ranks]) -> list[str]:
+    """Return the headings of columns of ranks: with their parts where these differ."""
+    alike = len({found.over for found in ranks.values()}) == 1
+    return [title if alike else f"{title} ({found.over})" for title, found in ranks.items()]
+
+
+def _ranks(ranks: Mapping[str, Ranks]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left", caption_justify="left")
-    table.title = "average rank over the parts (1 is best)"
+    table.title = Text(f"{ranks_title(ranks)} (1 is best)")
     table.add_column("method", no_wrap=True)
-    for title in ranks:
+    for title in ranks_headings(ranks):
         table.add_column(Text(title), justify="right")
-    for method in dict.fromkeys(s.method for s in summaries):
-        values = [found[method] for found in ranks.values()]
-        best = [min(found.values()) for found in ranks.values()]
+    for method in next(iter(ranks.values())).of:
+        values = [found.of[method] for found in ranks.values()]
+        best = [min(found.of.values()) for found in ranks.values()]
         table.add_row(
             _line(method),
             *(
@@ -227,7 +262,7 @@ def markdown_table(
     *,
     baseline: str | None = None,
     protocol: str = "balanced",
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
 ) -> str:
     """Return the results as a Markdown table, without their costs.
 
@@ -238,7 +273,14 @@ def markdown_table(
         baseline: as of :func:`summarise`.
         protocol: whose measures come first.
         measures: show these alone, in this order.
+
+    Raises:
+        InputError: there is no such measure.
     """
+    measures = [measures] if isinstance(measures, str) else measures
+    for name in measures or ():
+        get(name)
+    baseline = _baseline(records, baseline)
     parts, columns = _for_text(records, baseline, protocol, measures)
     several = len(parts) > 1
     lines = [
@@ -272,6 +314,7 @@ def latex_table(
     records: Sequence[RunRecord], *, baseline: str | None = None, protocol: str = "balanced"
 ) -> str:
     """Return the leading measures as a LaTeX table for the booktabs package."""
+    baseline = _baseline(records, baseline)
     keys = PROTOCOLS[protocol_of(records, protocol)].measures
     parts, columns = _for_text(records, baseline, protocol, keys)
     summaries = [summary for part in parts.values() for summary in part]

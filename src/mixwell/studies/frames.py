@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mixwell.errors import InputError, suggest
 from mixwell.metrics.measures import VALIDATION, Measure, get, registered
-from mixwell.studies.records import RunRecord
+from mixwell.studies.records import RunRecord, in_words, key_of
 from mixwell.studies.results_file import ResultsFile, result_of
 from mixwell.studies.statistics import MethodSummary, Test, measures, summarise
 from mixwell.studies.store import load_records
@@ -29,7 +29,8 @@ def load_results(source: str | Path) -> DataFrame:
     """Return finished runs as a tidy frame: a row for each run and measure.
 
     Its columns are ``study`` (the folder's or file's name), ``data``, ``method``, ``label`` (the
-    method with its settings), ``seed``, a column for each option that varies, ``measure``,
+    method with its settings), ``seed``, a column for each option that varies (mappings and lists
+    in words: "width=8"), ``measure``,
     ``value``, ``unit`` and ``split``: "test", "validation", or "training" for costs. Values are
     in their unit, as in tables: an accuracy of 93.1 is in "%"; an empty unit is a plain number or
     the target's own unit. Runs that failed have no values; how many they are is a warning.
@@ -38,7 +39,7 @@ def load_results(source: str | Path) -> DataFrame:
         source: a study's folder, a run's, or a file that ``--results`` (``results=``) wrote.
 
     Raises:
-        InputError: there are no finished runs, or something is damaged.
+        InputError: there are no finished runs, one is there twice, or something is damaged.
     """
     import pandas as pd
 
@@ -57,11 +58,25 @@ def load_results(source: str | Path) -> DataFrame:
     if taken:
         raise InputError(f"{path}: the study varies {taken[0]!r}, which is a column of its own")
     rows = []
+    seen = set()
     for record in done:
+        part = ", ".join(filter(None, (record.group, f"seed {record.seed}")))
+        key = (record.config["data"], key_of(record.vary), record.label, record.seed)
+        if key in seen:
+            raise InputError(
+                f"{path}: results hold {record.label} ({part}) twice, with other settings: they "
+                "are of two studies; keep each in a file of its own"
+            )
+        seen.add(key)
         start = [name, record.config["data"], record.config["method"], record.label, record.seed]
-        settings = [record.vary.get(column) for column in varied]
+        settings = [_cell(record.vary.get(column)) for column in varied]
         rows += [[*start, *settings, *row] for row in _values(record)]
     return pd.DataFrame(rows, columns=[*_START, *varied, *_END])
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a frame can group by it: several in one as a text."""
+    return in_words(value) if isinstance(value, (Mapping, list, tuple)) else value
 
 
 def _values(record: RunRecord) -> Iterable[tuple[str, float, str, str]]:
@@ -100,7 +115,7 @@ def compare(
     results: DataFrame | str | Path,
     baseline: str | None = None,
     *,
-    measures: Sequence[str] | None = None,
+    measures: str | Sequence[str] | None = None,
 ) -> DataFrame:
     """Return paired comparisons of methods against a baseline: a row for each part and measure.
 
@@ -116,7 +131,7 @@ def compare(
         results: a frame of :func:`load_results`, or several concatenated; or what it reads.
         baseline: the label that the others are tested against; "erm" without one, where it is
             there, else the first.
-        measures: which are compared; all without.
+        measures: which are compared, one or several; all without.
 
     Raises:
         InputError: the frame lacks columns or holds a run twice; the baseline or a measure is not
@@ -132,6 +147,7 @@ def compare(
             f"baseline={baseline!r} is not among the methods {', '.join(labels)}"
             f"{suggest(baseline, labels)}"
         )
+    measures = [measures] if isinstance(measures, str) else measures
     for name in measures or ():
         if name not in units:
             raise InputError(f"measures: there is no {name!r} in the results{suggest(name, units)}")
@@ -209,7 +225,8 @@ def _records(frame: DataFrame) -> tuple[list[RunRecord], dict[str, dict[str, str
     runs: dict[tuple[Any, ...], dict[str, float]] = {}
     units: dict[str, dict[str, str]] = {}
     for row in frame.to_dict("records"):
-        key = tuple(row[name] for name in ("study", "data", *varied, "method", "label", "seed"))
+        names = ("study", "data", *varied, "method", "label", "seed")
+        key = tuple(_cell(row[name]) for name in names)
         # NaN is no value of what doesn't vary in this study: it must not tell runs apart.
         key = tuple(None if isinstance(k, float) and math.isnan(k) else k for k in key)
         own = runs.setdefault(key, {})

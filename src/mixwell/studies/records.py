@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,41 @@ from mixwell.errors import explained
 from mixwell.training.config import RunConfig
 from mixwell.training.files import Damaged, checked, set_aside
 
-__all__ = ["REPORT_FILES", "RunRecord"]
+__all__ = ["REPORT_FILES", "RunRecord", "in_words", "key_of"]
 
 REPORT_FILES = ("report.html", "results.csv", "results.json", "results.tex")
 """What a report writes into a study's folder."""
 
 _WITHOUT = "Figures of its predictions are left out; without its folder the run is made again."
+
+
+def key_of(value: Any) -> Hashable:
+    """Return what tells a value of what varies from all others: it can be hashed, any value can't.
+
+    >>> key_of({"width": 8}) == key_of({"width": 8.0}), key_of([1]) == key_of(True)
+    (True, False)
+    """
+    if isinstance(value, Mapping):
+        return "mapping", frozenset((name, key_of(inner)) for name, inner in value.items())
+    if isinstance(value, (list, tuple)):
+        return "list", tuple(map(key_of, value))
+    return ("flag", value) if isinstance(value, bool) else value
+
+
+def in_words(value: Any) -> str:
+    """Return a value of what varies as parts are called by it.
+
+    >>> in_words(100.0), in_words({"width": 8, "dropout": 0.5}), in_words(["layer1", "layer2"])
+    ('100', 'width=8 dropout=0.5', 'layer1+layer2')
+    """
+    if isinstance(value, float):
+        short = f"{value:g}"
+        return short if float(short) == value or value != value else repr(value)
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={in_words(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return "+".join(map(in_words, value)) or "none"
+    return str(value)
 
 
 @dataclass(frozen=True)
@@ -94,7 +124,7 @@ class RunRecord:
         """What part of its study it belongs to, in words; empty where there are no parts."""
         words = []
         for name, value in self.vary.items():
-            text = f"{value:g}" if isinstance(value, float) else str(value)
+            text = in_words(value)
             words.append(text if name == "data" else f"{name.replace('_', ' ')} {text}")
         return ", ".join(words)
 

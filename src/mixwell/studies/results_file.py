@@ -12,13 +12,14 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from mixwell.errors import InputError
-from mixwell.studies.records import RunRecord
+from mixwell.studies.extending import full_vary
+from mixwell.studies.records import RunRecord, in_words, key_of
 from mixwell.studies.store import Cell
 from mixwell.training.files import make_folder, write_atomically
 
@@ -38,6 +39,7 @@ FIXED = (*_WORDS, *_WHOLE, *_REAL, *_VERSIONS, "ended")
 
 _Key = tuple[str, str, str]
 _OF = " of "
+_Row = Mapping[str, str]
 
 
 class ResultsFile:
@@ -90,6 +92,24 @@ class ResultsFile:
             )
         return None if row is None else result_of(row, cell.config.to_dict(), self.path.name)
 
+    def check(self, cells: Iterable[Cell]) -> None:
+        """See that it holds no other study: a run of a cell's name that was made otherwise.
+
+        Raises:
+            InputError: it does.
+        """
+        known = {_key_of(row) for row in self._rows}
+        places = {_place_of(row): row for row in self._rows}
+        for cell in cells:
+            row = places.get(_place(cell, _varied(self._rows)))
+            if row is not None and _key(cell) not in known:
+                raise InputError(
+                    f"results={str(self.path)!r} holds a run of other settings ({_called(row)}: "
+                    f"its fingerprint is {row['fingerprint']}, not {cell.config.fingerprint}): "
+                    "that is another study; name another file, or what differs as an option that "
+                    "varies"
+                )
+
     def enter(self, ended: Iterable[tuple[Cell, RunRecord]]) -> None:
         """Add the runs that are done and not there yet; all of them are on the disk afterwards.
 
@@ -102,10 +122,18 @@ class ResultsFile:
             return
         with _alone(self.path):
             self._rows = self._read()  # with what other processes entered
-            known = {_key_of(row) for row in self._rows}
-            added = [_row(cell, record) for cell, record in new if _key(cell) not in known]
-            if added:
-                self._rows += added
+            before = [dict(row) for row in self._rows]
+            known = {_key_of(row): row for row in self._rows}
+            # What varies anywhere in the file is said of all its runs, as far as they are known.
+            names = _varied(self._rows, new)
+            for cell, record in new:
+                varied = json.dumps(full_vary(names, cell.vary, cell.config.to_dict()))
+                row = known.get(_key(cell))
+                if row is None:
+                    self._rows.append(_row(cell, record, varied))
+                elif json.loads(row["varied"]) != json.loads(varied):
+                    row["varied"] = varied
+            if self._rows != before:
                 write_atomically(self.path, self._text().encode())
 
     def _text(self) -> str:
@@ -122,7 +150,7 @@ class ResultsFile:
 
     def _read(self) -> list[dict[str, str]]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = self.path.read_text(encoding="utf-8-sig")  # spreadsheets write a mark in front
         except FileNotFoundError:
             return []
         except (OSError, UnicodeDecodeError) as error:
@@ -131,12 +159,15 @@ class ResultsFile:
             return []
         lines = list(csv.reader(io.StringIO(text)))
         header = lines[0]
-        if tuple(header[: len(FIXED)]) != FIXED or len(set(header)) < len(header):
+        missing = [name for name in FIXED if name not in header]
+        if missing or len(set(header)) < len(header):
+            twice = next((name for name in header if header.count(name) > 1), "")
+            why = f"it lacks {', '.join(missing)}" if missing else f"it has {twice!r} twice"
             raise InputError(
-                f"results={str(self.path)!r} is another kind of file: its first columns must be "
-                f"{', '.join(FIXED)}"
+                f"results={str(self.path)!r} is another kind of file: its columns must be "
+                f"{', '.join(FIXED)}, then measures, separated by commas; {why}"
             )
-        rows = []
+        found: dict[_Key, tuple[int, dict[str, str]]] = {}
         for number, line in enumerate(lines[1:], 2):
             if not line:
                 continue
@@ -145,11 +176,25 @@ class ResultsFile:
                 if len(line) != len(header):
                     raise ValueError(f"{len(line)} cells, not {len(header)}")
                 result_of(row, {}, "")
-                _key_of(row)
+                key = _key_of(row)
             except (KeyError, ValueError, AttributeError) as error:
                 raise InputError(f"{self.path}, row {number} is damaged: {error}") from error
-            rows.append(row)
-        return rows
+            if key in found:  # two files that were put together
+                self._check_alike(*found[key], number, row)
+                found[key][1].update({name: row[name] for name in row if name not in found[key][1]})
+            else:
+                found[key] = number, row
+        return [row for _, row in found.values()]
+
+    def _check_alike(self, first: int, row: dict[str, str], second: int, other: _Row) -> None:
+        """Raise an InputError if two rows of one run have other measures."""
+        both = [name for name in row if name not in FIXED and name in other]
+        for name in both:
+            if repr(float(row[name])) != repr(float(other[name])):
+                raise InputError(
+                    f"{self.path}, rows {first} and {second} are one run ({_called(row)}) with "
+                    f"other measures ({name}={row[name]}, {other[name]}): delete one of them"
+                )
 
 
 def result_of(row: Mapping[str, str], config: dict[str, Any], source: str) -> dict[str, Any]:
@@ -175,10 +220,10 @@ def result_of(row: Mapping[str, str], config: dict[str, Any], source: str) -> di
     }
 
 
-def _row(cell: Cell, record: RunRecord) -> dict[str, str]:
+def _row(cell: Cell, record: RunRecord, varied: str) -> dict[str, str]:
     fixed = {
         "label": cell.label, "method": cell.config.method, "seed": cell.config.seed,
-        "varied": json.dumps(cell.vary), "data": cell.config.data,
+        "varied": varied, "data": cell.config.data,
         "fingerprint": _print_of(cell), "task": record.task,
         **{name: getattr(record, name) for name in (*_WHOLE, *_REAL)},
         **{name: record.versions.get(name, "") for name in _VERSIONS},
@@ -200,6 +245,29 @@ def _key(cell: Cell) -> _Key:
 
 def _key_of(row: Mapping[str, str]) -> _Key:
     return row["fingerprint"].partition(_OF)[0], row["label"], str(int(row["seed"]))
+
+
+def _place(cell: Cell, names: Sequence[str]) -> Hashable:
+    """Return where a cell stands in the tables of a file in which these vary."""
+    vary = full_vary(dict.fromkeys([*cell.vary, *names]), cell.vary, cell.config.to_dict())
+    return cell.config.data, key_of(vary), cell.label, str(cell.config.seed)
+
+
+def _place_of(row: _Row) -> Hashable:
+    return row["data"], key_of(json.loads(row["varied"])), row["label"], str(int(row["seed"]))
+
+
+def _varied(rows: Iterable[_Row], new: Iterable[tuple[Cell, RunRecord]] = ()) -> list[str]:
+    """Return what varies in any of these."""
+    known = [name for row in rows for name in json.loads(row["varied"])]
+    return list(dict.fromkeys([*known, *(name for cell, _ in new for name in cell.vary)]))
+
+
+def _called(row: _Row) -> str:
+    """Return a row's run in words."""
+    vary = json.loads(row["varied"]).items()
+    words = [row["label"], row["data"], *(f"{k}={in_words(v)}" for k, v in vary if k != "data")]
+    return ", ".join([*words, f"seed {row['seed']}"])
 
 
 @contextlib.contextmanager

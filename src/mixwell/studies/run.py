@@ -13,8 +13,10 @@ import torch
 from mixwell.errors import InputError
 from mixwell.studies.declare import as_study
 from mixwell.studies.engines import Engine, LocalEngine, fair_threads
+from mixwell.studies.extending import extended
 from mixwell.studies.records import REPORT_FILES, RunRecord
 from mixwell.studies.results_file import ResultsFile
+from mixwell.studies.statistics import check_baseline, choose_baseline
 from mixwell.studies.store import Cell, Store
 from mixwell.studies.study import Study
 from mixwell.training.config import RunConfig
@@ -41,6 +43,7 @@ def run_study(
     report: Report = lambda cell, event: None,
     command: str = "",
     results: str | Path | None = None,
+    baseline: str | None = None,
     **options: Any,
 ) -> list[RunRecord]:
     """Run what a study still lacks; return the records of all its cells.
@@ -70,6 +73,8 @@ def run_study(
             the same configuration, label and seed is not trained again, whichever version of torch
             it was trained with: a study goes on from this file where its folder is gone. Of such a
             run there are measures, no predictions.
+        baseline: the label that ``mixwell report`` tests the others against; "erm" without one,
+            where it is there, else the first.
         options: of the runs (``data="digits"``, ``epochs=20``), by the fields of
             :class:`RunConfig <mixwell.training.RunConfig>`; one that is given a list varies.
 
@@ -81,10 +86,11 @@ def run_study(
     study = as_study(
         study, methods=methods, seeds=seeds, settings=settings, preset=preset, options=options
     )
+    check_baseline(baseline, study.labels())
     cells = study.plan(out)
     return run_cells(
         cells, out, study=study, workers=workers, engine=engine, report=report, command=command,
-        results=results,
+        results=results, baseline=baseline,
     )  # fmt: skip
 
 
@@ -98,6 +104,7 @@ def run_cells(
     report: Report = lambda cell, event: None,
     command: str = "",
     results: str | Path | None = None,
+    baseline: str | None = None,
     tick: Callable[[], None] = lambda: None,
 ) -> list[RunRecord]:
     """Run the cells of :meth:`Study.plan`; see :func:`run_study`.
@@ -108,6 +115,8 @@ def run_cells(
     entered = None if results is None else ResultsFile(results)
     if entered is not None:
         entered.prepare()
+        if not (Path(out) / Store.FILE).is_file():  # else it is known below which cells there are
+            entered.check(cells)
     read = {file for cell in cells for file in files_of(cell.config.to_dict())}
     for written in REPORT_FILES:
         check_output("out", Path(out) / written, [*read, *([] if results is None else [results])])
@@ -115,10 +124,18 @@ def run_cells(
     store = Store(out, create=True)
     clear_leftovers(Path(out))
     if study is not None:
-        store.check("shared", study.shared)
+        cells = extended(store, cells, study.shared, study.vary)
+    if entered is not None:
+        entered.check(cells)
     store.add(cells)
     store.mend(cells)
-    store.describe(command=command, protocol="balanced" if study is None else study.protocol)
+    facts = {"command": command, "protocol": "balanced" if study is None else study.protocol}
+    if study is not None:
+        store.arrange(cells)
+        baseline = choose_baseline(study.labels(), baseline)
+    if baseline is not None:
+        facts["baseline"] = baseline  # so that the report of another day has the same
+    store.describe(**facts)
     by_name = {cell.name: cell for cell in cells}
     book = _Book(store, by_name, entered)
     book.take_over()

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from mixwell.checks import check_range, check_whole, shown
-from mixwell.errors import InputError, last_line
+from mixwell.errors import InputError, last_line, suggest
 from mixwell.metrics.measures import get, registered
 from mixwell.studies.records import RunRecord
 
 __all__ = [
     "Interval",
     "MethodSummary",
+    "Ranks",
     "Test",
     "average_ranks",
+    "check_baseline",
     "choose_baseline",
     "detectable_difference",
     "higher_is_better",
@@ -284,16 +286,18 @@ def summarise(records: Iterable[RunRecord], baseline: str | None = None) -> list
 
     Args:
         records: runs of one study.
-        baseline: the label of the method to test against; "erm" without one, if it is there, else
-            the first method.
+        baseline: the label of the method to test against: nothing is tested in a part that has no
+            run of it. Without one, or where no part has it, "erm" in each part that has it, else
+            the part's first method.
     """
     parts: dict[str, dict[str, list[RunRecord]]] = {}
     for record in records:
         parts.setdefault(record.group, {}).setdefault(record.label, []).append(record)
+    named = any(baseline in methods for methods in parts.values())
     summaries = [
-        _summary(label, runs, base, methods[base])
+        _summary(label, runs, base, methods.get(base, []))
         for methods in parts.values()
-        for base in [choose_baseline(list(methods), baseline)]
+        for base in [baseline if baseline and named else choose_baseline(list(methods), baseline)]
         for label, runs in methods.items()
     ]
     names = dict.fromkeys(name for summary in summaries for name in summary.tests)
@@ -372,10 +376,43 @@ def _untested(base: str, shared: int, there: int) -> str:
     return f"the difference to {base} is the same in all seeds: no test"
 
 
-def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str, float]:
+@dataclass(frozen=True)
+class Ranks:
+    """The methods' mean ranks over parts of a study.
+
+    Attributes:
+        of: each method's, 1 for the best; empty where no part has a result of every method.
+        parts: those that were ranked.
+        left_out: the parts that were not, and the methods that have no result there.
+    """
+
+    of: dict[str, float]
+    parts: tuple[str, ...]
+    left_out: dict[str, tuple[str, ...]]
+
+    @property
+    def over(self) -> str:
+        """In words, how many parts of how many were ranked: "1 of 3 parts"; all: "the 3 parts"."""
+        all_ = len(self.parts) + len(self.left_out)
+        return f"{len(self.parts)} of {all_} parts" if self.left_out else f"the {all_} parts"
+
+    @property
+    def lacking(self) -> str:
+        """In words, which parts were not ranked, and why; empty where all were."""
+        by_methods: dict[tuple[str, ...], list[str]] = {}
+        for part, methods in self.left_out.items():
+            by_methods.setdefault(methods, []).append(part)
+        return "; ".join(
+            f"{', '.join(methods)} {'has' if len(methods) == 1 else 'have'} no result in "
+            f"{', '.join(parts)}"
+            for methods, parts in by_methods.items()
+        )
+
+
+def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> Ranks:
     """Return each method's mean rank over the parts of a study, 1 for the best; ties share.
 
-    Parts in which a method has no result are left out.
+    Parts in which a method has no result are left out, and named.
 
     Args:
         summaries: from :func:`summarise`.
@@ -388,18 +425,19 @@ def average_ranks(summaries: Sequence[MethodSummary], measure: str) -> dict[str,
     means = {
         (s.group, s.method): s.metrics[measure].mean for s in summaries if measure in s.metrics
     }
-    sign = -1 if higher_is_better(measure) else 1
-    ranks = [
-        stats.rankdata([sign * means[group, method] for method in methods])
+    missing = {
+        group: tuple(method for method in methods if (group, method) not in means)
         for group in groups
-        if all((group, method) in means for method in methods)
-    ]
-    if not ranks:
-        return {}
-    return {
+    }
+    whole = tuple(group for group in groups if not missing[group])
+    sign = -1 if higher_is_better(measure) else 1
+    ranks = [stats.rankdata([sign * means[group, method] for method in methods]) for group in whole]
+    found = {
         method: float(sum(rank[place] for rank in ranks) / len(ranks))
         for place, method in enumerate(methods)
+        if ranks
     }
+    return Ranks(found, whole, {group: lacks for group, lacks in missing.items() if lacks})
 
 
 def choose_baseline(methods: Sequence[str], baseline: str | None = None) -> str:
@@ -413,3 +451,12 @@ def choose_baseline(methods: Sequence[str], baseline: str | None = None) -> str:
     if baseline is not None and baseline in methods:
         return baseline
     return "erm" if "erm" in methods else methods[0]
+
+
+def check_baseline(baseline: str | None, labels: Sequence[str]) -> None:
+    """Raise an InputError if a baseline is named that is none of the methods."""
+    if baseline is not None and baseline not in labels:
+        raise InputError(
+            f"baseline={baseline!r} is not among the methods {', '.join(labels)}"
+            f"{suggest(baseline, labels)}"
+        )

@@ -9,9 +9,10 @@ the study is run, made again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from mixwell.training.config import RunConfig
 from mixwell.training.files import Damaged, opened, sealed
 from mixwell.training.result import is_finished, read_result
 
-__all__ = ["Cell", "Store", "load_records"]
+__all__ = ["Cell", "Row", "Store", "load_records"]
 
 FORMAT = "1"
 _WAIT = 60.0  # seconds that another process's transaction is waited for
@@ -85,6 +86,29 @@ class Cell:
     def name(self) -> str:
         """What it is called, in the store and while it runs."""
         return self.folder.name + (f".epoch{self.until}" if self.until else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a store says of a cell: its name, label and configuration, and what varies in it."""
+
+    name: str
+    label: str
+    config: dict[str, Any]
+    vary: dict[str, Any]
+
+    @property
+    def seed(self) -> int:
+        """The seed."""
+        return int(self.config["seed"])
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Of its configuration; None where this version of mixwell knows no such configuration."""
+        try:
+            return RunConfig.from_dict(self.config).fingerprint
+        except (InputError, TypeError):
+            return None
 
 
 class Store:
@@ -171,24 +195,33 @@ class Store:
                 row = {"name": name, "value": text}
                 connection.execute(sql.insert(_META).prefix_with("OR REPLACE"), row)
 
-    def check(self, name: str, value: dict[str, Any]) -> None:
-        """Keep what all runs share, or see that it is as it was kept.
+    def shared(self) -> dict[str, Any] | None:
+        """Return what all runs of the study share; None where that was never kept."""
+        found = _parsed(self.described("shared", "null"))
+        return found if isinstance(found, dict) else None
 
-        Raises:
-            InputError: it is not.
-        """
-        before = _parsed(self.described(name, "null"))
-        if not isinstance(before, dict):
-            self.describe(**{name: value})
-        elif before != json.loads(json.dumps(value)):
-            keys = [key for key in {**before, **value} if before.get(key) != value.get(key)]
-            changed = "; ".join(
-                f"{key}={before.get(key)!r}, not {value.get(key)!r}" for key in keys[:3]
-            )
-            raise InputError(
-                f"out={str(self.folder)!r} holds a study of other settings ({changed}); choose "
-                "another folder or delete it"
-            )
+    def rows(self) -> list[Row]:
+        """Return what the cells are, in their order, without those that are damaged."""
+        query = sql.select(_CELLS).order_by(_CELLS.c.place, _CELLS.c.name)
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+        found = []
+        for row in rows:
+            vary = _parsed(row.vary)
+            with contextlib.suppress(Damaged):  # :meth:`mend` writes it again
+                config = opened(_parsed(row.config), f"the row {row.name!r}: config")
+                if isinstance(vary, dict) and isinstance(row.label, str):
+                    found.append(Row(row.name, row.label, config, vary))
+        return found
+
+    def say_of_all(self, vary: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep what varies, and its values, of cells by their names."""
+        with self._engine.begin() as connection:
+            for row in connection.execute(sql.select(_CELLS.c.name, _CELLS.c.vary)).all():
+                text = json.dumps(vary[row.name]) if row.name in vary else row.vary
+                if text != row.vary:
+                    here = sql.update(_CELLS).where(_CELLS.c.name == row.name)
+                    connection.execute(here.values(vary=text))
 
     def described(self, name: str, otherwise: str = "") -> str:
         """Return a fact that :meth:`describe` kept."""
@@ -242,6 +275,22 @@ class Store:
                     f"out={str(self.folder)!r} holds runs of other data "
                     f"({other.difference(config)}); choose another folder or delete it"
                 )
+
+    def arrange(self, cells: Sequence[Cell]) -> None:
+        """Put these cells first, in their order; those that are there beside them come after."""
+        query = sql.select(_CELLS.c.name, _CELLS.c.place).order_by(_CELLS.c.place, _CELLS.c.name)
+        with self._engine.begin() as connection:
+            rows = connection.execute(query).all()
+            names = dict.fromkeys([*(cell.name for cell in cells), *(row.name for row in rows)])
+            places = {name: place for place, name in enumerate(names)}
+            moved = [
+                {"called": row.name, "to": places[row.name]}
+                for row in rows
+                if row.place != places[row.name]
+            ]
+            if moved:
+                here = sql.update(_CELLS).where(_CELLS.c.name == sql.bindparam("called"))
+                connection.execute(here.values(place=sql.bindparam("to")), moved)
 
     def _refuse_another(self, cell: Cell, kept: Any) -> None:
         """Raise an InputError if a row is of another run than the cell of its name."""

@@ -16,8 +16,11 @@ from mixwell.checks import shown as brief
 from mixwell.errors import InputError, suggest
 from mixwell.methods import accepts
 from mixwell.methods.spec import specs_of
+from mixwell.studies.likeness import what_it_is
 from mixwell.studies.protocols import PROTOCOLS, Protocol
+from mixwell.studies.records import in_words, key_of
 from mixwell.studies.store import Cell
+from mixwell.studies.yaml_file import read_yaml
 from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import GREATEST_SEED, NOT_SAID, RunConfig
 from mixwell.training.naming import called, digest, folder_name
@@ -80,11 +83,12 @@ class Study:
         for name, values in (("seeds", self.seeds), *self.vary.items()):
             if not values:
                 raise InputError(f"{name} must name one at least")
-            if len(set(map(str, values))) < len(values):
+            if len(set(map(key_of, values))) < len(values):
                 raise InputError(f"{name} names one twice: {', '.join(map(str, values))}")
         for seed in self.seeds:
             replace(self.base, seed=seed)  # a seed that can't be is said before anything is made
         parts = []
+        alike: set[tuple[int, int]] | None = None
         for values in itertools.product(*self.vary.values()):
             vary = dict(zip(self.vary, values, strict=True))
             config = replace(self.base, **vary)
@@ -95,10 +99,25 @@ class Study:
             usual = resolved(replace(config, published=None), dataset)
             config = replace(usual, published=config.published)
             model = make_model(config, dataset)
-            for _, method, options, trained in chosen:
-                own = replace(config, method=method, method_options=options, **trained)
+            owns = [
+                replace(config, method=method, method_options=options, **trained)
+                for _, method, options, trained in chosen
+            ]
+            for own in owns:
                 check(own, dataset, model)
+            kinds = [what_it_is(own, dataset) for own in owns]
+            here = {
+                (i, j)
+                for i, j in itertools.combinations(range(len(kinds)), 2)
+                if kinds[i] == kinds[j]
+            }
+            alike = here if alike is None else alike & here
             parts.append((vary, config))
+        for i, j in sorted(alike or ()):
+            raise InputError(
+                f"methods names one twice: {chosen[i][0]} and {chosen[j][0]} are the same method, "
+                "trained alike; leave one out"
+            )
         networks = dict.fromkeys(str(config.model) for _, config in parts)
         root = Path("runs") / self._called(kind, list(networks)) if out is None else Path(out)
         cells = []
@@ -107,9 +126,9 @@ class Study:
             self.seeds, parts, chosen
         ):
             own = replace(config, method=method, seed=seed, method_options=options, **trained)
-            words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
-            name = "-".join([slug(word) for word in words] + [f"seed{seed}"])
+            name = cell_name(label, vary, seed)
             if name in taken:  # of two names that differ in what no folder can be called by
+                words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
                 name += f"-{digest({'words': words})}"
             taken.add(name)
             cells.append(Cell(own, root / name, vary, label))
@@ -159,6 +178,8 @@ class Study:
 
         The label tells the settings that were asked for, not those that the protocol has anyway.
         """
+        if isinstance(self.methods, str):
+            raise InputError(f"methods must be a list of methods, got {brief(self.methods)}")
         if not self.methods:
             raise InputError("methods must name one at least")
         chosen = [_parse(text) for text in self.methods]
@@ -195,9 +216,15 @@ class Study:
         return found
 
 
+def cell_name(label: str, vary: Mapping[str, Any], seed: int) -> str:
+    """Return what the folder of a study's run is called."""
+    words = [label, *(f"{name}={shown(value)}" for name, value in vary.items())]
+    return "-".join([slug(word) for word in words] + [f"seed{seed}"])
+
+
 def shown(value: Any) -> str:
     """Return a value as names of parts have it: 100, not 100.0."""
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return in_words(value) if isinstance(value, float) else str(value)
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -218,6 +245,10 @@ def slug(text: str) -> str:
 # --------------------------------------------------------------------------------------- parsing
 
 
+_NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?", re.ASCII)
+_SPLIT = re.compile(r",(?![^\[]*\])")  # not those within a list
+
+
 def value_of(text: str) -> Any:
     """Return a setting's value: a number, true, false, none, a JSON list, or the text itself."""
     words = {"true": True, "false": False, "none": None, "null": None}
@@ -226,7 +257,7 @@ def value_of(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
-        return text
+        return float(text) if _NUMBER.fullmatch(text) else text  # .5, 1., +1: no JSON
 
 
 def parse_methods(text: str) -> list[str]:
@@ -244,10 +275,12 @@ def _parse(text: str) -> tuple[str, dict[str, Any]]:
     if found is None:
         raise InputError(f"methods: {text!r} is no method; write NAME or NAME(setting=value, ...)")
     options = {}
-    for pair in filter(None, (part.strip() for part in (found[2] or "").split(","))):
+    for pair in filter(None, (part.strip() for part in _SPLIT.split(found[2] or ""))):
         key, separator, value = pair.partition("=")
         if not separator:
             raise InputError(f"methods: {text!r} must be NAME(setting=value, ...), got {pair!r}")
+        if key.strip() in options:
+            raise InputError(f"methods: {text!r} gives {key.strip()} twice; keep one of them")
         options[key.strip()] = value_of(value.strip())
     return found[1], options
 
@@ -262,18 +295,15 @@ def read_study(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: it can't be read, or names something that is no part of a study.
     """
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # of no date, of a number without end
-        raise InputError(f"{path} is no YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold a mapping (protocol: long-tailed, ...)")
     known = [*_OWN, *(spec.name for spec in fields(RunConfig))]
-    content = {str(name).replace("-", "_"): value for name, value in content.items()}
+    names = [str(name).replace("-", "_") for name in content]
+    for name, given in zip(names, content, strict=True):
+        if names.count(name) > 1:
+            raise InputError(f"{path} gives {given!r} twice, with - and with _; keep one of them")
+    content = dict(zip(names, content.values(), strict=True))
     for name, value in content.items():
         if name not in known or name in _NOT_SAID:
             raise InputError(f"{path}: {name!r} is no part of a study{suggest(name, known)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ def tune(
     *,
     trials: int = 20,
     measure: str | None = None,
-    search: Sequence[str] | None = None,
+    search: str | Sequence[str] | None = None,
     seeds: Sequence[int] = (0,),
     workers: int = 1,
     report: Callable[[str, dict[str, Any]], None] = lambda name, event: None,
@@ -93,7 +94,8 @@ def tune(
         command: kept in the results.
 
     Raises:
-        InputError: the method has nothing to search, an argument can't work, or every trial failed.
+        InputError: the method has nothing to search, an argument can't work, the folder holds
+            another search, or every trial failed.
     """
     _optuna()
     trials, workers = check_whole("trials", trials, 1), check_whole("workers", workers, 1)
@@ -113,7 +115,12 @@ def tune(
     def tried(settings: Sequence[dict[str, Any]]) -> list[float | None]:
         return _measured(config, settings, folder, chosen, seeds, workers, report, command)
 
+    told = {
+        "measure": chosen.name, "search": list(space), "seeds": seeds,
+        **{name: value for name, value in config.changes().items() if name != "seed"},
+    }  # fmt: skip
     with locked(folder, 0.0):
+        _check_folder(folder, identity, told)
         clear_leftovers(folder)
         if (folder / Store.FILE).is_file():
             Store(folder).check_data([config])
@@ -165,6 +172,33 @@ def _search(folder: Path, identity: str, measure: Measure, space: Mapping[str, R
     if not search.get_trials(deepcopy=False):
         search.enqueue_trial({k: v for k, v in usual.items() if v is not None})
     return search
+
+
+def _check_folder(folder: Path, identity: str, told: Mapping[str, Any]) -> None:
+    """Raise an InputError if a folder holds another search, or a study; keep what this one is."""
+    store = Store(folder, create=True)
+    before = json.loads(store.described("search", "null"))
+    now = json.loads(json.dumps(told))
+    changed = []
+    if before is not None:
+        names = dict.fromkeys([*before, *now])
+        changed = [name for name in names if before.get(name) != now.get(name)]
+    elif store.shared() is not None:
+        raise InputError(f"out={str(folder)!r} holds a study; choose another folder for a search")
+    elif (folder / "tune.db").is_file():  # of a version that did not say what it searched
+        known = _optuna().get_all_study_names(f"sqlite:///{folder / 'tune.db'}")
+        changed = [] if identity in known or not known else [""]
+    if changed:
+        said = "; ".join(
+            f"{name}={(before or {}).get(name)!r}, not {now.get(name)!r}"
+            for name in changed[:3]
+            if name
+        )
+        raise InputError(
+            f"out={str(folder)!r} holds another search{f' ({said})' if said else ''}, whose "
+            "tuned.yaml would be lost; choose another folder or delete it"
+        )
+    store.describe(search=now)
 
 
 def _samplers(trials: int, parallel: bool) -> Callable[[int, int], Any]:
@@ -232,14 +266,22 @@ def _asked(
     return found
 
 
-def _space(config: RunConfig, search: Sequence[str] | None, task: str) -> Mapping[str, Range]:
+def _space(config: RunConfig, search: str | Sequence[str] | None, task: str) -> Mapping[str, Range]:
     """Return the ranges to search: those asked for, without the settings that are given."""
     known = ranges(config.method, task)
+    if isinstance(search, str):
+        search = [search]
     for name in search or ():
         if name not in known:
             raise InputError(
                 f"search: {config.method} declares no range of {name!r}{suggest(name, known)}; "
                 f"it has {', '.join(known) or 'none'}"
+            )
+        if name in config.method_options:
+            value = shown(config.method_options[name])
+            raise InputError(
+                f"search: {name} is set to {value}, so that there is nothing to search of it; "
+                "leave out one of the two"
             )
     space = {
         name: bounds

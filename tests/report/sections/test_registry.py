@@ -1,6 +1,7 @@
 import pytest
 
 from mixwell import InputError
+from mixwell.errors import Note
 from mixwell.report import sections, write
 from mixwell.report.sections import Block, Picture, Section, Table
 
@@ -68,3 +69,31 @@ def test_each_draws_the_first_run_of_each_method_that_has_one(make_records):
         Picture("erm-0-red", "erm", "", "erm"),
         Picture("mixup-1-blue", "mixup, seed 1", "", "mixup"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("where", ["draw", "applies"])
+def test_a_section_that_fails_says_so_and_all_else_comes(where, make_records, tmp_path):
+    def fail(part):
+        raise TypeError("unhashable <type>")
+
+    own = {"draw": everything, "applies": lambda part: True, where: fail}
+    sections.register(Section("my_own", own["draw"], own["applies"]), before="curves")
+    try:
+        with pytest.warns(Note, match="'My own' could not be drawn: TypeError: unhashable"):
+            page = page_of(make_records(), tmp_path)
+    finally:
+        sections.remove("my_own")
+    assert "could not be drawn: TypeError: unhashable &lt;type&gt;" in page
+    assert page.index("My own") < page.index("Learning curves")
+
+
+def test_what_the_machine_fails_at_is_no_fault_of_a_section(make_records, tmp_path):
+    def fail(part):
+        raise MemoryError
+
+    sections.register(Section("large", fail))
+    try:
+        with pytest.raises(MemoryError):
+            page_of(make_records(), tmp_path)
+    finally:
+        sections.remove("large")

@@ -12,9 +12,11 @@ One of your own is registered and appears on the page where it applies:
     sections.register(sections.Section("hardest", draw, lambda part: part.measured("accuracy")))
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
-from mixwell.errors import InputError
+from mixwell.errors import InputError, explained, say
 from mixwell.report.sections import (
     calibration,
     classes,
@@ -37,6 +39,7 @@ __all__ = [
     "Picture",
     "Section",
     "Table",
+    "attempt",
     "drawable",
     "drawn",
     "plain",
@@ -90,20 +93,39 @@ def _place(name: str) -> int:
 def drawn(part: Part) -> list[Block]:
     """Return what the sections that apply show of a part, without those that show nothing.
 
-    One that lacks the files of some runs says so.
+    One that lacks the files of some runs says so, and so does one that can't be drawn: it costs
+    no more of the page than itself.
     """
     blocks = []
     for section in _SECTIONS:
-        if not section.applies(part):
-            continue
-        block = section.draw(part)
-        if section.files and part.unseen:
-            if block.empty:
-                note = f"Nothing to draw. {part.unseen}."
-                block = replace(block, note=note, legend=False, classes=())
-            else:
-                block = replace(block, note=f"{block.note} {part.unseen}: they are missing here.")
-            blocks.append(block)
-        elif not block.empty:
-            blocks.append(block)
+        title = section.name.replace("_", " ").capitalize()
+        blocks += attempt(title, partial(_drawn, section, part))
     return blocks
+
+
+def _drawn(section: Section, part: Part) -> list[Block]:
+    if not section.applies(part):
+        return []
+    block = section.draw(part)
+    if section.files and part.unseen:
+        if block.empty:
+            note = f"Nothing to draw. {part.unseen}."
+            return [replace(block, note=note, legend=False, classes=())]
+        return [replace(block, note=f"{block.note} {part.unseen}: they are missing here.")]
+    return [] if block.empty else [block]
+
+
+def attempt(title: str, draw: Callable[[], list[Block]]) -> list[Block]:
+    """Return what is drawn, or a block of this title that says why it can't be.
+
+    What the machine fails at (a full disk, no memory) is raised.
+    """
+    try:
+        return draw()
+    except Exception as error:
+        if explained(error) is not None:
+            raise
+        kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
+        why = f"{kind}{error}"
+        say(f"The report's section {title!r} could not be drawn: {why}")
+        return [Block(title, f"This section could not be drawn: {why}.")]

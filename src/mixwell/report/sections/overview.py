@@ -9,16 +9,17 @@ import numpy as np
 
 from mixwell.metrics.measures import Measure
 from mixwell.report.drawing import Point, canvas, keep_shares, mark, svg_of
-from mixwell.report.sections.base import spread_text
+from mixwell.report.sections.base import Block, plain, spread_text
 from mixwell.studies import MethodSummary
+from mixwell.studies.records import in_words
 
 __all__ = ["overview"]
 
 
 def overview(
     summaries: Sequence[MethodSummary], colours: Mapping[str, str], leading: Sequence[Measure]
-) -> list[str]:
-    """Return figures of the leading measures over what varies; none where nothing does.
+) -> list[Block]:
+    """Return figures of the leading measures over what varies; nothing where nothing does.
 
     Args:
         summaries: of all parts.
@@ -32,9 +33,15 @@ def overview(
     by_value: dict[Any, Any] = {}
     for summary in summaries:
         value = next(iter(summary.vary.values())) if len(varied) == 1 else summary.group
-        by_value.setdefault(value, []).append(summary)
+        known = value if _is_number(value) else in_words(value)
+        by_value.setdefault(known, []).append(summary)
     drawn = [over_values(by_value, colours, measure, axis) for measure in leading]
-    return [svg for svg in drawn if svg]
+    note = "Means over seeds; bars are 95 % intervals."
+    return [Block(f"Over {axis}", note, pictures=plain(*drawn))] if any(drawn) else []
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def over_values(
@@ -50,7 +57,7 @@ def over_values(
         axis: what varies.
     """
     values = list(by_value)
-    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+    numeric = all(_is_number(v) and v > 0 for v in values)  # as a logarithm's axis takes them
     if numeric:
         values = sorted(values)
     place = np.array(values if numeric else range(len(values)), dtype=float)
@@ -78,18 +85,20 @@ def over_values(
                 linewidth=1.5 if numeric else 0, elinewidth=1.0,
             )  # fmt: skip
             mark(drawn_line, method)
+            told = [
+                f"{method}, {axis} {in_words(values[i])}: {spread_text(measure, interval)}"
+                for i, interval in zip(there, known, strict=True)
+            ]
             points += [
-                Point(axes, a, b, f"{method}, {axis} {values[i]}: {spread_text(measure, interval)}",
-                      method)
-                for a, b, i, interval in zip(x, means, there, known, strict=True)
-            ]  # fmt: skip
+                Point(axes, a, b, text, method) for a, b, text in zip(x, means, told, strict=True)
+            ]
         if not drawn:
             return None
         if measure.unit == "%":  # a share: an interval may leave 0 to 100, the picture need not
             keep_shares(axes)
         if numeric:
             axes.set_xscale("log")
-        axes.set_xticks(place, [f"{v:g}" if numeric else str(v) for v in values])
+        axes.set_xticks(place, list(map(in_words, values)))
         axes.set_xticks([], minor=True)
         axes.set_xlabel(axis)
         axes.set_ylabel(measure.heading)
