@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import os
 import platform
 import statistics
 import time
@@ -92,7 +93,7 @@ def train(
     folder = Path(out)
     prepared = config if isinstance(config, Prepared) else prepare(config)
     config, dataset = prepared.config, prepared.dataset
-    if not (folder / "config.json").exists():  # else it has been looked at
+    if not os.path.isfile(folder / "config.json"):  # else it has been looked at
         check_readable(dataset)
     make_folder("out", folder)
     _refuse_another(folder, read_config(folder), config)
