@@ -138,8 +138,13 @@ def test_a_network_that_can_not_be_made_again_is_refused_and_the_run_says_so(tmp
         mixwell.load_run(tmp_path)
 
 
-def test_a_network_that_never_answers_twice_alike_is_loaded(tmp_path):
+@pytest.mark.parametrize("seed", [3, 4])
+def test_a_network_that_never_answers_twice_alike_is_loaded(tmp_path, seed):
     assert ran(tmp_path, Noisy)["notes"] == []
+    torch.manual_seed(seed)  # another process draws otherwise
+    before = torch.get_rng_state()
+    mixwell.load_run(tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
     assert mixwell.load_run(tmp_path).predict(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
