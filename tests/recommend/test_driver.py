@@ -23,10 +23,11 @@ from mixwell.cli.command import settings
 from mixwell.cli.importing import taken_out
 from mixwell.cli.main import _parser
 from mixwell.cli.options import config_of
-from mixwell.recommend import page, recommend
+from mixwell.recommend import driver, page, recommend
 from mixwell.recommend.candidates import candidates
 from mixwell.recommend.words import code_of, command_of, trained
 from mixwell.studies import load_records
+from mixwell.studies.likeness import what_it_is
 from mixwell.studies.study import Study
 from mixwell.training import RunConfig
 from mixwell.training.build import load_data, resolved
@@ -385,3 +386,22 @@ def test_on_ray(tmp_path, quick, monkeypatch):
     alone = recommended(tmp_path / "alone", methods=METHODS[:2])
     assert found.contrasts == alone.contrasts
     assert found.sentence == alone.sentence
+
+
+@pytest.mark.parametrize("methods", [
+    "mixup,mixup(alpha=1)", ["regmixup+cutmix", "cutmix+regmixup"], ["cutmix", "erm(epochs=15)"],
+])  # fmt: skip
+def test_the_same_method_twice_is_refused(methods, tmp_path):
+    with pytest.raises(InputError, match="are the same method, trained alike"):
+        recommend(
+            RunConfig(train_size=100, epochs=15), tmp_path / "out", budget="5m", methods=methods
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_candidates_of_ones_own_choice_race_once(tmp_path):
+    config = RunConfig(train_size=100, published="cifar10")
+    dataset = load_data(config)
+    base = replace(resolved(replace(config, published=None), dataset), published="cifar10")
+    found = driver._configs(base, dataset, None, {}, "erm")
+    assert len({what_it_is(run, dataset) for run in found.values()}) == len(found)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mixwell.cli.command import Command, command_line, settings
-from mixwell.cli.options import add_run_options, config_of
+from mixwell.cli.options import add_run_options, check_matter, config_of, run_options
 from mixwell.cli.progress import Progress
 
 __all__ = ["COMMAND"]
@@ -40,6 +40,7 @@ def _train(options: argparse.Namespace) -> int:
     from mixwell.training import is_finished, prepare, train
 
     run = prepare(config_of(options, method_options=settings("--set", options.set)))
+    check_matter(run_options(options), [run.config])  # with what the data are usually trained by
     out = Path(options.out or Path("runs") / run.name)
     finished = is_finished(out)
     with Progress() as show:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from mixwell.cli.command import Command, command_line, listed_seeds, settings
-from mixwell.cli.options import add_run_options, config_of
+from mixwell.cli.options import add_run_options, check_matter, config_of, run_options
 from mixwell.cli.progress import Progress
 from mixwell.cli.studying import workers_of
 
@@ -67,6 +67,7 @@ def _tune(options: argparse.Namespace) -> int:
     workers, seeds = workers_of(options), listed_seeds(options.seeds)
     given = settings("--set", options.set)
     run = prepare(config_of(options, method_options=given, seed=seeds[0]))
+    check_matter(run_options(options), [run.config])
     asked = {"measure": options.measure, "search": options.search, "seeds": seeds}
     usual = {"measure": None, "search": None, "seeds": [0]}
     more = {name: value for name, value in asked.items() if value != usual[name]}
