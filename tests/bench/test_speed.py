@@ -213,7 +213,9 @@ def test_plans_cover_what_is_promised():
     changed = quick.changed(7, ["compile", "mixing"], 16)
     assert changed.sections == ("mixing", "compile")
     assert (changed.repeats, changed.step_repeats, changed.steps[0].size) == (7, 7, 16)
-    assert changed.changed(data=["shapes"]).data == ("shapes",)
+    assert quick.changed(data=["shapes"]).data == ("shapes",)
+    with pytest.raises(InputError, match="data is of the sections epoch"):
+        changed.changed(data=["shapes"])
     with pytest.raises(InputError, match="data='diabetes' has no classes"):
         quick.changed(data=["digits", "diabetes"])
 

@@ -27,7 +27,6 @@ from mixwell.recommend import driver, page, recommend
 from mixwell.recommend.candidates import candidates
 from mixwell.recommend.words import code_of, command_of, trained
 from mixwell.studies import load_records
-from mixwell.studies.likeness import what_it_is
 from mixwell.studies.study import Study
 from mixwell.training import RunConfig
 from mixwell.training.build import load_data, resolved
@@ -399,9 +398,12 @@ def test_the_same_method_twice_is_refused(methods, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_candidates_of_ones_own_choice_race_once(tmp_path):
-    config = RunConfig(train_size=100, published="cifar10")
+def test_candidates_of_ones_own_choice_race_once(monkeypatch):
+    config = RunConfig(train_size=100)
     dataset = load_data(config)
-    base = replace(resolved(replace(config, published=None), dataset), published="cifar10")
-    found = driver._configs(base, dataset, None, {}, "erm")
-    assert len({what_it_is(run, dataset) for run in found.values()}) == len(found)
+    base = resolved(config, dataset)
+    chosen = ["mixup", "mixup(alpha=1.0)", "cutmix"]
+    monkeypatch.setattr(driver, "candidates", lambda *_: chosen)
+    assert list(driver._configs(base, dataset, None, {}, "erm")) == ["erm", "mixup", "cutmix"]
+    with pytest.raises(InputError, match="names one twice"):
+        driver._configs(base, dataset, chosen, {}, "erm")

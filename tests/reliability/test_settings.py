@@ -176,7 +176,7 @@ def no_runs(monkeypatch, tmp_path):
     """Plan studies in an empty folder, and make no run of them."""
     from mixwell.cli import study as command
 
-    def plan(planned, options, out, kind=""):
+    def plan(planned, options, out, kind="", *rest):
         planned.plan(out, kind)
         return 0
 

@@ -18,7 +18,7 @@ from mixwell.training.build import load_data, make_method, published_of, resolve
 CIFAR = SimpleNamespace(
     name="cifar100", task="classification", input_shape=(3, 32, 32), num_classes=100,
     num_outputs=100, classes=[str(c) for c in range(100)], class_counts=[500] * 100, train=[0] * 8,
-    target_std=None, target_largest=None,
+    target_std=None, target_largest=None, content=None,
 )  # fmt: skip
 
 
@@ -68,6 +68,7 @@ def regression(name, shape, outputs):
         name=name, task="regression", input_shape=shape, num_classes=None, num_outputs=outputs,
         classes=(), train=[0] * 8,
         target_std=torch.ones(outputs), target_largest=torch.ones(outputs),
+        content=None,
     )  # fmt: skip
 
 
