@@ -100,8 +100,9 @@ class ResultsFile:
         """
         known = {_key_of(row) for row in self._rows}
         places = {_place_of(row): row for row in self._rows}
+        varied = _varied(self._rows)
         for cell in cells:
-            row = places.get(_place(cell, _varied(self._rows)))
+            row = places.get(_place(cell, varied))
             if row is not None and _key(cell) not in known:
                 raise InputError(
                     f"results={str(self.path)!r} holds a run of other settings ({_called(row)}: "
