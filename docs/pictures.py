@@ -32,8 +32,8 @@ CLASSES = ("astronaut", "cat", "coffee", "rocket", "temple", "flower")
 FOLDER = Path(__file__).parent / "images" / "methods"
 COUNTS = [600.0, 300, 100, 60, 20, 10]
 SHOWN = {"puzzlemix": {"blocks": 8}, "automix": {"mixer_lr": 0.02}, "samix": {"mixer_lr": 0.02}}
-"""Settings that the pictures are drawn with, where the usual ones draw among several, or learn their
-masks in more steps than are taken here."""
+"""Settings that the pictures are drawn with, where the usual ones draw among several, or learn
+their masks in more steps than are taken here."""
 BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#8a8a8a"
 INK = "#7b8490"
 SHARES = matplotlib.colors.LinearSegmentedColormap.from_list("shares", [ORANGE, BLUE])
