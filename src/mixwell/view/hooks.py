@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import FrameType, FunctionType, MethodType
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
@@ -23,6 +23,7 @@ __all__ = [
     "Tap",
     "check_not_checkpointed",
     "copied",
+    "hooked",
     "in_checkpoint",
     "inference",
     "is_compiled",
@@ -246,6 +247,22 @@ def watchable(model: nn.Module) -> dict[nn.Module, str]:
         for name, module in unwrap(model).named_modules()
         if not isinstance(module, torch.jit.ScriptModule)
     }
+
+
+@contextlib.contextmanager
+def hooked(
+    modules: Iterable[nn.Module], before: Callable[..., None], after: Callable[..., None]
+) -> Iterator[None]:
+    """Have all modules call ``before`` (with keywords) and ``after`` they run, in the context."""
+    handles = []
+    for module in modules:
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def watch(

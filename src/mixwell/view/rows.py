@@ -18,8 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixwell.mix import tensors
 from mixwell.view.cache import known
-from mixwell.view.hooks import Side, inference, run_on_copy, watchable
-from mixwell.view.trace import kind_of
+from mixwell.view.hooks import Side, hooked, inference, run_on_copy, watchable
+from mixwell.view.trace import kind_of, plain
 
 __all__ = ["misplaced"]
 
@@ -127,19 +127,14 @@ def _sketches(model: nn.Module, x: Any, size: int) -> dict[Place, tuple[Tensor, 
         note(names[module], "input", first)
 
     def after(module: nn.Module, args: Any, output: Any) -> None:
-        note(names[module], "output", dict(output) if hasattr(output, "keys") else output)
+        note(names[module], "output", plain(output))
 
-    handles = []
-    for module in names:
-        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
-        handles.append(module.register_forward_hook(after))
-    try:
-        eagerly = torch.compiler.set_stance("force_eager")
-        with torch.inference_mode(False), inference(model, "look"), eagerly, _Still():
-            run_on_copy(model, x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    eagerly = torch.compiler.set_stance("force_eager")
+    with (
+        torch.inference_mode(False), hooked(names, before, after), inference(model, "look"),
+        eagerly, _Still(),
+    ):  # fmt: skip
+        run_on_copy(model, x)
     return seen
 
 

@@ -7,9 +7,8 @@ no input (weights, constants, what is only shaped like one) has none.
 
 from __future__ import annotations
 
-import contextlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +21,9 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from mixwell.mix import tensors
 from mixwell.view.cache import known
-from mixwell.view.hooks import copied, inference, logits_of, watchable
+from mixwell.view.hooks import copied, hooked, inference, logits_of, watchable
 
-__all__ = ["Run", "Trace", "kind_of", "mask_places", "others_of", "trace"]
+__all__ = ["Run", "Trace", "kind_of", "mask_places", "others_of", "plain", "trace"]
 
 
 _SHAPED = {
@@ -292,7 +291,7 @@ class _Watch:
 
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         first, beside, features, begin = self.entered.pop()
-        leaves = tensors(_plain(output))
+        leaves = tensors(plain(output))
         rows = bool(leaves) and all(
             not leaf.is_nested and leaf.ndim > 0 and len(leaf) == self.size for leaf in leaves
         )
@@ -308,19 +307,6 @@ class _Watch:
             )
         )
 
-    @contextlib.contextmanager
-    def hooks(self) -> Iterator[None]:
-        """Have all modules watched while in the context."""
-        handles = []
-        for module in self.names:
-            handles.append(module.register_forward_pre_hook(self.before, with_kwargs=True))
-            handles.append(module.register_forward_hook(self.after))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
 
 @torch.inference_mode(False)  # whose tensors, of the caller's mode, don't count their changes
 def _record(model: nn.Module, x: Any) -> Trace:
@@ -333,7 +319,7 @@ def _record(model: nn.Module, x: Any) -> Trace:
     watch = _Watch(model, size, recorder)
     # A compiled part would not run the hooks; eagerly it does.
     with (
-        watch.hooks(),
+        hooked(watch.names, watch.before, watch.after),
         inference(model, "look"),
         torch.compiler.set_stance("force_eager"),
         recorder,
@@ -354,7 +340,7 @@ def _record(model: nn.Module, x: Any) -> Trace:
     )
 
 
-def _plain(output: Any) -> Any:
+def plain(output: Any) -> Any:
     """Return what a module returned with objects of attributes (Hugging Face's) as dicts."""
     if isinstance(output, Mapping) and not isinstance(output, dict):
         return dict(output)
