@@ -37,15 +37,16 @@ def test_epochs_leave_nothing_behind(name, tmp_path):
 
 def test_what_is_left_behind_is_seen():
     kept, watch = [], soaking.Watch(model := soaking.network())
-    for step in range(40):
-        kept.extend([[] for _ in range(10)])
-        kept.append(bytearray(2**20))
-        if step >= 20:
-            model[0].register_forward_hook(lambda *_: None)
-        watch.times.append(1.0 + (step > 30))
-        watch.wall.append(1.0)
-        watch.plain.append(1.0)
-        watch.look()
+    with soaking.set_aside():
+        for step in range(40):
+            kept.extend([[] for _ in range(10)])
+            kept.append(bytearray(2**20))
+            if step >= 20:
+                model[0].register_forward_hook(lambda *_: None)
+            watch.times.append(1.0 + (step > 30))
+            watch.wall.append(1.0)
+            watch.plain.append(1.0)
+            watch.look()
     words = " ".join(soaking.faults(watch.report()))
     for what in ("objects", "memory", "hooks", "a step"):
         assert what in words, words
