@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -138,6 +139,21 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, 
     assert whole["metrics"] == parts["metrics"]
     for ours, theirs in zip(whole["history"], parts["history"], strict=True):
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
+
+
+@pytest.mark.parametrize(("every", "measured"), [(2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
+def test_validation_now_and_then_changes_no_result(every, measured, tmp_path):
+    config = RunConfig(
+        method="mixup", train_size=150, epochs=5, threads=1, model_options={"dropout": 0.2},
+    )  # fmt: skip
+    often = train(config, tmp_path / "often")
+    seldom = train(replace(config, val_every=every), tmp_path / "seldom")
+    assert_same_weights(tmp_path / "often", tmp_path / "seldom")
+    assert seldom["metrics"] == often["metrics"]
+    assert [row["epoch"] for row in seldom["history"] if "val_accuracy" in row] == measured
+    for ours, theirs in zip(often["history"], seldom["history"], strict=True):
+        assert {**ours, **theirs, "seconds": 0} == {**ours, "seconds": 0}
+    assert train(config, tmp_path / "seldom") == seldom  # it is the same run
 
 
 @pytest.mark.slow

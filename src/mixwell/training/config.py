@@ -31,7 +31,7 @@ def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) 
 _WHOLE = {  # fields to their least values
     "train_size": 1, "epochs": 0, "batch_size": 1, "accumulate": 1, "devices": 1, "threads": 1,
     "image_size": 8, "loader_workers": 0, "seed": 0, "largest_class": 1, "shots": 1, "labels": 1,
-    "window": 1, "horizon": 1, "unlabelled_ratio": 1, "mc_samples": 2,
+    "window": 1, "horizon": 1, "unlabelled_ratio": 1, "mc_samples": 2, "val_every": 1,
 }  # fmt: skip
 _REAL = {  # fields to their greatest values, and whether they must be over 0
     "lr": (math.inf, True), "weight_decay": (math.inf, False), "warmup_epochs": (math.inf, False),
@@ -41,7 +41,9 @@ _REAL = {  # fields to their greatest values, and whether they must be over 0
     "backbone_lr": (math.inf, True), "layer_decay": (1.0, True),
 }  # fmt: skip
 GREATEST_SEED = 2**32 - 1  # NumPy's
-_NO_MATTER = ("data_dir", "download", "loader_workers", "threads", "checkpoint_minutes", "log")
+_NO_MATTER = (
+    "data_dir", "download", "val_every", "loader_workers", "threads", "checkpoint_minutes", "log",
+)  # fmt: skip
 _READ_BY = ("data", "target", "task", "image_size", "val_fraction")
 """What a data set's content may depend on beside its files."""
 NOT_SAID = ("imports", "init_digest", "data_digest")
@@ -271,6 +273,9 @@ class RunConfig:
         "semi-supervised",
         "semi=authors: the confidence that is enough to be mixed, or 1 - λ where that is more, up "
         "to the threshold (default: the threshold)",
+    )
+    val_every: int = _option(
+        1, "evaluation", "epochs between measurements of the validation split; the last has one"
     )
     people: str | None = _option(
         None,

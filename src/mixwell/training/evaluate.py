@@ -23,7 +23,7 @@ _KEPT = 2000  # test samples whose features are kept for pictures
 def quick_measure(
     model: nn.Module, dataset: Dataset, device: torch.device, split: Split | None = None
 ) -> dict[str, float]:
-    """Return the few measures that are taken of the validation split after every epoch."""
+    """Return the few measures that are taken of the validation split between epochs."""
     # Features are cheap on a toy, and what the margins' course is drawn from.
     outputs, targets, features = predict(
         model, split or dataset.val, device, features=dataset.is_toy

@@ -239,8 +239,9 @@ def _epoch(
     mean = {name: float(value) / state.batches for name, value in state.sums.items()}
     row: dict[str, float] = {"epoch": state.epoch + 1, "lr": _highest_rate(state)}
     row.update(mean)
-    measures = quick_measure(state.evaluated, dataset, fabric.device)
-    row.update({VALIDATION + name: value for name, value in measures.items()})
+    if row["epoch"] % config.val_every == 0 or row["epoch"] == state.epochs:
+        measures = quick_measure(state.evaluated, dataset, fabric.device)
+        row.update({VALIDATION + name: value for name, value in measures.items()})
     row["seconds"] = seconds
     state.history.append(row)
     state.seconds += seconds + time.perf_counter() - finished

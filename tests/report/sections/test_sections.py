@@ -145,7 +145,7 @@ def test_the_range_of_curves_is_that_of_settled_epochs(make_part):
     part = make_part(methods=("erm",))
     losses = [50.0, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.5, 0.4, 0.4]
     for run in part.records:
-        run.history[:] = [{"epoch": i, "val_nll": v, "loss": v} for i, v in enumerate(losses)]
+        run.history[:] = [{"epoch": i, "val_nll": v, "loss": v} for i, v in enumerate(losses, 1)]
     (picture,) = [p for p in shown(part, "curves").pictures if "NLL" in p.svg]
     ticks = [float(t) for t in re.findall(r"<text[^>]*>(\d+\.\d+)</text>", picture.svg)]
     assert max(ticks) < 2
@@ -202,6 +202,18 @@ def test_curves_are_of_what_the_task_takes_each_epoch(make_part):
         "validation accuracy, % over epochs, one line a method",
         "validation NLL over epochs, one line a method",
     ]
+
+
+def test_curves_are_of_the_epochs_that_all_seeds_were_measured_at(make_part):
+    part = make_part(methods=("erm",))
+    for seed, run in enumerate(part.records):
+        at = {2, 4, 5} if seed % 2 else {1, 2, 3, 4, 5}
+        run.history[:] = [
+            {"epoch": e, "loss": 1 / e, **({"val_accuracy": e / 10} if e in at else {})}
+            for e in range(1, 6)
+        ]
+    (accuracy,) = [p for p in shown(part, "curves").pictures if "accuracy" in p.svg]
+    assert told(accuracy) == [f"erm, epoch {e}: {10 * e}.00 ±0.00" for e in (2, 4, 5)]
 
 
 def test_a_regression_with_one_measure_each_epoch_shows_the_loss_beside_it(make_part):

@@ -46,7 +46,7 @@ SECTION = Section("curves", _draw, _applies, files=True)
 def over_epochs(part: Part, measure: Measure, title: str) -> str | None:
     """Return the curves of a measure of the validation data, if it was taken."""
     key = VALIDATION + measure.name
-    if not any(key in row for run in part.records for row in run.history[:1]):
+    if not any(key in row for run in part.records for row in run.history):
         return None
     title = f"{title}, {measure.unit}" if measure.unit else title
     share = measure.unit == "%"
@@ -54,15 +54,17 @@ def over_epochs(part: Part, measure: Measure, title: str) -> str | None:
 
 
 def _band(runs: Sequence[RunRecord], key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return epochs, mean and standard deviation over seeds of a history's column."""
-    rows = [
-        [row[key] for row in run.history] for run in runs if run.history and key in run.history[0]
-    ]
-    if not rows:
+    """Return epochs, mean and standard deviation over seeds of a history's column.
+
+    Of the epochs that all runs with that column have it of: with ``val_every`` it is not all.
+    """
+    found = [{row["epoch"]: row[key] for row in run.history if key in row} for run in runs]
+    found = [column for column in found if column]
+    epochs = sorted(set(found[0]).intersection(*found[1:])) if found else []
+    if not epochs:
         return np.array([]), np.array([]), np.array([])
-    length = min(map(len, rows))
-    values = np.array([row[:length] for row in rows])
-    return np.arange(1, length + 1), values.mean(0), values.std(0)
+    values = np.array([[column[epoch] for epoch in epochs] for column in found])
+    return np.array(epochs), values.mean(0), values.std(0)
 
 
 def curves(
