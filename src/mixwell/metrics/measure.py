@@ -56,7 +56,8 @@ class Measure:
         group: the part of the table: "test", "features" or "cost".
         validated: the tasks in which it is taken of the validation data too, at the end: there
             settings can be tuned by it.
-        each_epoch: taken of the validation data after each epoch: it has a learning curve.
+        each_epoch: taken of the validation data between epochs (``val_every``): it has a learning
+            curve.
         tuned_by: settings are tuned by it where no other is asked for.
     """
 
