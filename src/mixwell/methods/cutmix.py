@@ -4,7 +4,8 @@ Every sample has a box of its own, and λ is corrected to the share of pixels th
 when the box is clipped at the border. The paper mixes every ImageNet batch and half of CIFAR's
 (``p=0.5``); all are mixed by default.
 
-Helps: images whose object fills much of the frame, and long training.
+Helps: images whose object fills much of the frame, and long training. With 100 images a class of
+CIFAR-10 and 100 epochs it was 2.7 ± 1.2 points more accurate than erm; with 10 and 50 not.
 
 Hurts: small objects, which a box may leave out of the image while their label stays; grey digits,
 where position is the class. Short training: on CIFAR-10 with 500 images a class and 40 epochs it
