@@ -162,8 +162,9 @@ def test_an_equation_without_latex_is_shown_as_text():
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_commands_page_has_all_its_options(name, capsys):
     page = loaded("hooks").command(name)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as stop:
         main([name, "--help"])
+    assert stop.value.code == 0
     helped = capsys.readouterr().out
     options = set(re.findall(r"^  (--[a-z][a-z-]*)", helped, re.M))
     assert options

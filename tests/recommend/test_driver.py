@@ -355,6 +355,7 @@ def test_a_budget_that_is_named_as_enough_is_and_is_kept_to(tmp_path, capsys):
     assert main([*asked, "--budget", "1s", "--out", str(tmp_path / "small")]) == 2
     said = capsys.readouterr().err
     assert "is too small for any conclusion" in said
+    assert re.search(r"about \d+ (s|min) for the usual", said)
     ((number, unit),) = re.findall(r"about (\d+) (s|min) would be enough", said)
     assert not any((tmp_path / "small").glob("*/"))
     budget = 2 * int(number) * {"s": 1, "min": 60}[unit]  # others may be at work
