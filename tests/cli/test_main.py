@@ -183,3 +183,17 @@ def test_as_a_module_from_a_shell():
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
     assert process.stdout == ""
+
+
+def test_what_only_tells_imports_no_more_than_torch():
+    script = """
+import contextlib, sys
+from mixwell.cli import main
+for words in ("--version", "methods", "describe mixup", "train --help", "study --help"):
+    with contextlib.suppress(SystemExit):
+        main(words.split())
+    heavy = {"torchvision", "timm", "lightning", "sklearn", "scipy", "pandas", "matplotlib"}
+    assert not heavy & set(sys.modules), (words, heavy & set(sys.modules))
+"""
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr

@@ -104,6 +104,11 @@ def test_a_folder_of_another_run_is_refused(tmp_path):
         train(RunConfig(method="erm", seed=1, **TINY), tmp_path)
 
 
+def test_an_unknown_method_is_named_before_the_data_are_read(tmp_path):
+    with pytest.raises(InputError, match=r"method 'mixip' is unknown \(did you mean 'mixup'"):
+        train(RunConfig(method="erm+mixip", data="folder:nowhere"), tmp_path / "run")
+
+
 class Stop(Exception):
     pass
 

@@ -14,7 +14,6 @@ from mixwell.cli.options import add_run_options, config_of
 from mixwell.cli.studying import add_engine_options, engine_of
 from mixwell.cli.terminal import tell
 from mixwell.errors import last_line
-from mixwell.training.naming import called, folder_name
 
 __all__ = ["COMMAND"]
 
@@ -70,6 +69,7 @@ def _recommend(options: argparse.Namespace) -> int:
     import mixwell.report  # noqa: F401  (what it needs must be there before the runs, not after)
     from mixwell.recommend import recommend
     from mixwell.studies.study import parse_methods
+    from mixwell.training.naming import called, folder_name
 
     config = config_of(options)
     usual = Path("runs") / folder_name("recommend", called(config.data), config.model or "")

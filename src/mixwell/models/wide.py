@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
 
 __all__ = ["FastResNet", "ResNet", "WideResNet"]
 
-_DEPTHS: dict[int, tuple[type[nn.Module], list[int]]] = {
-    18: (resnet.BasicBlock, [2, 2, 2, 2]),
-    34: (resnet.BasicBlock, [3, 4, 6, 3]),
-    50: (resnet.Bottleneck, [3, 4, 6, 3]),
-}
 
-
-class ResNet(resnet.ResNet):
-    """torchvision's ResNet for small images: a 3x3 stem of stride 1 and no max-pooling.
+def ResNet(input_shape: tuple[int, ...], num_outputs: int, depth: int = 18) -> nn.Module:
+    """Return torchvision's ResNet for small images: a 3x3 stem of stride 1 and no max-pooling.
 
     Args:
         input_shape: (C, H, W).
         num_outputs: classes.
         depth: 18, 34 or 50.
     """
+    from torchvision.models import resnet  # as long to import as torch
 
-    def __init__(self, input_shape: tuple[int, ...], num_outputs: int, depth: int = 18) -> None:
-        block, layers = _DEPTHS[depth]
-        super().__init__(block, layers, num_classes=num_outputs)
-        self.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
+    block: Any = resnet.Bottleneck if depth == 50 else resnet.BasicBlock
+    layers = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3], 50: [3, 4, 6, 3]}[depth]
+    model = resnet.ResNet(block, layers, num_classes=num_outputs)
+    model.conv1 = nn.Conv2d(input_shape[0], 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
 
 
 class _WideBlock(nn.Module):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import platform
 import random
-import resource
 import sys
 import time
 from collections.abc import Iterator
@@ -111,6 +110,13 @@ def peak_memory(device: torch.device) -> float:
     """Return the most memory that training took, in MiB: the GPU's, else the whole process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        memory = psutil.Process().memory_info()
+        return float(getattr(memory, "peak_wset", memory.rss)) / 2**20
     unit = 2**20 if sys.platform == "darwin" else 2**10  # of ru_maxrss: bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
