@@ -4,6 +4,13 @@ import json
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from mixwell.cli import main
+from mixwell.training import RunConfig
+from mixwell.training.machine import is_anywhere
+
 
 def test_a_study_needs_no_module_that_windows_lacks(tmp_path):
     script = """
@@ -24,3 +31,34 @@ sys.exit(main(
         assert result["metrics"]["accuracy"] > 0
         assert 50 < result["peak_memory_mb"] < 20_000
     assert len((tmp_path / "results.csv").read_text().splitlines()) == 3
+
+
+def test_nothing_is_taken_for_granted_but_one_device_and_full_precision():
+    assert is_anywhere(RunConfig())
+    assert is_anywhere(RunConfig(accelerator="cpu"))
+    for asked in (
+        *({"accelerator": name} for name in ("cuda", "gpu", "mps")),
+        *({"precision": name} for name in ("bf16-mixed", "16-mixed", "64-true")),
+        {"devices": 2},
+    ):
+        assert not is_anywhere(RunConfig(**asked)), asked
+
+
+def test_a_study_on_what_this_machine_lacks_is_refused_before_anything(tmp_path, capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    words = [
+        "compare",
+        "--data",
+        "digits",
+        "--methods",
+        "erm",
+        "--seeds",
+        "1",
+        "--accelerator",
+        "cuda",
+        "--out",
+    ]
+    assert main([*words, str(tmp_path / "out")]) == 2
+    assert "accelerator='cuda' with devices=1" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -152,11 +152,12 @@ def run_and_present(
 
 def _check_machine(cells: list[Cell]) -> None:
     """Raise an InputError if this machine lacks what a run is to be trained on."""
-    from mixwell.training.machine import make_fabric
+    from mixwell.training.machine import is_anywhere, make_fabric
 
     asked = {(c.config.accelerator, c.config.devices, c.config.precision): c for c in cells}
     for cell in asked.values():
-        make_fabric(cell.config)
+        if not is_anywhere(cell.config):  # the check imports what takes longer than torch
+            make_fabric(cell.config)
 
 
 def present(

@@ -24,6 +24,7 @@ except ImportError:  # Windows
 
 __all__ = [
     "device_name",
+    "is_anywhere",
     "locked",
     "make_fabric",
     "peak_memory",
@@ -31,6 +32,12 @@ __all__ = [
     "seed_all",
     "set_random_state",
 ]
+
+
+def is_anywhere(config: RunConfig) -> bool:
+    """Whether any machine has what the run is to be trained on."""
+    on_one = config.accelerator in ("auto", "cpu") and config.devices == 1
+    return on_one and config.precision == "32-true"
 
 
 def make_fabric(config: RunConfig) -> Any:
