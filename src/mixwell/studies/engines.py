@@ -105,11 +105,13 @@ class LocalEngine(Engine):
         self.slots = workers
         self._queue: queue.Queue[Event] = queue.Queue()
         self._running: dict[str, tuple[BaseProcess, Connection]] = {}
-        self._context = multiprocessing.get_context("forkserver")
-        # Imported once, in a server that each run is forked from: a run starts in no time.
-        self._context.set_forkserver_preload(
-            ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
-        )
+        servers = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+        self._context: Any = multiprocessing.get_context("forkserver" if servers else "spawn")
+        if servers:
+            # Imported once, in a server that each run is forked from: a run starts in no time.
+            self._context.set_forkserver_preload(
+                ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
+            )
 
     def start(self, cell: Cell, command: str) -> None:
         with _without_interrupts():
