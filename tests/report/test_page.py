@@ -207,6 +207,31 @@ def test_any_values_may_vary(values, make_records, tmp_path):
     assert len({row["own_option"] for row in rows}) == len(values)
 
 
+def test_of_other_data_each_has_a_scale_and_digits_of_its_own(make_records, tmp_path):
+    small = {"data": "csv:a/table of small numbers.csv"}
+    records = [
+        replace(
+            record,
+            metrics={name: 1e-3 * value for name, value in record.metrics.items()},
+            parameters=5678,
+        )
+        if record.vary == small
+        else record
+        for record in make_records(("erm", "mixup"), 5, "regression", parts=({"data": "b"}, small))
+    ]
+    html = write(records, tmp_path, command="").html.read_text(encoding="utf-8")
+    told = re.compile(r'cy="([\d.]+)" r="6"><title>\w+, data (.+?): (\d\S*) ±')
+    figure = next(f for f in re.findall(r"<svg.*?</svg>", html, re.S) if "RMSE over data" in f)
+    heights = {}
+    for y, data, mean in told.findall(figure):
+        heights.setdefault(data, []).append(float(y))
+        assert float(mean) > 0
+    assert len(heights) == 2
+    assert all(max(found) - min(found) > 40 for found in heights.values())  # of 223 points
+    assert not re.search(r"[(>][+-]0\.0+[,<]", html)  # a difference, and no digit of it
+    assert "1,234, 5,678" in html
+
+
 def test_an_overview_that_fails_says_so(make_records, tmp_path, monkeypatch):
     def fail(*arguments):
         raise KeyError("lr")

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 __all__ = [
+    "COLUMNS",
     "FAINT",
     "INK",
     "PALETTE",
@@ -35,6 +36,7 @@ __all__ = [
     "keep_shares",
     "mark",
     "name_points",
+    "panels",
     "svg_of",
     "thinned",
     "unwarned",
@@ -88,10 +90,22 @@ def unwarned() -> Iterator[None]:
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Give a figure of this size in inches with one pair of axes, in the page's style."""
+    with panels(width, height, 1) as (figure, (axes,)):
+        yield figure, axes
+
+
+COLUMNS = 4
+"""Pairs of axes in a row of :func:`panels`."""
+
+
+@contextmanager
+def panels(width: float, height: float, count: int) -> Iterator[tuple[Figure, list[Axes]]]:
+    """Give a figure with several pairs of axes in rows, each row of this height in inches."""
+    rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
     with plt.rc_context(STYLE), unwarned():
-        figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
+        figure = plt.figure(figsize=(width, rows * height), layout="constrained")
         try:
-            yield figure, axes
+            yield figure, [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
         finally:
             plt.close(figure)
 

@@ -257,6 +257,7 @@ def _results(part: sections.Part, columns: Sequence[Measure]) -> dict[str, Any]:
             for place, summary in enumerate(part.summaries)
         ],
         "samples": part.first.train_samples if part.records else "unknown",
+        "parameters": f"{part.first.parameters:,}" if part.records else "unknown",
         "about": _sentence(told_of(part.summaries, part.base).translate(_ARROWS)),
         "remarks": remarks(part.summaries, part.base),
     }

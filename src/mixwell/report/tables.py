@@ -22,6 +22,7 @@ __all__ = [
     "by_part",
     "cells",
     "columns_for",
+    "fitted",
     "latex_table",
     "leading",
     "markdown_table",
@@ -72,6 +73,12 @@ def leading(columns: Sequence[Measure], protocol: str) -> list[Measure]:
     return [column for column in columns if column.name in PROTOCOLS[protocol].measures]
 
 
+def fitted(column: Measure, summaries: Sequence[MethodSummary]) -> Measure:
+    """Return a measure with as many digits as these methods' means need."""
+    means = [abs(s.metrics[column.name].mean) for s in summaries if column.name in s.metrics]
+    return column.fitting(max(filter(math.isfinite, means), default=0.0))
+
+
 def cells(summaries: Sequence[MethodSummary], column: Measure) -> list[Cell]:
     """Return a measure's cells, one for each method."""
     means = [s.metrics[column.name].mean for s in summaries if column.name in s.metrics]
@@ -79,7 +86,7 @@ def cells(summaries: Sequence[MethodSummary], column: Measure) -> list[Cell]:
     top = None
     if column.higher_is_better is not None:
         top = (max if column.higher_is_better else min)(finite or [math.nan])
-    column = column.fitting(max((abs(mean) for mean in finite), default=0.0))
+    column = fitted(column, summaries)
     return [_cell(summary, column, top, len(summaries) > 1) for summary in summaries]
 
 

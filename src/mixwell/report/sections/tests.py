@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from mixwell.metrics.measures import Measure
 from mixwell.report.drawing import INK, Point, canvas, mark, svg_of
 from mixwell.report.sections.base import Block, Part, Section, Table, plain
-from mixwell.report.tables import p_text
+from mixwell.report.tables import fitted, p_text
 from mixwell.studies import PROTOCOLS, MethodSummary
 from mixwell.studies.statistics import detectable_difference, seeds_needed
 
@@ -30,6 +30,7 @@ def _ranked(part: Part) -> list[Measure]:
 def _sentence(part: Part, measure: Measure) -> str:
     """Return what the tests allow to say of a measure."""
     better, worse, open_ = [], [], []
+    measure = fitted(measure, part.summaries)
     for summary in part.summaries:
         test = summary.tests.get(measure.name)
         if test is None:
@@ -58,7 +59,7 @@ FINDINGS = Section("findings", _findings)
 
 def _power(part: Part) -> Block:
     """Return what differences of the first leading measure these seeds could have shown."""
-    measure = _ranked(part)[0]
+    measure = fitted(_ranked(part)[0], part.summaries)
     rows = []
     pairs = 0
     for summary in part.summaries:
@@ -118,6 +119,7 @@ def differences(
 ) -> str:  # fmt: skip
     """Return each method's difference to the baseline with its 95 % interval."""
     shown = [s for s in summaries if s.tests.get(measure.name)][::-1]
+    measure = fitted(measure, summaries)
     points = []
     with canvas(5.2, 0.75 + 0.34 * max(len(shown), 1)) as (figure, axes):
         for row, summary in enumerate(shown):
