@@ -21,6 +21,7 @@ from mixwell.training.naming import content_digest, weights_file
 from mixwell.training.semi_supervised import SemiSupervised
 
 __all__ = [
+    "bring",
     "given_to",
     "load_data",
     "make_method",
@@ -97,6 +98,16 @@ def published_of(config: RunConfig, dataset: Dataset) -> str | None:
     return next((name for name in names if has_setup(config.method, name)), None)
 
 
+def bring(config: RunConfig) -> None:
+    """Import what the configuration imports, and what packages bring.
+
+    Raises:
+        InputError: something imported can't work.
+    """
+    plugins.load_installed()
+    plugins.adopt(config.imports)
+
+
 def load_data(config: RunConfig) -> Dataset:
     """Return the data set that a configuration names, split by its seed.
 
@@ -105,8 +116,7 @@ def load_data(config: RunConfig) -> Dataset:
     Raises:
         InputError: the data or something imported can't work.
     """
-    plugins.load_installed()
-    plugins.adopt(config.imports)
+    bring(config)
     options: dict[str, Any] = {
         "data_dir": config.data_dir, "train_size": config.train_size, "download": config.download,
         "val_fraction": config.val_fraction, "seed": config.seed, "imbalance": config.imbalance,

@@ -13,7 +13,7 @@ from mixwell.data import Dataset, FolderSplit, SampledSplit, Split
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.methods.spec import specs_of
-from mixwell.training.build import given_to, load_data, make_model, make_step, resolved
+from mixwell.training.build import bring, given_to, load_data, make_model, make_step, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.loggers import check_available
 from mixwell.training.machine import make_fabric, random_state, set_random_state
@@ -73,7 +73,8 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         InputError: something can't work. Nothing has been written.
     """
-    specs_of(config.method)  # first: reading data may take long
+    bring(config)
+    specs_of(config.method)  # before the data are read, which may take long
     dataset = load_data(config)
     check_asked(config, dataset)
     config = resolved(config, dataset)
