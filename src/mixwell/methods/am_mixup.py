@@ -12,15 +12,19 @@ reading, and arguments. Sources disagree on what is paired: samples of different
 (``pairs="samples"``, with the abstract), or a sample with another class's centre (``"centres"``,
 running means of features).
 
-Helps: what is within coarse classes (fine accuracy, transfer) and the balance of margins; long
-tails, if the rare classes have tens of images. On CIFAR-10 with 500 images a class it was 1.0 ± 1.0
-points more accurate than erm, as no mix in the clean loss's place was; on long tails of it 1.6 ±
-1.0 (at 10 : 1) and 1.4 ± 0.6 (100 : 1), with classes that collapse less onto each other.
-With 100 images a class it was 1.2 ± 1.0 points more accurate, with 10 and 50 not measurably.
+Helps: what is within coarse classes, against other mixes: trained on CIFAR-100's 20 superclasses
+its features told the 100 classes 1.6 ± 0.8 points better than mixup's and 2.4 ± 0.7 than
+manifold_mixup's, as erm's did (−0.4 ± 0.7), and these lay farther apart than erm's (NC1 of fine
+classes 0.31 ± 0.19 lower, of 4.0). Long tails, if the rare classes have tens of images. On CIFAR-10
+with 500 images a class it was 1.0 ± 1.0 points more accurate than erm, as no mix in the clean
+loss's place was; on long tails of it 1.6 ± 1.0 (at 10 : 1) and 1.4 ± 0.6 (100 : 1), with classes
+that collapse less onto each other. With 100 images a class it was 1.2 ± 1.0 points more accurate,
+with 10 and 50 not measurably.
 
-Hurts: calibration as trained: it pushes to full confidence. On that tail of 100 : 1 the margins
-were less even than erm's, against its paper's claim. With three images in a class it has no pairs
-to move between.
+Hurts: calibration as trained: it pushes to full confidence. Toward centres (``pairs="centres"``) it
+did so by 7.7 points of ECE more than erm there, and brought fine classes closer. On that tail of
+100 : 1 the margins were less even than erm's, against its paper's claim. With three images in a
+class it has no pairs to move between.
 """
 
 from mixwell.coefficient import Midpoint
