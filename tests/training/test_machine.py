@@ -12,6 +12,7 @@ from mixwell.training import RunConfig
 from mixwell.training.machine import is_anywhere
 
 
+@pytest.mark.slow
 def test_it_trains_without_the_modules_and_processes_that_windows_lacks(tmp_path):
     script = """
 import multiprocessing, sys
