@@ -41,8 +41,8 @@ MEMORY_MB = 8.0
 OBJECTS = 100
 TIME = 1.35
 """The most by which memory and living objects may grow from the second quarter to the last, and the
-last tenth's median time of a step over the first's, both in plain steps at that time: what else the
-machine does slows both."""
+last third's median time of a step over the first's. Each step is measured in plain ones right after
+it: what else the machine does slows both."""
 
 
 class Watch:
@@ -89,12 +89,22 @@ class Watch:
         return statistics.median(last) - statistics.median(before or values[:1])
 
     def report(self) -> dict[str, float]:
-        """Return what changed, and the time of a step: its median at first and at last, in ms."""
+        """Return what changed, and a step's median time at first and at last, in ms and in plain ones.
+
+        At first and at last are thirds: of a tenth of some hundred steps the median is chance.
+        """
         found = {what: round(self.grown(what), 3) for what in self.seen[0]}
-        for name, times in (("cpu", self.times), ("plain", self.plain), ("wall", self.wall)):
-            tenth = max(len(times) // 10, 1)
-            found[f"{name} first"] = round(1e3 * statistics.median(times[:tenth]), 3)
-            found[f"{name} last"] = round(1e3 * statistics.median(times[-tenth:]), 3)
+        each = len(self.plain) // len(self.times)
+        plain = [
+            statistics.median(self.plain[each * i : each * (i + 1)]) for i in range(len(self.times))
+        ]
+        in_plain = [time / own for time, own in zip(self.times, plain, strict=True)]
+        third = max(len(self.times) // 3, 1)
+        for name, values, unit in (
+            ("cpu", self.times, 1e3), ("wall", self.wall, 1e3), ("in plain steps", in_plain, 1.0),
+        ):  # fmt: skip
+            found[f"{name} first"] = round(unit * statistics.median(values[:third]), 3)
+            found[f"{name} last"] = round(unit * statistics.median(values[-third:]), 3)
         return found
 
 
@@ -106,7 +116,7 @@ def faults(report: dict[str, float]) -> list[str]:
         for what in ("objects", "memory", "files", "threads", "tasks", "hooks")
         if report.get(what, 0) > most.get(what, 0)
     ]
-    first, last = (report[f"cpu {when}"] / report[f"plain {when}"] for when in ("first", "last"))
+    first, last = (report[f"in plain steps {when}"] for when in ("first", "last"))
     if last > TIME * first:
         rising.append(f"a step took {first:.2f} plain ones, and {last:.2f} at last")
     return rising
@@ -148,6 +158,8 @@ def soak_steps(name: str, steps: int, seconds: float = 1e9) -> dict[str, float]:
             step += 1
             if step % every == 0:
                 watch.look()
+        if not watch.seen:  # the time was up before
+            watch.look()
     return {"steps": step, **watch.report()}
 
 
