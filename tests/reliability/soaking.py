@@ -89,9 +89,9 @@ class Watch:
         return statistics.median(last) - statistics.median(before or values[:1])
 
     def report(self) -> dict[str, float]:
-        """Return what changed, and a step's median time at first and at last, in ms and in plain ones.
+        """Return what changed, and a step's median time at first and last, in ms and plain ones.
 
-        At first and at last are thirds: of a tenth of some hundred steps the median is chance.
+        First and last are thirds: of a tenth of some hundred steps the median is chance.
         """
         found = {what: round(self.grown(what), 3) for what in self.seen[0]}
         each = len(self.plain) // len(self.times)
@@ -143,8 +143,9 @@ def soak_steps(name: str, steps: int, seconds: float = 1e9) -> dict[str, float]:
     optimizer = torch.optim.SGD(model.parameters(), 0.01)
     x, y = torch.rand(64, 1, 8, 8), torch.randint(4, (64,))
     watch = Watch(model)
-    every, started, step = max(steps // SAMPLES, 1), time.monotonic(), 0
+    every, step = max(steps // SAMPLES, 1), 0
     with set_aside():
+        started = time.monotonic()
         while step < steps and time.monotonic() - started < seconds:
             method.set_progress(step / steps)
             index = torch.randint(64, (8 - step % 2,))  # of the sizes that an epoch has
