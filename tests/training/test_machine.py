@@ -52,18 +52,7 @@ def test_nothing_is_taken_for_granted_but_one_device_and_full_precision():
 def test_a_study_on_what_this_machine_lacks_is_refused_before_anything(tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    words = [
-        "compare",
-        "--data",
-        "digits",
-        "--methods",
-        "erm",
-        "--seeds",
-        "1",
-        "--accelerator",
-        "cuda",
-        "--out",
-    ]
-    assert main([*words, str(tmp_path / "out")]) == 2
+    asked = ["--data", "digits", "--methods", "erm", "--seeds", "1", "--accelerator", "cuda"]
+    assert main(["compare", *asked, "--out", str(tmp_path / "out")]) == 2
     assert "accelerator='cuda' with devices=1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -41,13 +41,10 @@ def overview(
         known = value if _is_number(value) else in_words(value)
         by_value.setdefault(known, []).append(summary)
     # Of other data a number means something else, but a share.
-    apart = {m.name: "data" in varied and m.unit != "%" for m in leading}
-    drawn = [
-        over_values(by_value, colours, measure, axis, apart=apart[measure.name])
-        for measure in leading
-    ]
+    apart = [measure for measure in leading if "data" in varied and measure.unit != "%"]
+    drawn = [over_values(by_value, colours, m, axis, apart=m in apart) for m in leading]
     note = "Means over seeds; bars are 95 % intervals."
-    if any(apart.values()):
+    if apart:
         note += " What is no share has a scale for each."
     return [Block(f"Over {axis}", note, pictures=plain(*drawn))] if any(drawn) else []
 
@@ -73,21 +70,15 @@ def over_values(
         value: [summary for summary in summaries if measure.name in summary.metrics]
         for value, summaries in by_value.items()
     }
-    values = [value for value, summaries in there.items() if summaries]
-    if not values:
+    if not any(there.values()):
         return None
-    if all(_is_number(v) and v > 0 for v in by_value):  # as a logarithm's axis takes them
-        values = sorted(by_value)
-    elif not apart:
-        values = list(by_value)
-    groups = [[value] for value in values] if apart else [values]
+    groups = [{value: found} for value, found in there.items() if found] if apart else [there]
     points: list[Point] = []
     with panels(5.2, 3.1, len(groups)) as (figure, places):
         for axes, group in zip(places, groups, strict=True):
-            shown = {value: there[value] for value in group}
-            points += _draw_over(axes, shown, colours, measure, axis)
+            points += _draw_over(axes, group, colours, measure, axis)
             if apart:
-                label = "\n".join(textwrap.wrap(in_words(group[0]), _LETTERS))
+                label = "\n".join(textwrap.wrap(in_words(next(iter(group))), _LETTERS))
                 axes.set_xticks([0.0], [label])
             else:
                 axes.set_xlabel(axis)
@@ -102,7 +93,9 @@ def _draw_over(
 ) -> list[Point]:  # fmt: skip
     """Draw a measure over values, and return what its points tell."""
     values = list(by_value)
-    numeric = all(_is_number(v) and v > 0 for v in values)
+    numeric = all(_is_number(v) and v > 0 for v in values)  # as a logarithm's axis takes them
+    if numeric:
+        values = sorted(values)
     place = np.array(values if numeric else range(len(values)), dtype=float)
     points: list[Point] = []
     for number, (method, colour) in enumerate(colours.items()):
