@@ -223,6 +223,21 @@ def test_cifar100_has_its_superclasses(tmp_path):
     assert [len(s) for s in (cifar.train, cifar.val, cifar.test)] == [300, 100, 400]
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10", "cifar100"])
+def test_copies_of_published_images_that_hold_fewer_are_told_apart(name, tmp_path):
+    def content(size, **options):
+        folder = tmp_path / str(size)
+        if name == "fashion-mnist":
+            write_fashion(folder, sizes=(size, 50))
+        else:
+            write_cifar(folder, name == "cifar100", size)
+        return data.load(name, data_dir=folder, **options).content
+
+    half = {"val_fraction": 0.5}
+    assert content(400, **half) == content(400, seed=3, train_size=100, val_fraction=0.4)
+    assert content(400, **half) != content(500, **half)
+
+
 class Evil:
     def __reduce__(self):
         return (print, ("ran",))

@@ -151,6 +151,56 @@ def test_a_results_file_is_of_one_data_set():
         run_study("balanced", "third", results="all.csv", **asked)
 
 
+def write_answers(shift: int = 0) -> None:
+    test = data.load("digits").test
+    counts = 20 * np.eye(10, dtype=int)[test.y.numpy()]
+    counts[shift, 0] += 1
+    np.savez("answers.npz", counts=counts)
+
+
+MEASURED_ON = {
+    "people": (write_answers, {"shift": 1}, {"people": "answers.npz"}),
+    "ood": (write_photos, {"count": 11}, {"ood": "folder:photos", "image_size": 8}),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED_ON)
+def test_a_run_is_measured_on_what_it_began_with(name):
+    write, change, options = MEASURED_ON[name]
+    write()
+    config = RunConfig(data="digits", train_size=100, **{**FEW, **options})
+    train(config, "begun", until=1)
+    train(replace(config, epochs=1), "ended")
+    write(**change)
+    for folder, asked in (("begun", config), ("ended", replace(config, epochs=1))):
+        with pytest.raises(InputError, match=rf"{name}='.* held .* and holds .*another folder"):
+            train(asked, folder)
+    assert train(config, "another")["metrics"]
+
+
+@pytest.mark.parametrize("name", MEASURED_ON)
+def test_a_study_and_its_file_are_measured_on_one_thing(name):
+    write, change, options = MEASURED_ON[name]
+    write()
+    asked = {
+        "methods": ["erm"], "seeds": [0], "data": "digits", "train_size": 100, "epochs": 1,
+        "threads": 1, "results": "all.csv", **options,
+    }  # fmt: skip
+    run_study("balanced", "study", **asked)
+    [record] = run_study("balanced", "again", **asked)
+    assert record.known_from == "all.csv"
+    rows = Path("all.csv").read_text()
+    write(**change)
+    with pytest.raises(InputError, match=rf"out='study'.*{name}='.* held .* and holds"):
+        run_study("balanced", "study", **{**asked, "seeds": [1]})
+    with pytest.raises(InputError, match=rf"all\.csv.*{name}='.* held .* and holds .*another file"):
+        run_study("balanced", "third", **asked)
+    [begun] = [words for words in rows.split('"') if words.count(f"{name} of ")]
+    Path("all.csv").write_text(rows.replace(f'"{begun}"', begun.partition(" of ")[0]))
+    [record] = run_study("balanced", "fourth", **asked)  # of a version that kept no record
+    assert record.known_from == "all.csv"
+
+
 def test_the_record_tells_what_is_read_and_nothing_else(tmp_path):
     write_csv()
     first = data.load("csv:own.csv").content

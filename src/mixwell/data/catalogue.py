@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -108,7 +108,10 @@ def _fashion(request: Request) -> Raw:
     for _, labels in parts:
         _check_labels("fashion-mnist", labels, len(_FASHION))
     groups = {"tops": (0, 2, 3, 4, 6), "trouser": (1,), "footwear": (5, 7, 9), "bag": (8,)}
-    return Raw(*_images(parts[0], parts[1], crop=2), classes=_FASHION, superclasses=groups)
+    return Raw(
+        *_images(parts[0], parts[1], crop=2), classes=_FASHION, superclasses=groups,
+        content=_content_of(parts),
+    )  # fmt: skip
 
 
 def _cifar(request: Request, hundred: bool) -> Raw:
@@ -119,7 +122,16 @@ def _cifar(request: Request, hundred: bool) -> Raw:
     parts, classes, groups = sources.read_cifar(root, hundred)
     for _, labels in parts:
         _check_labels(name, labels, len(classes))
-    return Raw(*_images(parts[0], parts[1], crop=4), classes=tuple(classes), superclasses=groups)
+    return Raw(
+        *_images(parts[0], parts[1], crop=4), classes=tuple(classes), superclasses=groups,
+        content=_content_of(parts),
+    )  # fmt: skip
+
+
+def _content_of(parts: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """Return the line of published images: copies differ in how many of them they have."""
+    labels = [labels for _, labels in parts]
+    return content.line_of(sum(map(len, labels)), labels)
 
 
 def _folder(request: Request) -> Raw:

@@ -13,6 +13,7 @@ import io
 import json
 import os
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ FIXED = (*_WORDS, *_WHOLE, *_REAL, *_VERSIONS, "ended")
 """The columns before the measures."""
 
 _Key = tuple[str, str, str]
-_OF = " of "
+_OF, _AND = " of ", "; "
 _Row = Mapping[str, str]
 
 
@@ -83,14 +84,14 @@ class ResultsFile:
         """
         key = _key(cell)
         row = next((row for row in self._rows if _key_of(row) == key), None)
-        held = row and row["fingerprint"].partition(_OF)[2]
-        if held and cell.config.data_digest not in (None, held):
+        if row is None:
+            return None
+        changed = replace(cell.config, **_held(row)).other_data(cell.config)
+        if changed:
             raise InputError(
-                f"results={str(self.path)!r} holds runs of other data: "
-                f"data={cell.config.data!r} held {held}, and holds {cell.config.data_digest}; name "
-                "another file"
+                f"results={str(self.path)!r} holds runs of other data: {changed}; name another file"
             )
-        return None if row is None else result_of(row, cell.config.to_dict(), self.path.name)
+        return result_of(row, cell.config.to_dict(), self.path.name)
 
     def check(self, cells: Iterable[Cell]) -> None:
         """See that it holds no other study: a run of a cell's name that was made otherwise.
@@ -236,8 +237,19 @@ def _row(cell: Cell, record: RunRecord, varied: str) -> dict[str, str]:
 
 def _print_of(cell: Cell) -> str:
     """Return a run's fingerprint and, behind it, what is known of its data: "1a2b of 200 ..."."""
-    held = cell.config.data_digest
-    return cell.config.fingerprint + (f"{_OF}{held}" if held else "")
+    held = {name: digest for name, (_, digest) in cell.config.held.items()}
+    own = [held.pop("data")] if "data" in held else []
+    words = _AND.join([*own, *(f"{name}{_OF}{digest}" for name, digest in held.items())])
+    return cell.config.fingerprint + (f"{_OF}{words}" if words else "")
+
+
+def _held(row: _Row) -> dict[str, Any]:
+    """Return what a run's data held, as fields of its configuration, as far as the row tells."""
+    found: dict[str, Any] = dict.fromkeys(("data_digest", "ood_digest", "people_digest"))
+    for words in filter(None, row["fingerprint"].partition(_OF)[2].split(_AND)):
+        name, is_named, digest = words.partition(_OF)
+        found[f"{name if is_named else 'data'}_digest"] = digest or words
+    return found
 
 
 def _key(cell: Cell) -> _Key:

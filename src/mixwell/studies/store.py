@@ -267,13 +267,13 @@ class Store:
                 config = RunConfig.from_dict(opened(_parsed(text), ""))
             except (InputError, TypeError):
                 continue  # :meth:`mend` names it
-            before[config.data_digest, config.reading] = config
+            before[tuple(config.held.items())] = config
         for config in configs:
-            other = next((old for old in before.values() if old.has_other_data(config)), None)
-            if other is not None:
+            changed = next(filter(None, (old.other_data(config) for old in before.values())), None)
+            if changed is not None:
                 raise InputError(
-                    f"out={str(self.folder)!r} holds runs of other data "
-                    f"({other.difference(config)}); choose another folder or delete it"
+                    f"out={str(self.folder)!r} holds runs of other data ({changed}); choose "
+                    "another folder or delete it"
                 )
 
     def arrange(self, cells: Sequence[Cell]) -> None:

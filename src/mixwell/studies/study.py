@@ -24,7 +24,7 @@ from mixwell.studies.yaml_file import read_yaml
 from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import GREATEST_SEED, NOT_SAID, RunConfig
 from mixwell.training.naming import called, digest, folder_name
-from mixwell.training.prepare import check, check_asked
+from mixwell.training.prepare import check, check_asked, with_measured
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
@@ -97,7 +97,7 @@ class Study:
             check_asked(config, dataset)
             # All methods are trained alike: of a published set-up a study takes the settings.
             usual = resolved(replace(config, published=None), dataset)
-            config = replace(usual, published=config.published)
+            config = with_measured(replace(usual, published=config.published), dataset)
             model = make_model(config, dataset)
             owns = [
                 replace(config, method=method, method_options=options, **trained)

@@ -21,6 +21,7 @@ from mixwell.training.naming import content_digest, weights_file
 from mixwell.training.semi_supervised import SemiSupervised
 
 __all__ = [
+    "as_planned",
     "bring",
     "given_to",
     "load_data",
@@ -173,26 +174,31 @@ def resolved(config: RunConfig, dataset: Dataset) -> RunConfig:
     if "warmup_epochs" in chosen:
         epochs: Any = chosen.get("epochs", config.epochs)
         chosen["warmup_epochs"] = min(chosen["warmup_epochs"], epochs / 10)
-    return _with_sources(_with_content(replace(config, **chosen), dataset))
+    return _with_sources(as_planned(replace(config, **chosen), data_digest=dataset.content))
 
 
-def _with_content(config: RunConfig, dataset: Dataset) -> RunConfig:
-    """Return the configuration with a line on what its data hold.
+def as_planned(config: RunConfig, **held: Any) -> RunConfig:
+    """Return a run with lines on what its data hold.
+
+    Args:
+        config: that may have such lines since it was planned.
+        held: the fields and the lines that were found; None where nothing is known.
 
     Raises:
         InputError: they held something else when the run was planned.
     """
-    held, holds = config.data_digest, dataset.content
-    if held is not None and holds is not None and held != holds:
+    if changed := config.other_data(replace(config, **held)):
+        name = changed.partition("=")[0]
+        is_made = name != "people" and data.is_plugged(getattr(config, name))
         raise InputError(
-            f"data={config.data!r} held {held} when the run was planned, and holds {holds} now: "
+            f"{changed} now; the run was planned with the former: "
             + (
                 "a function must make the same each time, or by an argument seed"
-                if data.is_plugged(config.data)
-                else "bring back what it held, or begin in another folder (out)"
+                if is_made
+                else "bring it back, or begin in another folder (out)"
             )
         )
-    return replace(config, data_digest=held or holds)
+    return replace(config, **{name: getattr(config, name) or line for name, line in held.items()})
 
 
 def _kind(dataset: Dataset) -> str:

@@ -28,6 +28,11 @@ def _option(default: Any, group: str, text: str, choices: tuple[str, ...] = ()) 
     return field(default=default, metadata=metadata)
 
 
+def _digest(group: str) -> Any:
+    """Return a field for what some data hold, which no option sets: their files may change."""
+    return _option(None, group, "")
+
+
 _WHOLE = {  # fields to their least values
     "train_size": 1, "epochs": 0, "batch_size": 1, "accumulate": 1, "devices": 1, "threads": 1,
     "image_size": 8, "loader_workers": 0, "seed": 0, "largest_class": 1, "shots": 1, "labels": 1,
@@ -44,9 +49,12 @@ GREATEST_SEED = 2**32 - 1  # NumPy's
 _NO_MATTER = (
     "data_dir", "download", "val_every", "loader_workers", "threads", "checkpoint_minutes", "log",
 )  # fmt: skip
-_READ_BY = ("data", "target", "task", "image_size", "val_fraction")
-"""What a data set's content may depend on beside its files."""
-NOT_SAID = ("imports", "init_digest", "data_digest")
+_READ_BY = {
+    "data": ("data", "target", "task", "image_size", "val_fraction"), "ood": ("ood",),
+    "people": ("people",),
+}  # fmt: skip
+"""Of all data that a run reads, what their content may depend on beside files."""
+NOT_SAID = ("imports", "init_digest", *(f"{name}_digest" for name in _READ_BY))
 """Fields that no option and no study's file sets: they are found out."""
 
 
@@ -169,9 +177,7 @@ class RunConfig:
     target: str | None = _option(
         None, "data", "the column that is predicted, of csv, parquet, hf and series"
     )
-    data_digest: str | None = field(  # of what the data hold: their files may change
-        default=None, metadata={"group": "data", "help": "", "choices": ()}
-    )
+    data_digest: str | None = _digest("data")
     task: str | None = _option(
         None,
         "data",
@@ -285,6 +291,8 @@ class RunConfig:
     ood: str | None = _option(
         None, "evaluation", "a data set of images that the model should not be confident on"
     )
+    ood_digest: str | None = _digest("evaluation")
+    people_digest: str | None = _digest("evaluation")
     shift: bool = _option(
         False, "evaluation", "measure accuracy and ECE on corrupted images of five severities"
     )
@@ -387,9 +395,10 @@ class RunConfig:
 
     def _identity(self) -> dict[str, Any]:
         """Return the fields, with what weights are in place of where they lie."""
-        given = {**self.to_dict(), "people": self.people and Path(self.people).name}
+        given = {**self.to_dict(), "people": self._of_file("people")}
         digest = given.pop("init_digest")
-        given.pop("data_digest")  # a run of before it was kept is the same run
+        for name in _READ_BY:  # a run of before they were kept is the same run
+            given.pop(f"{name}_digest")
         if self.init is not None:
             given["init"] = digest or content_digest(weights_file(self.init))
         if not self.fine_tunes and self.image_size == 224:
@@ -398,8 +407,8 @@ class RunConfig:
 
     def difference(self, other: RunConfig) -> str:
         """Return in words the first fields that differ in what changes the result."""
-        if self.has_other_data(other):
-            return f"data={self.data!r} held {self.data_digest}, and holds {other.data_digest}"
+        if changed_data := self.other_data(other):
+            return changed_data
         old, new = self._identity(), other._identity()
         imports = changed_imports(old.pop("imports"), new.pop("imports"))
         changed = [imports] if imports else []
@@ -412,17 +421,34 @@ class RunConfig:
 
     def is_same_run(self, other: RunConfig) -> bool:
         """Whether all is alike that changes the result, the data as far as is known of them."""
-        return self.fingerprint == other.fingerprint and not self.has_other_data(other)
+        return self.fingerprint == other.fingerprint and not self.other_data(other)
 
-    def has_other_data(self, other: RunConfig) -> bool:
-        """Whether data that are named and read alike are known to hold something else."""
-        digests = {self.data_digest, other.data_digest} - {None}
-        return len(digests) > 1 and self.reading == other.reading
+    def other_data(self, other: RunConfig) -> str:
+        """Return in words which data, named and read alike, are known to hold something else.
+
+        Of the data that it is trained on, and of outliers and people's answers; "" where none do.
+        """
+        new = other.held
+        for name, (reading, held) in self.held.items():
+            as_read, holds = new.get(name, (None, None))
+            if as_read == reading and holds != held:
+                return f"{name}={getattr(other, name)!r} held {held}, and holds {holds}"
+        return ""
 
     @property
-    def reading(self) -> tuple[Any, ...]:
-        """Which data are read and how: all that what they hold may depend on beside files."""
-        return tuple(getattr(self, name) for name in _READ_BY)
+    def held(self) -> dict[str, tuple[tuple[Any, ...], str]]:
+        """How data are read and what they hold, of those of which that is known."""
+        digests = {name: getattr(self, f"{name}_digest") for name in _READ_BY}
+        return {
+            name: (tuple(map(self._of_file, _READ_BY[name])), digest)
+            for name, digest in digests.items()
+            if digest is not None
+        }
+
+    def _of_file(self, name: str) -> Any:
+        """Return a field; of people's answers the file's name, wherever it lies."""
+        value = getattr(self, name)
+        return Path(value).name if name == "people" and value else value
 
     @property
     def label(self) -> str:

@@ -9,18 +9,26 @@ import torch
 from torch import nn
 
 from mixwell import data
-from mixwell.data import Dataset, FolderSplit, SampledSplit, Split
+from mixwell.data import Dataset, FolderSplit, SampledSplit, Split, content
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.methods.spec import specs_of
-from mixwell.training.build import bring, given_to, load_data, make_model, make_step, resolved
+from mixwell.training.build import (
+    as_planned,
+    bring,
+    given_to,
+    load_data,
+    make_model,
+    make_step,
+    resolved,
+)
 from mixwell.training.config import RunConfig
 from mixwell.training.loggers import check_available
 from mixwell.training.machine import make_fabric, random_state, set_random_state
 from mixwell.training.naming import called, digest, folder_name
-from mixwell.training.probes import load_outliers, load_people
+from mixwell.training.probes import load_other, load_outliers, load_people
 
-__all__ = ["Prepared", "check", "check_asked", "check_readable", "prepare"]
+__all__ = ["Prepared", "check", "check_asked", "check_readable", "prepare", "with_measured"]
 
 _FEW = 8  # samples of the step that is tried
 
@@ -77,7 +85,7 @@ def prepare(config: RunConfig) -> Prepared:
     specs_of(config.method)  # before the data are read, which may take long
     dataset = load_data(config)
     check_asked(config, dataset)
-    config = resolved(config, dataset)
+    config = with_measured(resolved(config, dataset), dataset)
     make_fabric(config)
     check(config, dataset)
     return Prepared(config, dataset)
@@ -123,10 +131,32 @@ def check_readable(dataset: Dataset) -> None:
                 pass
 
 
+def with_measured(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """Return a run with lines on what it is measured on beside its data: outliers, people.
+
+    Args:
+        config: resolved.
+        dataset: that it names.
+
+    Raises:
+        InputError: they can't be had, or held something else when the run was planned.
+    """
+    ood = people = None
+    if config.people is not None:
+        counts = load_people(dataset, config)
+        people = content.line_of(len(counts), [counts])
+    if config.ood is not None:
+        other = load_other(dataset, config)
+        load_outliers(dataset, config, other)  # all of them are read
+        ood = other.content
+    return as_planned(config, ood_digest=ood, people_digest=people)
+
+
 def check(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> None:
     """Raise an InputError if something could not work later on; nothing is trained.
 
-    A step of a few samples is tried, and what is measured at the end is looked at.
+    A step of a few samples is tried. Outliers and people's answers have been looked at by
+    :func:`with_measured`.
 
     Args:
         config: resolved.
@@ -136,10 +166,6 @@ def check(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -
     before = random_state()
     step = make_step(config, dataset)
     check_available(config.log)
-    if config.people is not None:
-        load_people(dataset, config)
-    if config.ood is not None:
-        load_outliers(dataset, config)
     if config.shift and len(dataset.input_shape) != 3:
         raise InputError(f"shift needs images, but data={config.data!r} has none")
     if model is None:

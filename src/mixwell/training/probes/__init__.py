@@ -6,7 +6,7 @@ from, by field; figures' arrays and details it leaves in the findings.
 
 from mixwell.training.probes.collapse import collapse
 from mixwell.training.probes.fine import fine_classes
-from mixwell.training.probes.outliers import load_outliers, outliers
+from mixwell.training.probes.outliers import load_other, load_outliers, outliers
 from mixwell.training.probes.people import load_people, people
 from mixwell.training.probes.samples import samples
 from mixwell.training.probes.shift import shift
@@ -20,6 +20,7 @@ __all__ = [
     "Subject",
     "collapse",
     "fine_classes",
+    "load_other",
     "load_outliers",
     "load_people",
     "moments",

@@ -15,13 +15,13 @@ from mixwell.training.config import RunConfig
 from mixwell.training.predict import predict
 from mixwell.training.probes.subject import Findings, Subject, moments
 
-__all__ = ["load_outliers", "outliers"]
+__all__ = ["load_other", "load_outliers", "outliers"]
 
 _OUTLIERS = 5000
 
 
-def load_outliers(dataset: Dataset, config: RunConfig) -> TensorSplit:
-    """Return another data set's test images as this one's: size, channels and normalisation.
+def load_other(dataset: Dataset, config: RunConfig) -> Dataset:
+    """Return the data set whose images are the outliers.
 
     Raises:
         InputError: either has no images, or they are the same.
@@ -37,6 +37,22 @@ def load_outliers(dataset: Dataset, config: RunConfig) -> TensorSplit:
     other = data.load(config.ood, **options)
     if len(other.input_shape) != 3:
         raise InputError(f"ood={config.ood!r} has no images")
+    return other
+
+
+def load_outliers(dataset: Dataset, config: RunConfig, other: Dataset | None = None) -> TensorSplit:
+    """Return another data set's test images as this one's: size, channels and normalisation.
+
+    Args:
+        dataset: what the network is trained on.
+        config: names the other.
+        other: that it names, where it has been loaded.
+
+    Raises:
+        InputError: as :func:`load_other`.
+    """
+    if other is None:
+        other = load_other(dataset, config)
     chosen = torch.randperm(len(other.test), generator=seeded("ood"))[:_OUTLIERS].sort().values
     mean, std = moments(other.test)
     channels, *size = dataset.input_shape
