@@ -30,6 +30,7 @@ from mixwell.studies import load_records
 from mixwell.studies.study import Study
 from mixwell.training import RunConfig
 from mixwell.training.build import load_data, resolved
+from mixwell.training.prepare import check
 
 ROOT = Path(__file__).parents[2]
 
@@ -264,6 +265,27 @@ def test_the_lines_and_the_command_of_every_candidate_work(data):
         assert not torch.equal(model[-1].weight, before), label
         chosen = trained(given, config, 3)
         assert parsed(command_of(chosen)) == chosen, label
+
+
+@pytest.mark.parametrize(("name", "taken"), [("cifar100", "cifar100"), ("digits", None)])
+def test_the_lines_name_the_set_up_that_was_taken(name, taken):
+    given = RunConfig(data="digits", method="mixup", published="data")
+    dataset = replace(load_data(given), name=name)
+    code = code_of(given, dataset)
+    exec(code, {"loader": []})
+    assert ("published" in code) == (taken is not None)
+    assert taken is None or f'published="{taken}"' in code
+
+
+def test_a_baseline_is_recommended_without_the_others_set_up():
+    given = RunConfig(data="digits", published="cifar100")
+    dataset = load_data(given)
+    for label, method, options, own in Study(given, ["erm", "mixup"], [0]).options():
+        config = replace(given, method=method, method_options=options, **own)
+        chosen = trained(given, config, 3)
+        assert parsed(command_of(chosen)) == chosen
+        check(resolved(chosen, dataset), dataset)
+        assert ("published" in code_of(chosen, dataset)) == (label == "mixup")
 
 
 @pytest.mark.parametrize("published", ["airfoil", "exchange-rate"])

@@ -54,6 +54,15 @@ def test_a_method_may_be_trained_for_another_time(tmp_path):
         varied.plan(tmp_path)
 
 
+def test_a_set_up_that_is_named_is_not_for_plain_training(tmp_path):
+    base = replace(TINY, published="cifar100")
+    cells = Study(base, ["erm", "mixup", "regmixup+cutmix"], [0]).plan(tmp_path)
+    assert [cell.config.published for cell in cells] == [None, "cifar100", "cifar100"]
+    for methods in (["erm"], ["erm", "am_mixup"]):  # nothing, or not all, can have it
+        with pytest.raises(InputError, match=f"{methods[-1]} has no such set-up"):
+            Study(base, methods, [0]).plan(tmp_path)
+
+
 def test_a_protocols_own_settings_give_way_and_stay_out_of_the_label(tmp_path):
     usual = {"sk_mixup": {"tau_max": 5.0, "tau_std": 0.2}}
     study = Study(TINY, ["sk_mixup(tau_std=1)"], [0], usual=usual)

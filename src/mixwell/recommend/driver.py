@@ -26,7 +26,7 @@ from mixwell.training.build import load_data, make_model, resolved
 from mixwell.training.config import RunConfig
 from mixwell.training.files import make_folder
 from mixwell.training.machine import locked
-from mixwell.training.prepare import check, check_asked
+from mixwell.training.prepare import check, check_asked, with_measured
 
 __all__ = ["measures_of", "recommend"]
 
@@ -87,6 +87,7 @@ def recommend(
     check_asked(config, dataset)
     chosen = _measure(measure, dataset)
     base = replace(resolved(replace(config, published=None), dataset), published=config.published)
+    base = with_measured(base, dataset)
     make_model(base, dataset)
     configs = _configs(base, dataset, methods, settings or {}, baseline)
     folder = Path(out)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mixwell.data import Dataset
 from mixwell.methods import Method, Recipe, Term, needs_of_data
-from mixwell.training.build import make_method
+from mixwell.training.build import make_method, published_of
 from mixwell.training.config import NOT_SAID, RunConfig
 
 __all__ = ["code_of", "command_of"]
@@ -26,8 +26,8 @@ def code_of(config: RunConfig, dataset: Dataset) -> str:
         dataset: it is for.
     """
     options = dict(config.method_options)
-    if config.published is not None:
-        options = {"published": config.published, **options}
+    if (published := published_of(config, dataset)) is not None:
+        options = {"published": published, **options}
     if "class_counts" in needs_of_data(config.method):
         options.setdefault("class_counts", dataset.class_counts.tolist())
     method = make_method(config, dataset)
@@ -100,5 +100,5 @@ def trained(given: RunConfig, chosen: RunConfig, epochs: int) -> RunConfig:
     """Return the run that a recommendation leads to: as it was given, by the chosen method."""
     return replace(
         given, method=chosen.method, method_options=chosen.method_options, epochs=epochs,
-        imports=chosen.imports,
+        imports=chosen.imports, published=chosen.published,
     )  # fmt: skip

@@ -177,6 +177,8 @@ class Study:
         """Return each method's label, name, settings, and options of its runs alone.
 
         The label tells the settings that were asked for, not those that the protocol has anyway.
+        A set-up that is named settles what methods do: plain training, of which it says nothing,
+        runs without.
         """
         if isinstance(self.methods, str):
             raise InputError(f"methods must be a list of methods, got {brief(self.methods)}")
@@ -206,12 +208,20 @@ class Study:
         if len(set(labels)) < len(labels):
             raise InputError(f"methods names one twice: {', '.join(labels)}")
         found = []
+        plain = [
+            name
+            for name in names
+            if not any(spec.mixes or spec.answers or spec.beside for spec in specs_of(name))
+        ]
+        is_named = len(plain) < len(names) and self.base.published not in (None, "data")
         for label, (name, options) in zip(labels, chosen, strict=True):
             trained = {k: _typed(k, v) for k, v in options.items() if k in _TRAINED}
             for key in trained:
                 if key in self.vary:
                     raise InputError(f"methods: {label} has its own {key}, which varies")
             own = {key: value for key, value in options.items() if key not in trained}
+            if is_named and name in plain:
+                trained["published"] = None
             found.append((label, name, {**self.usual.get(name, {}), **own}, trained))
         return found
 

@@ -31,6 +31,7 @@ __all__ = [
     "make_schedule",
     "make_scheduler",
     "make_step",
+    "published_of",
     "resolved",
     "schedule_notes",
 ]
