@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import mixwell
 from mixwell import InputError, data, models
@@ -575,6 +576,66 @@ def test_columns_that_a_run_does_not_know_are_refused(on_a_table, tmp_path):
         prepare(config)
 
 
+def named(names):
+    """A table whose sum tells three classes, called by these names in this order."""
+    x = torch.randn(240, 4, generator=torch.Generator().manual_seed(0))
+    kinds = torch.bucketize(x.sum(1), torch.tensor([-1.0, 1.0]))
+    found = TensorDataset(x, torch.tensor([names.index(NAMES[kind]) for kind in kinds]))
+    found.classes = list(names)
+    return found
+
+
+NAMES = ("low", "middle", "high")
+UNTRAINED = {"epochs": 0, "method": "erm", "threads": 1}
+
+
+def own_named():
+    return named(NAMES)
+
+
+def own_turned():
+    return named(("high", "low", "middle"))
+
+
+def own_renamed():
+    found = named(NAMES)
+    found.classes = ["small", "middle", "large"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def of_named(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("named") / "run"
+    train(RunConfig(data=f"{__name__}:own_named", epochs=20, method="erm", threads=1), folder)
+    return folder
+
+
+def test_classes_are_put_in_the_order_of_the_data(of_named, tmp_path):
+    start = RunConfig(data=f"{__name__}:own_turned", init=str(of_named), **UNTRAINED)
+    result = train(start, tmp_path / "run")
+    before, after = mixwell.load_run(of_named), mixwell.load_run(tmp_path / "run")
+    assert after.classes == ("high", "low", "middle")
+    x = own_turned().tensors[0]
+    order = [before.classes.index(name) for name in after.classes]
+    assert torch.equal(after.network(x), before.network(x)[:, order])
+    assert "put in the order of these data, high, low, middle" in result["notes"][0]
+    assert result["metrics"]["accuracy"] > 0.6
+
+
+def test_a_head_of_classes_of_other_names_begins_anew(of_named, tmp_path):
+    start = RunConfig(data=f"{__name__}:own_renamed", init=str(of_named), **UNTRAINED)
+    result = train(start, tmp_path / "run")
+    note = result["notes"][0]
+    assert "begins anew" in note
+    assert "tells low, middle, high, these data are of small, middle, large" in note
+    before = torch.load(of_named / "model.pt")
+    after = torch.load(tmp_path / "run" / "model.pt")
+    kept = [name for name in before if torch.equal(before[name], after[name])]
+    assert kept
+    head = {name for name in before if name not in kept}
+    assert len({name.rpartition(".")[0] for name in head}) == 1
+
+
 def test_a_series_in_another_order_is_refused(tmp_path):
     import pandas as pd
 
@@ -593,7 +654,6 @@ def test_a_series_in_another_order_is_refused(tmp_path):
 def own(change):
     """A data set of one's own: digits, changed."""
     from sklearn.datasets import load_digits
-    from torch.utils.data import TensorDataset
 
     found = load_digits()
     pixels = torch.from_numpy(found.images * 255 / 16).round().to(torch.uint8)[:200, None]

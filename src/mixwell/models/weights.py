@@ -89,8 +89,9 @@ def load_weights(
     input_shape: tuple[int, ...],
     source: str,
     head: str | None = None,
+    changed: str | None = None,
 ) -> list[str]:
-    """Put weights into a model, all but a head of another number of classes.
+    """Put weights into a model, all but a head of other classes.
 
     A first convolution of images of three channels is summed over them for grey images, which it
     then sees as if they were repeated.
@@ -101,6 +102,7 @@ def load_weights(
         input_shape: of a sample, to find the head.
         source: what the weights are of, for messages.
         head: the head's name, where it can't be found.
+        changed: why the head is one of other classes, where their number alone doesn't tell.
 
     Returns:
         What a user should know: that the head begins anew.
@@ -113,7 +115,7 @@ def load_weights(
     missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
     unexpected = [name for name in given if name not in own]
     other = [n for n, value in given.items() if n in own and value.shape != own[n].shape]
-    if not (missing or unexpected or other):
+    if not (missing or unexpected or other or changed):
         model.load_state_dict(given, strict=False)
         return []
     found = head_of(model, input_shape, head)
@@ -126,7 +128,7 @@ def load_weights(
     model.load_state_dict(kept, strict=False)
     before, now = (_outputs(values, found) for values in (given, own))
     why = f"{source} has none" if before is None else f"{source} has {before} outputs, this {now}"
-    return [f"the head {found!r} begins anew: {why}"]
+    return [f"the head {found!r} begins anew: {changed or why}"]
 
 
 def _outputs(state: Mapping[str, Tensor], head: str) -> int | None:

@@ -155,8 +155,8 @@ def with_measured(config: RunConfig, dataset: Dataset) -> RunConfig:
 def check(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -> None:
     """Raise an InputError if something could not work later on; nothing is trained.
 
-    A step of a few samples is tried. Outliers and people's answers have been looked at by
-    :func:`with_measured`.
+    A step of a few samples is tried, and what is measured at the end is looked at, where
+    :func:`with_measured` has not.
 
     Args:
         config: resolved.
@@ -166,6 +166,9 @@ def check(config: RunConfig, dataset: Dataset, model: nn.Module | None = None) -
     before = random_state()
     step = make_step(config, dataset)
     check_available(config.log)
+    asked = [name for name in ("people", "ood") if getattr(config, name) is not None]
+    if not config.held.keys() >= set(asked):
+        with_measured(config, dataset)
     if config.shift and len(dataset.input_shape) != 3:
         raise InputError(f"shift needs images, but data={config.data!r} has none")
     if model is None:

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from mixwell import models, plugins
@@ -101,7 +102,14 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
     if config.init is not None:
         told = f"init={config.init!r}"
         state = models.read_weights(weights_file(config.init), told)
-        anew = models.load_weights(model, state, dataset.input_shape, told, head)
+        before, now = _classes_before(config), dataset.classes
+        changed = None
+        if len(before) == len(now) and set(before) != set(now):
+            changed = f"{told} tells {_few(before)}, these data are of {_few(now)}"
+        anew = models.load_weights(model, state, dataset.input_shape, told, head, changed)
+        if not anew and before != now and sorted(before) == sorted(now):
+            order = [before.index(name) for name in now]
+            anew = [f"{told}: {_reordered(model, dataset, head, order)}"]
         notes += anew
         if not anew and _strays_from(config, dataset, model):
             notes.append(
@@ -118,6 +126,32 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
     if config.freeze:
         notes.append(_freeze(config, dataset, model))
     return notes
+
+
+def _classes_before(config: RunConfig) -> tuple[str, ...]:
+    """Return the classes of the run that another starts from; none where that isn't known."""
+    folder = weights_file(str(config.init)).parent
+    return tuple(read_result(folder).get("classes", ())) if is_finished(folder) else ()
+
+
+def _reordered(model: nn.Module, dataset: Dataset, head: str | None, order: list[int]) -> str:
+    """Put a head's outputs in the order of these data's classes, and say so.
+
+    Raises:
+        InputError: its weights aren't a row for each class.
+    """
+    name = models.head_of(model, dataset.input_shape, head)
+    module = model.get_submodule(name)
+    rows = dict(module.named_parameters())
+    if not set(rows) <= {"weight", "bias"} or any(len(p) != len(order) for p in rows.values()):
+        raise InputError(
+            f"that run's classes have another order, and those of the head {name!r} can't be put "
+            f"in that of these data, {_few(dataset.classes)}: give them in that run's"
+        )
+    with torch.no_grad():
+        for parameter in rows.values():
+            parameter.copy_(parameter[order])
+    return f"the head's classes are put in the order of these data, {_few(dataset.classes)}"
 
 
 def _strays_from(config: RunConfig, dataset: Dataset, model: nn.Module) -> bool:
