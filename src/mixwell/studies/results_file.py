@@ -247,8 +247,9 @@ def _held(row: _Row) -> dict[str, Any]:
     """Return what a run's data held, as fields of its configuration, as far as the row tells."""
     found: dict[str, Any] = dict.fromkeys(("data_digest", "ood_digest", "people_digest"))
     for words in filter(None, row["fingerprint"].partition(_OF)[2].split(_AND)):
-        name, is_named, digest = words.partition(_OF)
-        found[f"{name if is_named else 'data'}_digest"] = digest or words
+        name, _, digest = words.partition(_OF)
+        is_named = digest and f"{name}_digest" in found
+        found[f"{name}_digest" if is_named else "data_digest"] = digest if is_named else words
     return found
 
 
