@@ -76,8 +76,13 @@ def inputs_of(config: RunConfig) -> Inputs | None:
         return models.inputs_of(name, config.model_options)
     if config.init is None:
         return None
-    folder = weights_file(config.init).parent
-    return Inputs.from_record(read_result(folder).get("input")) if is_finished(folder) else None
+    return Inputs.from_record(_result_of(config.init).get("input"))
+
+
+def _result_of(init: str) -> dict[str, Any]:
+    """Return the result of the finished run whose weights these are; nothing of other weights."""
+    folder = weights_file(init).parent
+    return read_result(folder) if is_finished(folder) else {}
 
 
 def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
@@ -102,7 +107,7 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
     if config.init is not None:
         told = f"init={config.init!r}"
         state = models.read_weights(weights_file(config.init), told)
-        before, now = _classes_before(config), dataset.classes
+        before, now = tuple(_result_of(config.init).get("classes", ())), dataset.classes
         changed = None
         if len(before) == len(now) and set(before) != set(now):
             changed = f"{told} tells {_few(before)}, these data are of {_few(now)}"
@@ -128,12 +133,6 @@ def begin(config: RunConfig, dataset: Dataset, model: nn.Module) -> list[str]:
     return notes
 
 
-def _classes_before(config: RunConfig) -> tuple[str, ...]:
-    """Return the classes of the run that another starts from; none where that isn't known."""
-    folder = weights_file(str(config.init)).parent
-    return tuple(read_result(folder).get("classes", ())) if is_finished(folder) else ()
-
-
 def _reordered(model: nn.Module, dataset: Dataset, head: str | None, order: list[int]) -> str:
     """Put a head's outputs in the order of these data's classes, and say so.
 
@@ -157,7 +156,7 @@ def _reordered(model: nn.Module, dataset: Dataset, head: str | None, order: list
 def _strays_from(config: RunConfig, dataset: Dataset, model: nn.Module) -> bool:
     """Whether a network with a run's weights is not that run's network, where that can be told."""
     folder = weights_file(str(config.init)).parent
-    result = read_result(folder) if is_finished(folder) else {}
+    result = _result_of(str(config.init))
     kept = kept_of(folder) if "transform" in result else None
     if kept is None:
         return False
