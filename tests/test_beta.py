@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import DEVICES
 from scipy import special, stats
 
 from mixwell import beta, functional
@@ -26,11 +27,13 @@ def censored_ks(lam, tau):
     return stats.kstest(low, cdf).pvalue, len(low)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("tau", [1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3])
-def test_sample_beta_follows_the_distribution(tau):
-    """Nine tests at fixed seeds; each would fail by chance one time in a thousand."""
-    generator = torch.Generator().manual_seed(3)
-    lam = beta.sample_beta(torch.full((40_000,), tau, dtype=torch.float64), generator)
+def test_sample_beta_follows_the_distribution(tau, device):
+    """Nine tests on each device at fixed seeds; each fails by chance one time in a thousand."""
+    generator = torch.Generator(device).manual_seed(3)
+    tau_of_each = torch.full((40_000,), tau, dtype=torch.float64, device=device)
+    lam = beta.sample_beta(tau_of_each, generator).cpu()
     p_value, count = censored_ks(lam.numpy(), tau)
     assert count > 400
     assert p_value > 1e-3
@@ -67,17 +70,19 @@ def test_samples_repeat_with_a_generator():
     assert torch.equal(*draws)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("tau", [1e-12, 1e-3, 0.2, 0.999, 1.0, 1.7, 30.0, 1e4, 1e6])
-def test_beta_cdf_and_inverse_match_scipy(tau):
+def test_beta_cdf_and_inverse_match_scipy(tau, device):
     u = torch.linspace(1e-6, 1 - 1e-6, 300, dtype=torch.float64)  # 1/2 is ill-conditioned
-    shape = torch.tensor(tau, dtype=torch.float64)
-    lam = beta.beta_icdf(u, shape)
+    shape = torch.tensor(tau, dtype=torch.float64, device=device)
+    lam = beta.beta_icdf(u.to(device), shape).cpu()
     expected = torch.from_numpy(special.betaincinv(tau, tau, u.numpy()))
     torch.testing.assert_close(lam, expected, rtol=1e-9, atol=1e-300)
     inside = expected[(expected > 1e-290) & (expected < 1)]
     if len(inside):
         reference = torch.from_numpy(special.betainc(tau, tau, inside.numpy()))
-        torch.testing.assert_close(beta.beta_cdf(inside, shape), reference, rtol=1e-7, atol=1e-12)
+        found = beta.beta_cdf(inside.to(device), shape).cpu()
+        torch.testing.assert_close(found, reference, rtol=1e-7, atol=1e-12)
 
 
 ACROSS_TAU = [1e-30, 1e-10, 1e-3, 0.1, 0.5, 1 - 1e-12, 1.0, 1 + 1e-12, 2.0, 10.0, 1e3, 1e6]

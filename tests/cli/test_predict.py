@@ -2,6 +2,7 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import mixwell
@@ -39,6 +40,20 @@ def test_a_folder_goes_into_a_csv(run, images, tmp_path, capsys):
         numbers = [float(row[name]) for name in "0123456789"]
         assert numbers == pytest.approx(probabilities.tolist(), rel=1e-4)
         assert float(row["probability"]) == max(numbers) == numbers[int(row["predicted"])]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpu_answers_as_the_processor_does(run, images, tmp_path):
+    found = {}
+    for device in ("cpu", "cuda"):
+        out = tmp_path / f"{device}.csv"
+        assert main(["predict", str(run), str(images), "--out", str(out), "--device", device]) == 0
+        with out.open(encoding="utf-8") as file:
+            found[device] = list(csv.DictReader(file))
+    assert len(found["cuda"]) == len(found["cpu"]) == 2
+    for there, here in zip(found["cuda"], found["cpu"], strict=True):
+        for name in "0123456789":
+            assert float(there[name]) == pytest.approx(float(here[name]), abs=1e-3)
 
 
 def test_the_likeliest_classes_are_shown(run, images, capsys):

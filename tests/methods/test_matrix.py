@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+from helpers import DEVICES
 from torch import nn
 
 import mixwell
@@ -53,10 +54,11 @@ def network(name):
     return Patches() if {"transmix", "tokenmix"} & set(name.split("+")) else convolutions()
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("policy", policies())
-def test_every_policy_with_every_loss(policy):
+def test_every_policy_with_every_loss(policy, device):
     """One test for a policy: the loops inside share a network, which is most of the time."""
-    net = network(policy)
+    net = network(policy).to(device)
     composed = 0
     for loss, per, dtype, size in itertools.product(
         LOSSES, ("sample", "batch"), (torch.float32, torch.bfloat16), (6, 5)
@@ -64,7 +66,7 @@ def test_every_policy_with_every_loss(policy):
         name = f"{policy}+{loss}" if loss else policy
         arguments = {"per": per} if per == "batch" else {}
         try:
-            method = make(name, **arguments)
+            method = make(name, **arguments).to(device)
         except InputError as error:
             words = str(error)
             # Two answers to one question, or λ that has no "per".
@@ -73,9 +75,9 @@ def test_every_policy_with_every_loss(policy):
         composed += 1
         torch.manual_seed(size)
         net.to(dtype).zero_grad()
-        x = torch.rand(size, 3, 16, 16, dtype=dtype)
-        y = torch.arange(size) % CLASSES
-        step = method.step(net, x, y, index=torch.arange(size))
+        x = torch.rand(size, 3, 16, 16, dtype=dtype, device=device)
+        index = torch.arange(size, device=device)
+        step = method.step(net, x, index % CLASSES, index=index)
         step.loss.backward()
         where = f"{name} {per} {dtype} {size}"
         assert step.loss.isfinite(), where
@@ -90,3 +92,36 @@ def test_every_policy_with_every_loss(policy):
             mean = step.mix.dense_mask().double().flatten(1).mean(1)
             torch.testing.assert_close(lam.double(), mean, rtol=0, atol=1e-6, msg=where)
     assert composed
+
+
+@pytest.mark.skipif(DEVICES == ["cpu"], reason="no GPU")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("policy", policies())
+def test_every_policy_in_mixed_precision_on_a_gpu(policy, dtype):
+    """As GPUs are used: autocast, images with their channels last, scaled gradients."""
+    net = network(policy).cuda().to(memory_format=torch.channels_last)
+    scaler = torch.amp.GradScaler("cuda", init_scale=256.0)
+    optimizer = torch.optim.SGD(net.parameters(), 0.01)
+    trained = 0
+    for loss in LOSSES:
+        name = f"{policy}+{loss}" if loss else policy
+        try:
+            method = make(name).cuda()
+        except InputError:  # the test above says which
+            continue
+        trained += 1
+        index = torch.arange(6, device="cuda")
+        x = torch.rand(6, 3, 16, 16, device="cuda").to(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        with torch.autocast("cuda", dtype):
+            step = method.step(net, x, index % CLASSES, index=index)
+        scaler.scale(step.loss).backward()
+        scaler.unscale_(optimizer)
+        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        assert step.loss.dtype == torch.float32, name
+        assert step.loss.isfinite(), name
+        assert all(grad.isfinite().all() for grad in grads), name
+        assert sum(float(grad.abs().sum()) for grad in grads), name
+        scaler.step(optimizer)
+        scaler.update()
+    assert trained

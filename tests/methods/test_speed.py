@@ -81,32 +81,32 @@ class _Waits(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize(
-    ("name", "options"),
-    [
-        # With α = 2, and for mit, a table goes to the device once, made of tensors with values.
-        *(case for case in AT_THE_INPUT if "alpha" not in case[1]),
-        ("sk_mixup", {"distance": "remembered", "capacity": 50}),
-        ("am_mixup", {}),
-        ("mixup", {"layer": "1"}),
-        *(
-            (name, {})
-            for name in (
-                "resizemix",
-                "fmix",
-                "gridmix",
-                "maskmix",
-                "smoothmix",
-                "saliencymix",
-                "multi_mixup",
-                "local_mixup",
-                "rankmixup",
-            )
-        ),
-        ("unimix", {"class_counts": [5, 4, 3, 2, 1]}),
-        ("randomix", {"per": "sample"}),
-    ],
-)
+NEVER_WAITING = [
+    # With α = 2, and for mit, a table goes to the device once, made of tensors with values.
+    *(case for case in AT_THE_INPUT if "alpha" not in case[1]),
+    ("sk_mixup", {"distance": "remembered", "capacity": 50}),
+    ("am_mixup", {}),
+    ("mixup", {"layer": "1"}),
+    *(
+        (name, {})
+        for name in (
+            "resizemix",
+            "fmix",
+            "gridmix",
+            "maskmix",
+            "smoothmix",
+            "saliencymix",
+            "multi_mixup",
+            "local_mixup",
+            "rankmixup",
+        )
+    ),
+    ("unimix", {"class_counts": [5, 4, 3, 2, 1]}),
+    ("randomix", {"per": "sample"}),
+]
+
+
+@pytest.mark.parametrize(("name", "options"), NEVER_WAITING)
 @pytest.mark.skipif(
     torch.__version__.startswith("2.6."), reason="its tensors without values ask for a driver"
 )
@@ -148,3 +148,72 @@ def test_reading_a_value_is_seen():
         with pytest.raises(Exception, match="local_scalar"):
             x.sum().item()
     assert waits.found[0].startswith("aten._to_copy")
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+class _Trained:
+    """A method and a network on a GPU, with a batch; each call makes the gradients anew."""
+
+    def __init__(self, name, options):
+        self.method = mixwell.create(name, num_classes=5, head="3", **options).cuda()
+        self.model = _net().cuda()
+        self.x = torch.randn(8, 3, 4, 4, device="cuda")
+        self.y = torch.randint(0, 5, (8,), device="cuda")
+        self.index = torch.arange(8, device="cuda")
+
+    def __call__(self):
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+        loss = self.method(self.model, self.x, self.y, index=self.index)
+        loss.backward()
+        return loss.detach()
+
+
+@on_a_gpu
+@pytest.mark.parametrize(("name", "options"), [*NEVER_WAITING, *AT_THE_INPUT])
+def test_a_step_and_its_backward_pass_never_wait_for_the_gpu_that_is_here(name, options):
+    step = _Trained(name, options)
+    for _ in range(2):  # what is made once is made
+        step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step.method.set_progress(0.5)
+        loss = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert loss.isfinite()
+
+
+@on_a_gpu
+@pytest.mark.parametrize(("name", "options"), [*NEVER_WAITING, *AT_THE_INPUT])
+def test_a_step_in_a_graph_draws_anew_and_is_the_step_without_one(name, options):
+    step = _Trained(name, options)
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    step.method.set_progress(0.5)
+    losses = []
+    for _ in range(6):
+        graph.replay()
+        losses.append(float(captured))
+    assert name == "erm" or len(set(losses)) > 1, losses
+    # Another batch and progress, from one state of the draws and of what the method keeps.
+    step.x.normal_()
+    step.method.set_progress(0.75)
+    state = {key: value.clone() for key, value in step.method.state_dict().items()}
+    torch.cuda.manual_seed(5)
+    graph.replay()
+    found = captured.clone(), [p.grad.clone() for p in step.model.parameters()]
+    step.method.load_state_dict(state)
+    torch.cuda.manual_seed(5)
+    expected = step(), [p.grad for p in step.model.parameters()]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)

@@ -55,7 +55,14 @@ class Plain(Body):
     ids=lambda options: "-".join(f"{k}={v}" for k, v in options.items()),
 )  # fmt: skip
 def test_what_stands_beside_the_logits_changes_nothing(net, options, tmp_path):
-    common = {"epochs": 1, "threads": 1, "batch_size": 20, "train_size": 100, **options}
+    common = {
+        "epochs": 1,
+        "threads": 1,
+        "batch_size": 20,
+        "train_size": 100,
+        "accelerator": "cpu",
+        **options,
+    }
     results = {
         one: train(RunConfig(model=f"{__name__}:{one.__name__}", **common), tmp_path / one.__name__)
         for one in (net, Plain)

@@ -15,7 +15,10 @@ from mixwell.training import RunConfig, train
 from mixwell.training.build import load_data
 from mixwell.training.remade import kept_of
 
-TINY = {"epochs": 3, "threads": 1, "method": "erm", "train_size": 200, "batch_size": 20}
+TINY = {  # on the processor, where tensors stay that are no buffers
+    "epochs": 3, "threads": 1, "method": "erm", "train_size": 200, "batch_size": 20,
+    "accelerator": "cpu",
+}  # fmt: skip
 
 
 def _body(num_classes, width=64):

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import assert_as_measured
 from PIL import Image
 
 import mixwell
@@ -67,11 +68,11 @@ def test_the_test_split_comes_out_as_it_was_measured(run):
     with np.load(run.folder / "predictions.npz") as arrays:
         logits = torch.from_numpy(arrays["test_logits"])
     dataset = load_data(run.config)
-    assert torch.equal(run.outputs(dataset.test.x), logits)
+    assert_as_measured(run.outputs(dataset.test.x), logits)
     # The file's own rows, read and made into inputs again, are the test split's.
     frame = trees()
     places = [int(np.isclose(frame["height"], float(x[0])).argmax()) for x in dataset.test.x]
-    assert torch.equal(run.outputs(frame.iloc[places]), logits)
+    assert_as_measured(run.outputs(frame.iloc[places]), logits)
     assert [run.classes[y] for y in dataset.test.y] == frame["kind"].iloc[places].tolist()
 
 
@@ -85,7 +86,7 @@ def test_new_rows_come_from_either_kind_of_file(run, ending, tmp_path, capsys):
         pytest.importorskip("pyarrow")
         rows.to_parquet(path, index=False)
     wanted = run.predict(trees())
-    assert torch.equal(run.predict(path), wanted)
+    assert_as_measured(run.predict(path), wanted)
     out = tmp_path / "p.csv"
     assert main(["predict", str(run.folder), str(path), "--out", str(out)]) == 0
     with out.open(encoding="utf-8") as file:

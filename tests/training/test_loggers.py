@@ -12,7 +12,7 @@ from mixwell.studies.study import build
 from mixwell.training import RunConfig, read_result, train
 from mixwell.training.config import loggers_of
 
-TINY = RunConfig(train_size=60, epochs=3, threads=1, method="erm")
+TINY = RunConfig(train_size=60, epochs=3, threads=1, method="erm", accelerator="cpu")
 
 
 def needs(package):

@@ -60,12 +60,12 @@ def test_a_run_leaves_all_it_should(method, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_weights_to_the_bit_and_another_does_not(tmp_path):
-    config = RunConfig(method="sk_mixup", **TINY)
+    config = RunConfig(method="sk_mixup", accelerator="cpu", **TINY)
     train(config, tmp_path / "a")
     torch.rand(7)  # a run doesn't depend on what was drawn before
     train(config, tmp_path / "b")
     assert_same_weights(tmp_path / "a", tmp_path / "b")
-    train(RunConfig(method="sk_mixup", seed=1, **TINY), tmp_path / "c")
+    train(replace(config, seed=1), tmp_path / "c")
     first = next(iter(weights(tmp_path / "a")))
     assert not torch.equal(weights(tmp_path / "a")[first], weights(tmp_path / "c")[first])
 
@@ -127,7 +127,7 @@ OPTIONS = {
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, tmp_path):
     config = RunConfig(train_size=150, epochs=3, batch_size=20, threads=1, checkpoint_minutes=0.0,
-                       **options)  # fmt: skip
+                       accelerator="cpu", **options)  # fmt: skip
     train(config, tmp_path / "whole")
     # Stopped in the first epoch, then in the second, each time between two checkpoints.
     for stop in (2, 5):
@@ -150,6 +150,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, 
 def test_validation_now_and_then_changes_no_result(every, measured, tmp_path):
     config = RunConfig(
         method="mixup", train_size=150, epochs=5, threads=1, model_options={"dropout": 0.2},
+        accelerator="cpu",
     )  # fmt: skip
     often = train(config, tmp_path / "often")
     seldom = train(replace(config, val_every=every), tmp_path / "seldom")
@@ -164,7 +165,8 @@ def test_validation_now_and_then_changes_no_result(every, measured, tmp_path):
 @pytest.mark.slow
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path):
     arguments = ["train", "--data", "digits", "--method", "sk_mixup", "--train-size", "300",
-                 "--epochs", "20", "--threads", "1", "--checkpoint-minutes", "0.001"]  # fmt: skip
+                 "--epochs", "20", "--threads", "1", "--accelerator", "cpu",
+                 "--checkpoint-minutes", "0.001"]  # fmt: skip
     command = [sys.executable, "-m", "mixwell", *arguments, "--out"]
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     generator = np.random.default_rng(0)
@@ -271,6 +273,54 @@ def test_a_trainer_keeps_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@no_gpu
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+@pytest.mark.parametrize(
+    "method", ["sk_mixup", "cutmix+decoupled", "infinite_class", "am_mixup", "puzzlemix"]
+)
+def test_precisions_of_a_gpu(method, precision, tmp_path):
+    config = RunConfig(method=method, precision=precision, accelerator="cuda", **TINY)
+    result = train(config, tmp_path)
+    assert math.isfinite(result["metrics"]["nll"])
+    assert result["versions"]["device"] == torch.cuda.get_device_name()
+
+
+@no_gpu
+def test_an_interrupted_run_on_a_gpu_goes_on(tmp_path):
+    options = {"model_options": {"dropout": 0.2}, "checkpoint_minutes": 0.0, **TINY}
+    config = RunConfig(method="sk_mixup+decoupled", accelerator="cuda", **options)
+    whole = train(config, tmp_path / "whole")
+
+    def interrupt(event):
+        if event["kind"] == "step" and event["done"] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config, tmp_path / "parts", report=interrupt)
+    parts = train(config, tmp_path / "parts")
+    assert parts["steps"] == whole["steps"]
+    # Sums of a GPU may differ in their order, from run to run; the draws may not.
+    for row, expected in zip(parts["history"], whole["history"], strict=True):
+        assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
+
+
+@no_gpu
+def test_the_peak_of_memory_is_of_the_run_not_of_the_process(tmp_path):
+    kept = torch.empty(2**28, device="cuda")  # 1 GiB
+    del kept
+    result = train(RunConfig(accelerator="cuda", **TINY), tmp_path)
+    assert 0 < result["peak_memory_mb"] < 1000
+
+
+@no_gpu
+def test_weights_of_a_gpu_are_kept_where_every_machine_can_read_them(tmp_path):
+    train(RunConfig(accelerator="cuda", **TINY), tmp_path)
+    assert {value.device.type for value in weights(tmp_path).values()} == {"cpu"}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU has this precision")
 def test_a_precision_that_the_device_has_not_is_named(tmp_path):
     config = RunConfig(precision="16-mixed", accelerator="cpu", **TINY)
@@ -320,7 +370,7 @@ def test_an_average_of_weights_forgets_the_random_start():
 
 @pytest.mark.parametrize("method", ["mixup", "am_mixup"])
 def test_a_run_in_parts_ends_like_one_in_one_go(method, tmp_path, monkeypatch):
-    config = RunConfig(method=method, train_size=200, epochs=4, threads=1)
+    config = RunConfig(method=method, train_size=200, epochs=4, threads=1, accelerator="cpu")
     train(config, tmp_path / "whole")
     with monkeypatch.context() as closed:  # nothing of the test split is looked at on the way
         closed.setattr(run, "measure", lambda *_: pytest.fail("the test split was looked at"))

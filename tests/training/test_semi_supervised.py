@@ -438,7 +438,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path,
     config = RunConfig(
         data="digits", labels=40, train_size=160, epochs=3, batch_size=15, threads=1, lr=0.1,
         threshold=0.12, ema=0.8, method="decoupled", model_options={"width": 4, "dropout": 0.2},
-        checkpoint_minutes=0.0, semi=semi,
+        checkpoint_minutes=0.0, semi=semi, accelerator="cpu",
     )  # fmt: skip
     train(config, tmp_path / "whole")
 

@@ -62,7 +62,7 @@ def draw_preview(
     model = make_model(config, dataset).eval()
     if weights is not None:
         try:
-            model.load_state_dict(torch.load(weights, weights_only=True))
+            model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(
                 f"weights={str(weights)!r} don't fit the model {config.model!r}: {error}"

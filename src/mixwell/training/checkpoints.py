@@ -19,7 +19,7 @@ import torch
 from mixwell.errors import InputError, explained
 from mixwell.training.files import Damaged, checked, flush_folder, set_aside, write_atomically
 
-__all__ = ["clear", "read", "whole", "write"]
+__all__ = ["clear", "on_the_processor", "read", "whole", "write"]
 
 _NAMES = ("checkpoint.pt", "checkpoint.before.pt")  # the last one first
 _PLAIN = (
@@ -41,6 +41,14 @@ def write(folder: Path, content: Mapping[str, Any]) -> None:
         os.replace(last, before)  # killed here, the one before is the last one
     os.replace(waiting, last)
     flush_folder(folder)
+
+
+def on_the_processor(weights: dict[str, Any]) -> dict[str, Any]:
+    """Move a ``state_dict``'s tensors, in place: what it knows of modules' versions, it keeps."""
+    for name, value in weights.items():
+        if isinstance(value, torch.Tensor):
+            weights[name] = value.cpu()
+    return weights
 
 
 def _plain(value: Any, name: str) -> Any:

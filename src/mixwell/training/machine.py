@@ -24,6 +24,7 @@ except ImportError:  # Windows
 
 __all__ = [
     "device_name",
+    "forget_peak_memory",
     "is_anywhere",
     "locked",
     "make_fabric",
@@ -109,8 +110,15 @@ def set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *numbers = state["numpy"]
     np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *numbers))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and state["cuda"]:
-        torch.cuda.set_rng_state_all([value.cpu() for value in state["cuda"]])
+    if torch.cuda.is_available():
+        here = state["cuda"][: torch.cuda.device_count()]  # it may come from a larger machine
+        torch.cuda.set_rng_state_all([value.cpu() for value in here])
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let :func:`peak_memory` be of what follows, on a GPU: a process's own stays what it was."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> float:

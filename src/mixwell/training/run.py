@@ -34,7 +34,14 @@ from mixwell.training.files import (
     write_json,
 )
 from mixwell.training.loggers import Log
-from mixwell.training.machine import device_name, locked, make_fabric, peak_memory, seed_all
+from mixwell.training.machine import (
+    device_name,
+    forget_peak_memory,
+    locked,
+    make_fabric,
+    peak_memory,
+    seed_all,
+)
 from mixwell.training.prepare import Prepared, check_readable, prepare
 from mixwell.training.remade import KEPT, Kept, answers_as_before
 from mixwell.training.result import (
@@ -149,6 +156,7 @@ def _work(
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     dataset = dataset or build.load_data(config)
+    forget_peak_memory(fabric.device)
     seed_all(config.seed)
     notes: list[str] = []
     model = build.make_model(config, dataset, notes)
@@ -312,7 +320,9 @@ def _finish(
         method = state.method if isinstance(state.method, Method) else None
         found = measure(state.evaluated, dataset, fabric.device, config, method)
         per_step = [row["seconds"] / state.steps_per_epoch for row in state.history]
-        transform, weights = Transform.of(dataset), state.evaluated.state_dict()
+        transform = Transform.of(dataset)
+        # On the processor: torch.load puts them back where they were, and elsewhere is no GPU.
+        weights = checkpoints.on_the_processor(state.evaluated.state_dict())
         # To tell the network by, and to check an export against, where the data aren't at hand.
         raw = raw_samples(dataset.test, KEPT)
         kept = Kept(raw, torch.from_numpy(found.arrays["test_logits"])[: len(raw)])
