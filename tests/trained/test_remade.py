@@ -57,6 +57,26 @@ class Drawn(Attribute):
         self.features = torch.from_numpy(np.random.randn(64, 64)).float()  # noqa: NPY002
 
 
+class Extra(nn.Module):
+    """A number in the state_dict beside its tensors."""
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.scale = 1.0
+        self.net = _body(num_classes)
+
+    def get_extra_state(self):
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state):
+        self.scale = state["scale"]
+
+    def forward(self, x):
+        if self.training:
+            self.scale *= 1.01
+        return self.net(x.flatten(1)) * self.scale
+
+
 MADE = {"count": 0}
 
 
@@ -115,7 +135,17 @@ def accuracy(run):
     return float((run.predict(test.x).argmax(1) == test.y).float().mean())
 
 
-@pytest.mark.parametrize("net", [Attribute, Buffer, Drawn, Whole])
+def test_what_is_kept_beside_tensors_is_started_from(tmp_path):
+    ran(tmp_path / "first", Extra)
+    wanted = mixwell.load_run(tmp_path / "first")
+    ran(tmp_path / "second", Extra, init=str(tmp_path / "first"), epochs=0)
+    start = mixwell.load_run(tmp_path / "second")
+    assert start.network.scale == wanted.network.scale > 1.1
+    x = load_data(wanted.config).test.x
+    assert torch.equal(start.outputs(x), wanted.outputs(x))
+
+
+@pytest.mark.parametrize("net", [Attribute, Buffer, Drawn, Extra, Whole])
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=["plain", "averaged"])
 def test_a_network_is_the_one_that_was_measured(tmp_path, net, options):
     result = ran(tmp_path, net, **options)

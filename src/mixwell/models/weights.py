@@ -57,7 +57,7 @@ def read_weights(path: Path, told: str) -> dict[str, Tensor]:
     tensors = (
         isinstance(content, Mapping)
         and content
-        and all(isinstance(value, Tensor) for value in content.values())
+        and all(isinstance(v, Tensor) or _is_extra(name) for name, v in content.items())
     )
     if not tensors:
         raise InputError(f"{told} holds no state_dict, names with their tensors")
@@ -112,9 +112,9 @@ def load_weights(
     """
     own = model.state_dict()
     given = {name: _grey(value, own.get(name)) for name, value in state.items()}
-    missing = [n for n in own if n not in given and not n.endswith("num_batches_tracked")]
+    missing = [n for n in own if n not in given and not _may_lack(n)]
     unexpected = [name for name in given if name not in own]
-    other = [n for n, value in given.items() if n in own and value.shape != own[n].shape]
+    other = [n for n, v in given.items() if n in own and _shape(v) != _shape(own[n])]
     if not (missing or unexpected or other or changed):
         model.load_state_dict(given, strict=False)
         return []
@@ -137,9 +137,27 @@ def _outputs(state: Mapping[str, Tensor], head: str) -> int | None:
     return next((len(state[name]) for name in names if name in state), None)
 
 
+def _is_extra(name: object) -> bool:
+    """Whether a name of a ``state_dict`` is of what a module keeps beside tensors."""
+    return str(name).rpartition(".")[2] == "_extra_state"
+
+
+def _may_lack(name: str) -> bool:
+    return _is_extra(name) or name.endswith("num_batches_tracked")
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return tuple(getattr(value, "shape", ()))
+
+
 def _grey(value: Tensor, own: Tensor | None) -> Tensor:
     """Return the weights of a convolution of colour images for grey ones, where that is asked."""
-    if own is not None and value.ndim == own.ndim == 4 and value.shape[1] == 3:
+    if (
+        isinstance(value, Tensor)
+        and own is not None
+        and value.ndim == own.ndim == 4
+        and value.shape[1] == 3
+    ):
         summed = value.sum(1, keepdim=True)
         return summed if summed.shape == own.shape else value
     return value
@@ -158,8 +176,8 @@ def _check(
     if other:
         first = other[0]
         words.append(
-            f"{first} is of shape {tuple(given[first].shape)}, the network's of "
-            f"{tuple(own[first].shape)}{f' (and {len(other) - 1} more)' if other[1:] else ''}"
+            f"{first} is of shape {_shape(given[first])}, the network's of "
+            f"{_shape(own[first])}{f' (and {len(other) - 1} more)' if other[1:] else ''}"
         )
     if words:
         raise InputError(

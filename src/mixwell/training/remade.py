@@ -95,7 +95,7 @@ def remade(
         network = models.build(config.model, input_shape=shape, num_outputs=num_outputs, **options)
     finally:
         set_random_state(before)
-    if any(value.dtype == torch.float64 for value in weights.values()):
+    if any(getattr(value, "dtype", None) == torch.float64 for value in weights.values()):
         network.double()
     network.load_state_dict(dict(weights))
     return network
@@ -151,7 +151,6 @@ def answers_as_before(
     device: torch.device,
 ) -> str | None:  # fmt: skip
     """Return None if a run's network can be made again, or else a sentence that says why not."""
-    weights = {name: value.detach().cpu() for name, value in weights.items()}
     start = f"the network {config.model!r} can't be made again from what the run keeps"
     end = "load_run, predict and export will refuse it; keep all of it with register_buffer"
     try:
