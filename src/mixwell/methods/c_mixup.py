@@ -12,8 +12,9 @@ paper's 1.75 for Airfoil is in decibels, and 0.248 of a standard deviation. For 
 Helps: against mixup, on Airfoil: at the whole published set-up 0.52 ± 0.06 dB less error than
 mixup, and 0.20 ± 0.04 less than manifold mixup, over 20 seeds (with its bandwidth alone 0.11 ± 0.10
 more than mixup); on UCI's concrete and energy 0.21 ± 0.11 and 0.13 ± 0.04 less RMSE than mixup (of
-6.8 and 2.5), over ten splits at its defaults; according to its paper, tables and series whose
-targets vary smoothly with inputs.
+6.8 and 2.5), over ten splits at its defaults. Against plain training, on exchange rates at the
+published bandwidth: 0.0018 ± 0.0008 less RMSE of 0.0276, over ten seeds, and not less than mixup's.
+According to its paper, tables and series whose targets vary smoothly with inputs.
 
 Hurts: against plain training, on Airfoil, at every bandwidth and place that was tried: 0.75 ± 0.03
 dB more error at the published set-up. And on all four tables of UCI that were run: concrete 0.63 ±

@@ -7,6 +7,7 @@ Helps: where data are few and the network overfits: accuracy and calibration. On
 50 and 100 images a class and 100 epochs it was 2.9 ± 1.3, 4.4 ± 1.3 and 4.8 ± 0.5 points more
 accurate than erm, and its ECE 28 to 29 points lower; with 500 and 120 epochs 3.3 ± 0.8 points more
 accurate, and nearer to people's doubt after temperature scaling (their KL lower by 0.074 ± 0.012).
+Forecasts of exchange rates: 0.0023 ± 0.0009 less RMSE than erm, of 0.0276, over ten seeds.
 
 Hurts: a network that fits its data well without overfitting: it is made underconfident (temperature
 scaling mends that). In regression on Airfoil it cost much accuracy here, since far targets were
