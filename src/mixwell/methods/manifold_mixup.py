@@ -3,8 +3,9 @@
 It flattens the classes' representations. ``layer="auto"`` draws from the input and the first half
 of the model's stages; give a layer's name, a list of names, "input" or "head" to choose.
 
-Helps: where mixing inputs makes no sense (text, tables), since it can mix inside alone. Forecasts of
-exchange rates: 0.0017 ± 0.0007 less RMSE than erm, of 0.0276, and 0.0006 ± 0.0004 more than mixup.
+Helps: where mixing inputs makes no sense (text, tables), since it can mix inside alone. Forecasts
+of exchange rates: 0.0017 ± 0.0007 less RMSE than erm, of 0.0276, and 0.0006 ± 0.0004 more than
+mixup.
 
 Hurts: uniformity of the features, by design: it flattens each class. Regression: on UCI's concrete,
 energy and kin8nm 14, 21 and 30 % more RMSE than erm. Short training on CIFAR-100's superclasses:
