@@ -11,19 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
-from torch import Tensor
 
 from mixwell import MixedTarget
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 """What tests run on: the processor, and a GPU where there is one."""
-
-
-def assert_as_measured(found: Tensor, measured: Tensor) -> None:
-    """To the bit, where both are of the processor; runs on a GPU multiply in TF32."""
-    rtol, atol = (2e-2, 5e-3) if len(DEVICES) > 1 else (0.0, 0.0)
-    torch.testing.assert_close(found, measured, rtol=rtol, atol=atol)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 270) -> None:

@@ -2,7 +2,7 @@ import csv
 
 import numpy as np
 import pytest
-import torch
+from helpers import needs_gpu
 from PIL import Image
 
 import mixwell
@@ -42,7 +42,7 @@ def test_a_folder_goes_into_a_csv(run, images, tmp_path, capsys):
         assert float(row["probability"]) == max(numbers) == numbers[int(row["predicted"])]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@needs_gpu
 def test_a_gpu_answers_as_the_processor_does(run, images, tmp_path):
     found = {}
     for device in ("cpu", "cuda"):

@@ -330,7 +330,7 @@ def test_it_keeps_more_saliency_than_chance_and_transport_more_still(seed):
     generator = torch.Generator().manual_seed(5)
     mix = Mix(torch.randperm(64, generator=generator), torch.rand(64, generator=generator))
     kept = {}
-    for name, move in (("still", None), ("moved", 0.8)):
+    for name, move in (("still", None), ("moved", 0.2)):
         policy = PuzzleMix(8, transport=move)
         shaped = policy.shape(looking(x, seen), mix)
         own = functional.mix(seen, Mix(torch.arange(64), mix.lam, torch.ones_like(shaped.mask),
@@ -341,7 +341,7 @@ def test_it_keeps_more_saliency_than_chance_and_transport_more_still(seed):
         kept[name] = float((mask * own + (1 - mask) * theirs).sum((1, 2)).mean())
     # A mask that knows nothing keeps λ of one and 1 - λ of the other: 1 in sum.
     assert kept["still"] > 1.2
-    assert kept["moved"] > kept["still"] + 0.01
+    assert kept["moved"] > kept["still"] + 0.02
 
 
 def test_blocks_are_drawn_for_each_batch_from_those_that_fit():

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import DEVICES
+from helpers import DEVICES, needs_gpu
 from torch import nn
 
 import mixwell
@@ -94,7 +94,7 @@ def test_every_policy_with_every_loss(policy, device):
     assert composed
 
 
-@pytest.mark.skipif(DEVICES == ["cpu"], reason="no GPU")
+@needs_gpu
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("policy", policies())
 def test_every_policy_in_mixed_precision_on_a_gpu(policy, dtype):

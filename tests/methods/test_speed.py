@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from helpers import needs_gpu
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -104,6 +105,7 @@ NEVER_WAITING = [
     ("unimix", {"class_counts": [5, 4, 3, 2, 1]}),
     ("randomix", {"per": "sample"}),
 ]
+ON_A_GPU = [*NEVER_WAITING, *(case for case in AT_THE_INPUT if case not in NEVER_WAITING)]
 
 
 @pytest.mark.parametrize(("name", "options"), NEVER_WAITING)
@@ -150,9 +152,6 @@ def test_reading_a_value_is_seen():
     assert waits.found[0].startswith("aten._to_copy")
 
 
-on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-
 class _Trained:
     """A method and a network on a GPU, with a batch; each call makes the gradients anew."""
 
@@ -172,8 +171,8 @@ class _Trained:
         return loss.detach()
 
 
-@on_a_gpu
-@pytest.mark.parametrize(("name", "options"), [*NEVER_WAITING, *AT_THE_INPUT])
+@needs_gpu
+@pytest.mark.parametrize(("name", "options"), ON_A_GPU)
 def test_a_step_and_its_backward_pass_never_wait_for_the_gpu_that_is_here(name, options):
     step = _Trained(name, options)
     for _ in range(2):  # what is made once is made
@@ -187,8 +186,8 @@ def test_a_step_and_its_backward_pass_never_wait_for_the_gpu_that_is_here(name, 
     assert loss.isfinite()
 
 
-@on_a_gpu
-@pytest.mark.parametrize(("name", "options"), [*NEVER_WAITING, *AT_THE_INPUT])
+@needs_gpu
+@pytest.mark.parametrize(("name", "options"), ON_A_GPU)
 def test_a_step_in_a_graph_draws_anew_and_is_the_step_without_one(name, options):
     step = _Trained(name, options)
     aside = torch.cuda.Stream()

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from helpers import needs_gpu
 
 from mixwell import InputError
 from mixwell.training import RunConfig, is_finished, read_result, run, state, train
@@ -273,10 +274,7 @@ def test_a_trainer_keeps_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-
-
-@no_gpu
+@needs_gpu
 @pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
 @pytest.mark.parametrize(
     "method", ["sk_mixup", "cutmix+decoupled", "infinite_class", "am_mixup", "puzzlemix"]
@@ -288,7 +286,7 @@ def test_precisions_of_a_gpu(method, precision, tmp_path):
     assert result["versions"]["device"] == torch.cuda.get_device_name()
 
 
-@no_gpu
+@needs_gpu
 def test_an_interrupted_run_on_a_gpu_goes_on(tmp_path):
     options = {"model_options": {"dropout": 0.2}, "checkpoint_minutes": 0.0, **TINY}
     config = RunConfig(method="sk_mixup+decoupled", accelerator="cuda", **options)
@@ -307,7 +305,7 @@ def test_an_interrupted_run_on_a_gpu_goes_on(tmp_path):
         assert row["loss"] == pytest.approx(expected["loss"], rel=1e-3)
 
 
-@no_gpu
+@needs_gpu
 def test_the_peak_of_memory_is_of_the_run_not_of_the_process(tmp_path):
     kept = torch.empty(2**28, device="cuda")  # 1 GiB
     del kept
@@ -315,7 +313,7 @@ def test_the_peak_of_memory_is_of_the_run_not_of_the_process(tmp_path):
     assert 0 < result["peak_memory_mb"] < 1000
 
 
-@no_gpu
+@needs_gpu
 def test_weights_of_a_gpu_are_kept_where_every_machine_can_read_them(tmp_path):
     train(RunConfig(accelerator="cuda", **TINY), tmp_path)
     assert {value.device.type for value in weights(tmp_path).values()} == {"cpu"}

@@ -25,7 +25,8 @@ def read_weights(path: Path, told: str) -> dict[str, Tensor]:
 
     Args:
         path: what ``torch.save(model.state_dict(), FILE)`` wrote, a checkpoint that holds such
-            under a usual name, or a ``.safetensors`` file.
+            under a usual name, or a ``.safetensors`` file. What modules keep beside tensors
+            (``get_extra_state``) is among it.
         told: what it is called in errors.
 
     Raises:
@@ -152,14 +153,9 @@ def _shape(value: Any) -> tuple[int, ...]:
 
 def _grey(value: Tensor, own: Tensor | None) -> Tensor:
     """Return the weights of a convolution of colour images for grey ones, where that is asked."""
-    if (
-        isinstance(value, Tensor)
-        and own is not None
-        and value.ndim == own.ndim == 4
-        and value.shape[1] == 3
-    ):
+    if len(_shape(value)) == len(_shape(own)) == 4 and value.shape[1] == 3:
         summed = value.sum(1, keepdim=True)
-        return summed if summed.shape == own.shape else value
+        return summed if summed.shape == _shape(own) else value
     return value
 
 
