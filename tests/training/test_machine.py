@@ -1,15 +1,17 @@
 """The machine: what is asked of a system that may not have it."""
 
 import json
+import statistics
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
 
 from mixwell.cli import main
-from mixwell.training import RunConfig
-from mixwell.training.machine import is_anywhere
+from mixwell.training import RunConfig, machine
+from mixwell.training.machine import is_anywhere, precision_notes
 
 
 @pytest.mark.slow
@@ -56,3 +58,47 @@ def test_a_study_on_what_this_machine_lacks_is_refused_before_anything(tmp_path,
     assert main(["compare", *asked, "--out", str(tmp_path / "out")]) == 2
     assert "accelerator='cuda' with devices=1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+FEW = ["--data", "digits", "--train-size", "60", "--epochs", "1", "--accelerator", "cpu"]
+
+
+@pytest.mark.parametrize(
+    ("precision", "has", "told"),
+    [("bf16-mixed", False, 1), ("bf16-mixed", True, 0), ("32-true", False, 0)],
+)
+def test_a_run_says_that_a_processor_imitates_its_arithmetic(
+    tmp_path, capsys, monkeypatch, precision, has, told
+):
+    monkeypatch.setattr(machine, "_has_bfloat16", lambda device: has)
+    assert main(["train", *FEW, "--precision", precision, "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr()
+    assert (shown.out + shown.err).count("no bfloat16 arithmetic") == told
+    notes = json.loads((tmp_path / "result.json").read_text())["notes"]
+    assert sum("no bfloat16 arithmetic" in note for note in notes) == told
+
+
+def test_a_study_says_it_once(tmp_path, capsys):
+    asked = [*FEW, "--methods", "erm", "--seeds", "2", "--precision", "bf16-mixed"]
+    assert main(["compare", *asked, "--out", str(tmp_path)]) == 0
+    shown = capsys.readouterr()  # the runs' processes look at this machine's own processor
+    told = precision_notes("bf16-mixed", torch.device("cpu"))
+    assert (shown.out + shown.err).count("no bfloat16 arithmetic") == len(told)
+
+
+def test_where_nothing_is_said_of_bfloat16_it_is_not_many_times_slower():
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    image, weight = torch.randn(32, 32, 16, 16), torch.randn(32, 32, 3, 3)
+
+    def seconds(dtype: torch.dtype) -> float:
+        taken = []
+        x, w = image.to(dtype), weight.to(dtype)
+        for _ in range(7):
+            started = time.perf_counter()
+            torch.nn.functional.conv2d(x, w, padding=1)
+            taken.append(time.perf_counter() - started)
+        return statistics.median(taken)
+
+    slower = seconds(torch.bfloat16) / seconds(torch.float32)
+    assert precision_notes("bf16-mixed", torch.device("cpu")) or slower < 4

@@ -29,6 +29,7 @@ __all__ = [
     "locked",
     "make_fabric",
     "peak_memory",
+    "precision_notes",
     "random_state",
     "seed_all",
     "set_random_state",
@@ -64,6 +65,28 @@ def make_fabric(config: RunConfig) -> Any:
             f"{fabric._precision.precision!r} is"
         )
     return fabric
+
+
+def precision_notes(precision: str, device: torch.device) -> list[str]:
+    """Return what a user should know of an arithmetic that a device can only imitate."""
+    if precision != "bf16-mixed" or _has_bfloat16(device):
+        return []
+    kind = {"cpu": "processor", "cuda": "GPU"}[device.type]
+    return [
+        f"this {kind} has no bfloat16 arithmetic: with precision={precision!r} a step can take "
+        "several times as long as with '32-true'"
+    ]
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 itself, or faster than in single precision."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return not torch.backends.mkldnn.is_available() or bool(
+            torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        )
+    return True
 
 
 @contextlib.contextmanager

@@ -40,6 +40,7 @@ from mixwell.training.machine import (
     locked,
     make_fabric,
     peak_memory,
+    precision_notes,
     seed_all,
 )
 from mixwell.training.prepare import Prepared, check_readable, prepare
@@ -162,7 +163,8 @@ def _work(
     model = build.make_model(config, dataset, notes)
     method = build.make_step(config, dataset).to(fabric.device)
     state = State(fabric, config, dataset, model, method)
-    warnings = build.schedule_notes(config, state.steps_per_epoch, state.total_steps)
+    warnings = precision_notes(config.precision, fabric.device)
+    warnings += build.schedule_notes(config, state.steps_per_epoch, state.total_steps)
     state.load(folder)
     if fabric.global_rank == 0:
         for note in (*notes, *warnings):
