@@ -24,8 +24,11 @@ demo: $(VENV)/installed
 	$(BIN)/mixwell compare --data digits --seeds 3 --workers 2 --threads 1 --out runs/demo \
 	  --methods erm,mixup,regmixup,sk_mixup,decoupled,infinite_class,am_mixup
 
+# Bytecode is kept, whatever the shell says of it: the tests start some hundreds of processes.
+PYTEST_ENV = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+
 test: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 $(OLDEST)/installed: pyproject.toml
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
@@ -35,7 +38,7 @@ $(OLDEST)/installed: pyproject.toml
 	touch $@
 
 test-oldest: $(OLDEST)/installed
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST_ENV) $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
