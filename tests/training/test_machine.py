@@ -4,11 +4,11 @@ import json
 import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
 
+from mixwell.bench.timing import Contender, measure, ratios
 from mixwell.cli import main
 from mixwell.training import RunConfig, machine
 from mixwell.training.machine import is_anywhere, precision_notes
@@ -91,14 +91,10 @@ def test_where_nothing_is_said_of_bfloat16_it_is_not_many_times_slower():
         pytest.skip("this torch has no oneDNN")
     image, weight = torch.randn(32, 32, 16, 16), torch.randn(32, 32, 3, 3)
 
-    def seconds(dtype: torch.dtype) -> float:
-        taken = []
+    def contender(dtype: torch.dtype) -> Contender:
         x, w = image.to(dtype), weight.to(dtype)
-        for _ in range(7):
-            started = time.perf_counter()
-            torch.nn.functional.conv2d(x, w, padding=1)
-            taken.append(time.perf_counter() - started)
-        return statistics.median(taken)
+        return Contender(str(dtype), lambda: torch.nn.functional.conv2d(x, w, padding=1))
 
-    slower = seconds(torch.bfloat16) / seconds(torch.float32)
+    single, half = measure([contender(torch.float32), contender(torch.bfloat16)], 7).values()
+    slower = statistics.median(ratios(half, single))
     assert precision_notes("bf16-mixed", torch.device("cpu")) or slower < 4

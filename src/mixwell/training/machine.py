@@ -71,7 +71,7 @@ def precision_notes(precision: str, device: torch.device) -> list[str]:
     """Return what a user should know of an arithmetic that a device can only imitate."""
     if precision != "bf16-mixed" or _has_bfloat16(device):
         return []
-    kind = {"cpu": "processor", "cuda": "GPU"}[device.type]
+    kind = "processor" if device.type == "cpu" else "GPU"
     return [
         f"this {kind} has no bfloat16 arithmetic: with precision={precision!r} a step can take "
         "several times as long as with '32-true'"
@@ -79,7 +79,7 @@ def precision_notes(precision: str, device: torch.device) -> list[str]:
 
 
 def _has_bfloat16(device: torch.device) -> bool:
-    """Whether a device multiplies in bfloat16 itself, or faster than in single precision."""
+    """Whether a device has bfloat16 arithmetic of its own; True where torch can't tell."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
