@@ -9,6 +9,8 @@ stands still, but for permutations, which are the same in both passes.
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -78,8 +80,9 @@ def _misplaced(model: nn.Module, x: Any, size: int) -> set[Place]:
     def turned(leaf: Tensor) -> Tensor:
         return leaf[order.to(leaf.device)] if leaf.ndim and len(leaf) == size else leaf
 
-    first = _sketches(model, x, size)
-    then = _sketches(model, pytree.tree_map_only(Tensor, turned, x), size)
+    weights = cache(_weights)  # many layers have rows of one length
+    first = _sketches(model, x, size, weights)
+    then = _sketches(model, pytree.tree_map_only(Tensor, turned, x), size, weights)
     return {
         place
         for place in first.keys() & then.keys()
@@ -111,16 +114,23 @@ def _order(size: int) -> Tensor:
     return torch.tensor(best, device="cpu")
 
 
-def _sketches(model: nn.Module, x: Any, size: int) -> dict[Place, tuple[Tensor, float]]:
+def _sketches(
+    model: nn.Module, x: Any, size: int, weights: Callable[[int, torch.device], Tensor]
+) -> dict[Place, tuple[Tensor, float]]:
     """Return a few numbers of each row at each layer that runs, and what of them is rounding."""
     seen: dict[Place, tuple[Tensor, float]] = {}
     names = watchable(model)
+
+    def sketch(leaf: Tensor) -> Tensor:
+        rows = leaf.detach().reshape(size, -1).float()
+        with torch.autocast(rows.device.type, enabled=False):
+            return rows @ weights(rows.shape[1], rows.device)
 
     def note(name: str, side: Side, value: Any) -> None:
         leaves = [leaf for leaf in tensors(value) if _has_rows(leaf, size)]
         if leaves:
             rounding = max(_HALF.get(leaf.dtype, _ROUNDING) for leaf in leaves)
-            seen[name, side] = torch.cat([_sketch(leaf) for leaf in leaves], 1), rounding
+            seen[name, side] = torch.cat([sketch(leaf) for leaf in leaves], 1), rounding
 
     def before(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         first = next(iter([*args, *keywords.values()]), None)
@@ -146,13 +156,11 @@ def _has_rows(leaf: Tensor, size: int) -> bool:
     return plain and leaf.ndim > 0 and len(leaf) == size
 
 
-def _sketch(leaf: Tensor) -> Tensor:
-    """Return (B, 3) of a value of B rows: weighed means of each."""
-    rows = leaf.detach().reshape(len(leaf), -1).float()
-    places = torch.arange(rows.shape[1], device=rows.device, dtype=torch.float32)
+def _weights(length: int, device: torch.device) -> Tensor:
+    """Return (length, 3) of how much each number of a row counts in the three of its sketch."""
+    places = torch.arange(length, device=device, dtype=torch.float32)
     weights = torch.stack([(0.7 * k * places + k).cos() for k in (0, 1, 2)], 1)
-    with torch.autocast(rows.device.type, enabled=False):
-        return rows @ (weights / rows.shape[1] ** 0.5)
+    return weights / length**0.5
 
 
 def _moved_along(first: tuple[Tensor, float], then: tuple[Tensor, float], order: Tensor) -> bool:
