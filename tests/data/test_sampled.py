@@ -116,13 +116,16 @@ def test_what_transforms_draw_depends_on_the_sample_and_the_epoch_of_what_is_aug
     assert torch.equal(all_of(train.subset(torch.tensor([7, 2]))), plain[[7, 2]])
 
 
-def test_reading_draws_nothing_of_the_run():
+def test_reading_draws_nothing_of_the_run(monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
     train = raw_of("own", Noisy(), 0).train
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
     all_of(train, augment=True)
     assert torch.equal(states[0], torch.get_rng_state())
     assert states[1] == random.getstate()
     assert states[2] == np.random.get_state()[1].tolist()  # noqa: NPY002
+    assert not seeded  # a GPU's generator, which the run's mixing draws from
 
 
 def test_real_targets_make_a_regression():

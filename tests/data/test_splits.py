@@ -205,6 +205,13 @@ def test_folder_images_have_one_shape(folder_split):
     torch.testing.assert_close(grey[0], grey[2])
 
 
+def test_reading_a_folder_seeds_no_gpu(folder_split, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    read(folder_split, augment=True)
+    assert not seeded  # a run's mixing is drawn from it
+
+
 def test_folder_batches_are_the_same_with_any_number_of_workers(folder_split):
     key = {"batch_size": 2, "shuffle": True, "augment": True, "epoch": 1}
     torch.manual_seed(5)

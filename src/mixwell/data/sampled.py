@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mixwell.data.catalogue import Raw
 from mixwell.data.indexed import check_map_style
-from mixwell.data.splits import Batch, Split, TensorSplit, seeded
+from mixwell.data.splits import Batch, Split, TensorSplit, drawing, seeded
 from mixwell.errors import InputError, say
 
 __all__ = ["SampledSplit", "raw_of"]
@@ -107,8 +107,7 @@ class _Samples(Dataset[Any]):
         seed = seeded("augment", *(self.key or ()), position).initial_seed()
         others = random.getstate(), np.random.get_state()  # noqa: NPY002  (transforms draw from it)
         try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+            with drawing(seed):
                 random.seed(seed)
                 np.random.seed(seed % 2**32)  # noqa: NPY002
                 return part(split.dataset[position])

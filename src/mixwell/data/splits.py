@@ -7,6 +7,7 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from numbers import Integral
@@ -29,6 +30,7 @@ __all__ = [
     "centred",
     "check_at_least",
     "decoded",
+    "drawing",
     "scaled",
     "seeded",
     "stretched",
@@ -47,6 +49,18 @@ def seeded(*key: Any) -> torch.Generator:
     """Return a CPU generator seeded by ``key``, a few numbers and strings, and by nothing else."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Let what torch draws on the processor depend on ``seed`` alone, and leave no trace of it.
+
+    ``torch.manual_seed`` is not for each sample: it seeds every GPU as well, from which a run's
+    mixing is drawn, and writes down the call's stack where there is none.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 # ---------------------------------------------------------------------------------------- splits
@@ -412,8 +426,7 @@ class _Images(Dataset[Any]):
             return centred(image, (self.size, self.size), self.resize, self.interpolation)
         how: Any = {"antialias": True, "interpolation": InterpolationMode(self.interpolation)}
         # Seeded by the sample, so that it doesn't matter which worker decodes it.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seeded("augment", *self.key, position).initial_seed())
+        with drawing(seeded("augment", *self.key, position).initial_seed()):
             box = RandomResizedCrop(self.size, scale=(1 / 12, 1.0)).make_params([image])
             flip = bool(torch.rand(()) < 0.5)
         cropped = tv.resized_crop(image, **box, size=[self.size, self.size], **how)

@@ -55,7 +55,8 @@ def dropped(
     Standardised as the model is trained. What is dropped depends on the batch size alone.
     """
     total, squares, targets = [], [], []
-    with _dropping(model), torch.random.fork_rng(devices=[]):
+    gpus = [device] if device.type == "cuda" else []
+    with _dropping(model), torch.random.fork_rng(devices=gpus):
         torch.manual_seed(0)
         for x, y, _ in split.batches(batch_size, device=device):
             x = x.double() if next(model.parameters()).dtype == torch.float64 else x
