@@ -1,11 +1,16 @@
 import csv
+import importlib
 import json
 import re
+import sys
 from dataclasses import replace
 from functools import partial
 from html.parser import HTMLParser
 
+import matplotlib
 import pytest
+from helpers import in_fork
+from matplotlib import pyplot as plt
 
 from mixwell import InputError
 from mixwell.errors import Note
@@ -63,6 +68,21 @@ def test_the_page_is_whole_self_contained_and_tells_the_numbers(make_records, tm
     assert all('class="save"' in figure for figure in figures)
     assert "#010203" not in html
     assert len(re.findall(r'class="best"', html)) >= 3
+
+
+def test_a_notebooks_own_figures_are_left_alone(make_records, tmp_path):
+    records = make_records(seeds=1)
+
+    def work():
+        plt.switch_backend("svg")
+        plt.figure()
+        for name in [name for name in sys.modules if name.startswith("mixwell.report")]:
+            del sys.modules[name]  # importing it changes nothing, either
+        importlib.import_module("mixwell.report").write(records, tmp_path / "out", command="m")
+        assert matplotlib.get_backend().lower() == "svg"
+        assert plt.get_fignums() == [1]
+
+    assert in_fork(work) == 0
 
 
 def test_csv_and_json_hold_every_run(make_records, tmp_path):

@@ -6,17 +6,15 @@ import io
 from collections.abc import Iterable
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, NullLocator
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from mixwell.report import drawing  # first: it chooses matplotlib's backend
-
-# isort: split
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
-from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, NullLocator
+from mixwell.report import drawing
 
 __all__ = ["draw", "duration", "markdown", "table"]
 
@@ -237,8 +235,8 @@ def draw(document: dict[str, Any]) -> dict[str, bytes]:
         for i in range(count)
     ]
     heights = [0.9 + 0.24 * bars for bars in most]
-    with plt.rc_context(style):
-        figure = plt.figure(figsize=(5.6 * columns, sum(heights) + 0.9), layout="constrained")
+    with rc_context(style):
+        figure = drawing.sheet(5.6 * columns, sum(heights) + 0.9)
         places = figure.subplots(count, columns, squeeze=False, height_ratios=heights)
         for axes in places.flat:
             axes.set_visible(False)
@@ -257,7 +255,6 @@ def draw(document: dict[str, Any]) -> dict[str, bytes]:
             metadata = {"Date": None} if kind == "svg" else None
             figure.savefig(buffer, format=kind, dpi=144, transparent=True, metadata=metadata)
             pictures[kind] = buffer.getvalue()
-        plt.close(figure)
     return pictures
 
 

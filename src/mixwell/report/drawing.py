@@ -16,12 +16,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, NamedTuple
 
-import matplotlib
-
-matplotlib.use("Agg")  # never a window, wherever this runs
-
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
@@ -37,6 +34,7 @@ __all__ = [
     "mark",
     "name_points",
     "panels",
+    "sheet",
     "svg_of",
     "thinned",
     "unwarned",
@@ -87,6 +85,16 @@ def unwarned() -> Iterator[None]:
         yield
 
 
+def sheet(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches, which no window shows, wherever this runs.
+
+    It is none of pyplot's: whatever shows a notebook's own figures goes on to.
+    """
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[tuple[Figure, Axes]]:
     """Give a figure of this size in inches with one pair of axes, in the page's style."""
@@ -102,12 +110,9 @@ COLUMNS = 4
 def panels(width: float, height: float, count: int) -> Iterator[tuple[Figure, list[Axes]]]:
     """Give a figure with several pairs of axes in rows, each row of this height in inches."""
     rows, columns = -(-count // COLUMNS), min(count, COLUMNS)
-    with plt.rc_context(STYLE), unwarned():
-        figure = plt.figure(figsize=(width, rows * height), layout="constrained")
-        try:
-            yield figure, [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
-        finally:
-            plt.close(figure)
+    with rc_context(STYLE), unwarned():
+        figure = sheet(width, rows * height)
+        yield figure, [figure.add_subplot(rows, columns, 1 + i) for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -259,7 +264,11 @@ def svg_of(figure: Figure, label: str, points: Iterable[Point] = ()) -> str:
     """
     buffer = io.StringIO()
     # The salt keeps the ids of several figures on one page apart, and the file reproducible.
-    with plt.rc_context({**STYLE, "svg.hashsalt": label}):
+    with rc_context({**STYLE, "svg.hashsalt": label}):
+        engine = figure.get_layout_engine()
+        if engine is not None:  # which savefig would draw the whole figure for, and once more
+            engine.execute(figure)
+            figure.set_layout_engine(None)
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, dpi=_DPI)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]

@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import rc_context
 from torch import Tensor
 
 from mixwell.errors import InputError
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
-from mixwell.report import drawing  # first: it chooses matplotlib's backend
+from mixwell.report import drawing
 from mixwell.training import RunConfig
 from mixwell.training.build import load_data, make_method, make_model, resolved
 from mixwell.training.files import check_output, make_folder, write_atomically
@@ -82,9 +83,7 @@ def draw_preview(
             if sum(map(len, lam)) >= 4000:
                 break
     assert shown is not None
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context({"text.parse_math": False}), drawing.unwarned():
+    with rc_context({"text.parse_math": False}), drawing.unwarned():
         _draw(*shown, torch.cat(lam), dataset.classes, config.label, count, target_path)
 
 
@@ -121,15 +120,13 @@ def _draw(
     count: int,
     path: Path,
 ) -> None:
-    from matplotlib import pyplot as plt
-
     count = min(count, len(x))
     partners, weights, labels = _sources(target, mix)
     sources = partners.shape[1]
     columns = min(count, max(1, 12 // (sources + 1)))
     rows = math.ceil(count / columns)
     width = 1.1 * (sources + 1) * columns + 0.1
-    figure = plt.figure(figsize=(width, 1.75 * rows + 3.0), layout="constrained")
+    figure = drawing.sheet(width, 1.75 * rows + 3.0)
     parts: Any = figure.subfigures(2, 1, height_ratios=[1.75 * rows, 2.6])
     grid, bottom = parts
     whose = "partner" if sources == 2 else "partners"
@@ -158,5 +155,4 @@ def _draw(
     axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, facecolor="white")
-    plt.close(figure)
     write_atomically(path, buffer.getvalue())

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 
 from mixwell import metrics
 from mixwell.metrics.measures import get
-from mixwell.report.drawing import INK, STYLE, Point, canvas, svg_of
+from mixwell.report.drawing import INK, STYLE, Point, canvas, sheet, svg_of
 from mixwell.report.sections.base import Block, Part, Section, arrays_of, number_of, told
 from mixwell.studies import MethodSummary, RunRecord
 
@@ -70,10 +70,9 @@ def reliability(runs: Sequence[RunRecord], colour: str) -> str | None:
         [_probabilities(arrays, run.metrics.get("temperature", 1.0)) for run, arrays in found]
     )
     method = runs[0].label
-    with plt.rc_context(STYLE):
-        figure, (top, bottom) = plt.subplots(
-            2, 1, figsize=(2.7, 3.4), sharex=True, height_ratios=(3, 1), layout="constrained"
-        )
+    with rc_context(STYLE):
+        figure = sheet(2.7, 3.4)
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         top.plot([0, 1], [0, 1], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         points = _draw_bins(top, plain, labels, colour, "-", "as trained", sized=True)
         points += _draw_bins(top, scaled, labels, colour, ":", "after T")
@@ -86,9 +85,7 @@ def reliability(runs: Sequence[RunRecord], colour: str) -> str | None:
         bottom.set_ylim(bottom=0)
         bottom.set_xlabel("confidence")
         what = "accuracy against confidence, and the share of samples in each bin"
-        svg = svg_of(figure, f"{method}: {what}", points)
-        plt.close(figure)
-        return svg
+        return svg_of(figure, f"{method}: {what}", points)
 
 
 def _probabilities(arrays: Mapping[str, np.ndarray], temperature: float = 1.0) -> torch.Tensor:
