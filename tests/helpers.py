@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import faulthandler
 import multiprocessing
-import subprocess
 import sys
 import textwrap
 import time
@@ -21,22 +20,38 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
+PRELOADED = ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
+"""What studies load before they fork: who forks first in a process chooses for all."""
+
+
+def _run_script(script: str, arguments: list[str]) -> None:
+    sys.argv = ["worker.py", *arguments]
+    exec(compile(script, "worker.py", "exec"), {"__name__": "__main__"})
+
+
 def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 270) -> None:
     """Run a script in processes; each is given its rank, a store to meet at, and their count.
 
+    They are forked from a server that has torch loaded, which takes longer than most scripts do.
     One that hangs is a failure, and leaves none behind.
     """
-    path = folder / "worker.py"
-    path.write_text(textwrap.dedent(script))
+    script = textwrap.dedent(script)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
     given = [f"file://{folder / 'store'}", str(count)]
-    workers = [subprocess.Popen([sys.executable, path, str(rank), *given]) for rank in range(count)]
+    workers = [
+        context.Process(target=_run_script, args=(script, [str(rank), *given]))
+        for rank in range(count)
+    ]
+    for worker in workers:
+        worker.start()
     until = time.monotonic() + seconds
-    try:
-        statuses = [worker.wait(max(until - time.monotonic(), 0)) for worker in workers]
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
+    for worker in workers:
+        worker.join(max(until - time.monotonic(), 0))
+    statuses = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
+        worker.join()
     assert statuses == [0] * count
 
 
