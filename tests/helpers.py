@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,35 +24,42 @@ PRELOADED = ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
 """What studies load before they fork: who forks first in a process chooses for all."""
 
 
-def _run_script(script: str, arguments: list[str]) -> None:
-    sys.argv = ["worker.py", *arguments]
-    exec(compile(script, "worker.py", "exec"), {"__name__": "__main__"})
+def _run(script: str, arguments: list[str]) -> None:
+    sys.argv = ["script.py", *arguments]
+    exec(compile(script, "script.py", "exec"), {"__name__": "__main__"})
 
 
-def run_processes(script: str, folder: Path, count: int = 2, seconds: float = 270) -> None:
-    """Run a script in processes; each is given its rank, a store to meet at, and their count.
+def run_scripts(
+    script: str, *arguments: Sequence[object], seconds: float = 270
+) -> list[int | None]:
+    """Run a script in a process for each list of arguments, and return their exit codes.
 
     They are forked from a server that has torch loaded, which takes longer than most scripts do.
-    One that hangs is a failure, and leaves none behind.
+    One that hangs has none, and is left behind by nobody.
     """
-    script = textwrap.dedent(script)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    given = [f"file://{folder / 'store'}", str(count)]
-    workers = [
-        context.Process(target=_run_script, args=(script, [str(rank), *given]))
-        for rank in range(count)
+    script = textwrap.dedent(script)
+    processes = [
+        context.Process(target=_run, args=(script, [str(value) for value in given]))
+        for given in arguments
     ]
-    for worker in workers:
-        worker.start()
+    for process in processes:
+        process.start()
     until = time.monotonic() + seconds
-    for worker in workers:
-        worker.join(max(until - time.monotonic(), 0))
-    statuses = [worker.exitcode for worker in workers]
-    for worker in workers:
-        worker.kill()
-        worker.join()
-    assert statuses == [0] * count
+    for process in processes:
+        process.join(max(until - time.monotonic(), 0))
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+        process.join()
+    return codes
+
+
+def run_processes(script: str, folder: Path, count: int = 2) -> None:
+    """Run a script in processes; each is given its rank, a store to meet at, and their count."""
+    store = f"file://{folder / 'store'}"
+    assert run_scripts(script, *((rank, store, count) for rank in range(count))) == [0] * count
 
 
 def make_target(size: int, num_classes: int, seed: int = 0) -> MixedTarget:

@@ -1,15 +1,13 @@
 import copy
 import gc
 import importlib.util
-import os
 import socket
-import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
+from helpers import run_scripts
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
@@ -931,7 +929,10 @@ def test_the_missing_package_is_named(monkeypatch):
 def test_two_processes_are_one_large_batch(tmp_path):
     """DDP under accelerate: 2 x 8 is 16; each process keeps its own memory in the checkpoint."""
     script = f"""
-    import sys
+    import os, sys
+    rank, port = sys.argv[1:]
+    os.environ |= {{"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2",
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}}
     import torch
     sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
     sys.path.insert(0, {str(Path(__file__).parent)!r})
@@ -948,19 +949,10 @@ def test_two_processes_are_one_large_batch(tmp_path):
                    ddp_backend="gloo", save_strategy="steps", save_steps=3)
     t.train({str(tmp_path)!r}, **options)
     """
-    path = tmp_path / "worker.py"
-    path.write_text(textwrap.dedent(script))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    base = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    workers = [
-        subprocess.Popen(
-            [sys.executable, path], env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        )
-        for rank in range(2)
-    ]
-    assert [worker.wait(240) for worker in workers] == [0, 0]
+    assert run_scripts(script, *((rank, port) for rank in range(2))) == [0, 0]
     saved = [
         torch.load(tmp_path / "checkpoint-3" / f"mixwell_{rank}.pt", weights_only=True)["method"]
         for rank in range(2)

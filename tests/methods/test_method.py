@@ -485,6 +485,19 @@ TORCHVISION = [
 ]  # fmt: skip
 
 
+def narrow(model, most=2**22):
+    """Let wide linear layers, one after the other, be narrow: their weights cost most of a step."""
+    width = None
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if not isinstance(child, nn.Linear):
+                continue
+            if child.weight.numel() > most or width:
+                out = 64 if child.weight.numel() > most else child.out_features
+                setattr(parent, name, nn.Linear(width or child.in_features, out))
+                width = 64 if out == 64 else None
+
+
 def build(library, name):
     if library == "timm":
         timm = pytest.importorskip("timm", reason="timm is not installed")
@@ -492,8 +505,9 @@ def build(library, name):
         model = timm.create_model(name, num_classes=5, **({"img_size": 64} if sized else {}))
     else:
         models = pytest.importorskip("torchvision", reason="torchvision is not installed").models
-        extra = {"init_weights": False} if name == "googlenet" else {}
+        extra = {"init_weights": False} if name in ("googlenet", "vgg11") else {}
         model = getattr(models, name)(num_classes=5, **extra)
+    narrow(model)
     for module in model.modules():  # some heads start at zero, and would pass no gradient on
         if isinstance(module, nn.Linear) and module.out_features == 5:
             nn.init.normal_(module.weight, std=0.1)

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from helpers import run_scripts
 from recommending import METHODS, MOMENTS, SEEDS, STARTED, TINY, decisions, recommended, steady
 from torch import nn
 
@@ -330,10 +332,8 @@ def test_whatever_is_set_the_command_says_it(given):
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_it_goes_on_with_the_same_decisions(moment, whole, quick, tmp_path):
     folder = tmp_path / "out"
-    script = ROOT / "tests" / "recommending.py"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    ended = subprocess.run([sys.executable, script, folder, moment], env=environment, check=False)
-    assert ended.returncode == -9
+    script = (ROOT / "tests" / "recommending.py").read_text()
+    assert run_scripts(script, (folder, moment)) == [-signal.SIGKILL]
     race = folder / "race"
     if race.exists():
         names = {name for record in load_records(race) for name in record.metrics}
