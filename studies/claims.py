@@ -251,10 +251,13 @@ def outcome(studies: Mapping[str, Study], verdicts: Sequence[Verdict], drawn: bo
     for study in studies.values():
         own = [verdict for verdict in verdicts if verdict.claim.study == study.name]
         parts.append(f"## {study.title}")
-        if study.results.is_file():
-            parts.append(f"[Every run](results/{study.name}.csv), made by")
-        else:
+        file = f"(results/{study.name}.csv)"
+        if not study.results.is_file():
             parts.append("Not run yet. To be run by")
+        elif any(verdict.test is None for verdict in own):
+            parts.append(f"Begun: [the runs that have ended]{file}. The command goes on from them:")
+        else:
+            parts.append(f"[Every run]{file}, made by")
         parts.append(f"    {study.command}")
         rows = [
             (

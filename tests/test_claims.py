@@ -164,6 +164,10 @@ def test_page_and_figure_of_what_there_is(tmp_path, monkeypatch):
         assert f"| {claim.name} |" in page
     assert "**shown**" in page
     assert "not run" in page
+    assert "Begun: [the runs that have ended](results/balanced_cifar10.csv)" in page
+    few = [verdict for verdict in verdicts if verdict.test and verdict.claim.name == "M1"]
+    page = claims.outcome({"balanced_cifar10": STUDIES["balanced_cifar10"]}, few, drawn)
+    assert "[Every run](results/balanced_cifar10.csv)" in page
     assert "what_helps.png" in page
     assert (tmp_path / "figure.png").stat().st_size > 5000
 
