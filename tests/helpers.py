@@ -20,10 +20,6 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-PRELOADED = ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
-"""What studies load before they fork: who forks first in a process chooses for all."""
-
-
 def _run(script: str, arguments: list[str]) -> None:
     sys.argv = ["script.py", *arguments]
     exec(compile(script, "script.py", "exec"), {"__name__": "__main__"})
@@ -37,22 +33,26 @@ def run_scripts(
     They are forked from a server that has torch loaded, which takes longer than most scripts do.
     One that hangs has none, and is left behind by nobody.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    from mixwell.studies.engines import starter  # here, as it brings much that others don't need
+
+    context = starter()
     script = textwrap.dedent(script)
     processes = [
         context.Process(target=_run, args=(script, [str(value) for value in given]))
         for given in arguments
     ]
-    for process in processes:
-        process.start()
     until = time.monotonic() + seconds
-    for process in processes:
-        process.join(max(until - time.monotonic(), 0))
-    codes = [process.exitcode for process in processes]
-    for process in processes:
-        process.kill()
-        process.join()
+    try:
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(max(until - time.monotonic(), 0))
+        codes = [process.exitcode for process in processes]
+    finally:
+        for process in processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
     return codes
 
 

@@ -1,11 +1,8 @@
 """The first use may be in any mode of the caller's: what is kept of it serves all later ones."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
+from helpers import run_scripts
 
 import mixwell
 from mixwell.modes import undisturbed
@@ -18,50 +15,34 @@ MODES = {
     "traced": "FakeTensorMode()",
 }
 _PROGRAM = """
-import os, sys, traceback
+import sys
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from mixwell.beta import beta_icdf
 from mixwell.functional import beta_cdf
 from mixwell.kernels import native
-
-def use(mode):
-    with mode:
-        native.library()
-        for u in (0.3, 0.9):
-            for tau in (0.5, 3.0):
-                try:
-                    beta_icdf(*(torch.full((4,), value, device="cpu") for value in (u, tau)))
-                except Exception:
-                    pass  # a mode that has no numbers
-    u = torch.tensor([0.3, 0.9], dtype=torch.float64)
-    tau = torch.tensor([0.5, 3.0], dtype=torch.float64)
-    torch.testing.assert_close(beta_cdf(beta_icdf(u, tau), tau), u)
-    print(name, native.library() is not None, flush=True)
-
-for name, mode in {modes}.items():
-    child = os.fork()  # of a process that has computed nothing yet
-    if not child:
-        try:
-            use(eval(mode))
-            os._exit(0)
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-    os.waitpid(child, 0)
+assert not native.library.cache_info().currsize  # this process has computed nothing yet
+with {mode}:
+    native.library()
+    for u in (0.3, 0.9):
+        for tau in (0.5, 3.0):
+            try:
+                beta_icdf(torch.full((4,), u, device="cpu"), torch.full((4,), tau, device="cpu"))
+            except Exception:
+                pass  # a mode that has no numbers
+u = torch.tensor([0.3, 0.9], dtype=torch.float64)
+tau = torch.tensor([0.5, 3.0], dtype=torch.float64)
+torch.testing.assert_close(beta_cdf(beta_icdf(u, tau), tau), u)
+assert str(native.library() is not None) == sys.argv[1]
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no processes")
-def test_what_is_computed_once_is_right_whatever_mode_it_is_asked_for_in():
-    program = _PROGRAM.replace("{modes}", repr(MODES))
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
-    )
+@pytest.mark.parametrize("mode", MODES)
+def test_what_is_computed_once_is_right_whatever_mode_it_is_asked_for_in(mode):
     from mixwell.kernels import native
 
-    expected = [f"{mode} {native.library() is not None}" for mode in MODES]
-    assert done.stdout.splitlines() == expected, done.stderr
+    program = _PROGRAM.format(mode=MODES[mode])
+    assert run_scripts(program, [native.library() is not None]) == [0]
 
 
 @pytest.mark.parametrize("name", mixwell.list_methods())

@@ -490,12 +490,12 @@ def narrow(model, most=2**22):
     width = None
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if not isinstance(child, nn.Linear):
-                continue
-            if child.weight.numel() > most or width:
-                out = 64 if child.weight.numel() > most else child.out_features
-                setattr(parent, name, nn.Linear(width or child.in_features, out))
-                width = 64 if out == 64 else None
+            if isinstance(child, nn.Linear):
+                wide = child.weight.numel() > most
+                size = width or child.in_features, 64 if wide else child.out_features
+                if wide or width:
+                    setattr(parent, name, nn.Linear(*size))
+                width = 64 if wide else None
 
 
 def build(library, name):

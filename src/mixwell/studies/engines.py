@@ -93,6 +93,16 @@ class Engine(ABC):
 # ------------------------------------------------------------------------------- this machine
 
 
+def starter() -> Any:
+    """Return the context of multiprocessing that starts a process soonest."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # on Windows
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    # Imported once, in a server that each process is forked from: it starts in no time.
+    context.set_forkserver_preload(["mixwell.training.run", "lightning.fabric", "sklearn.datasets"])
+    return context
+
+
 class LocalEngine(Engine):
     """A process for each cell, so that its memory is its own and its failure harms no other.
 
@@ -105,13 +115,7 @@ class LocalEngine(Engine):
         self.slots = workers
         self._queue: queue.Queue[Event] = queue.Queue()
         self._running: dict[str, tuple[BaseProcess, Connection]] = {}
-        servers = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
-        self._context: Any = multiprocessing.get_context("forkserver" if servers else "spawn")
-        if servers:
-            # Imported once, in a server that each run is forked from: a run starts in no time.
-            self._context.set_forkserver_preload(
-                ["mixwell.training.run", "lightning.fabric", "sklearn.datasets"]
-            )
+        self._context = starter()
 
     def start(self, cell: Cell, command: str) -> None:
         with _without_interrupts():
