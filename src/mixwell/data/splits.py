@@ -42,6 +42,8 @@ Batch = tuple[Tensor, Tensor, Tensor]
 READY = 1 << 28
 """Bytes up to which a split that is not augmented is kept as the model takes it."""
 
+_PROCESSOR = torch.device("cpu")
+
 AnySplit = TypeVar("AnySplit", bound="Split")
 
 
@@ -52,14 +54,18 @@ def seeded(*key: Any) -> torch.Generator:
 
 
 @contextmanager
-def drawing(seed: int) -> Iterator[None]:
-    """Let what torch draws on the processor depend on ``seed`` alone, and leave no trace of it.
+def drawing(seed: int, device: torch.device = _PROCESSOR) -> Iterator[None]:
+    """Let what torch draws on the processor and on ``device`` depend on ``seed`` alone.
 
-    ``torch.manual_seed`` is not for each sample: it seeds every GPU as well, from which a run's
-    mixing is drawn, and writes down the call's stack where there is none.
+    It leaves no trace. ``torch.manual_seed`` would: it seeds every GPU as well, from which a run's
+    mixing is drawn. And where there is none it writes down the call's stack, too long for a sample.
     """
-    with torch.random.fork_rng(devices=[]):
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
         torch.default_generator.manual_seed(seed)
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
         yield
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mixwell.data import Split, TensorSplit
-from mixwell.data.splits import FolderSplit
+from mixwell.data.splits import FolderSplit, drawing
 from mixwell.errors import InputError
 from mixwell.methods import Method
 from mixwell.mix import Mix, MixedTarget, MultiMix
@@ -39,11 +39,10 @@ def samples(subject: Subject, found: Findings) -> dict[str, Any]:
         dataset.train.batches(count, shuffle=True, seed=subject.config.seed, device=subject.device)
     )
     x = x.to(next(subject.model.parameters()).dtype)
-    was_training, device = method.training, subject.device
+    was_training = method.training
     method.train()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(subject.config.seed)
+        with drawing(subject.config.seed, subject.device):
             made, target, mix = method.preview(x, y, model=subject.model, index=index)
     except InputError:  # nothing is mixed at the input
         return {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mixwell import data
 from mixwell.data import TensorSplit
+from mixwell.data.splits import drawing
 from mixwell.methods import Method
 from mixwell.metrics.evidence import Mixed
 from mixwell.training.probes.subject import Findings, Subject
@@ -68,8 +69,7 @@ def _mixed(subject: Subject, method: Method, split: TensorSplit) -> tuple[Tensor
     was_training = method.training
     method.train()
     try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with drawing(seed, device):
             for epoch in range(_DRAWS):
                 for x, y, index in split.batches(
                     64, shuffle=True, seed=seed, epoch=epoch, device=device

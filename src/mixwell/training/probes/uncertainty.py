@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mixwell.data import Split
+from mixwell.data.splits import drawing
 from mixwell.metrics import fit_variance_scale
 from mixwell.metrics.evidence import Spread
 from mixwell.training.probes.subject import Findings, Subject
@@ -55,9 +56,7 @@ def dropped(
     Standardised as the model is trained. What is dropped depends on the batch size alone.
     """
     total, squares, targets = [], [], []
-    gpus = [device] if device.type == "cuda" else []
-    with _dropping(model), torch.random.fork_rng(devices=gpus):
-        torch.manual_seed(0)
+    with _dropping(model), drawing(0, device):
         for x, y, _ in split.batches(batch_size, device=device):
             x = x.double() if next(model.parameters()).dtype == torch.float64 else x
             found = torch.stack([logits_of(model(x)).double() for _ in range(passes)])
