@@ -155,6 +155,7 @@ def test_onnx_gives_the_same_numbers(name, make_net, tmp_path):
     assert "mixwell" not in str(exported)
 
 
+@pytest.mark.slow
 def test_whole_models_load_where_mixwell_is_not(make_net, tmp_path):
     models = {name: train(name, make_net()).eval() for name in METHODS}
     with torch.no_grad():

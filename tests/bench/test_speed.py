@@ -37,6 +37,7 @@ def no_compiler(monkeypatch):
     monkeypatch.setattr(steps_module, "_no_compiler", lambda device: "")
 
 
+@pytest.mark.slow
 def test_a_tiny_run_writes_its_files(tmp_path, no_compiler, monkeypatch):
     shown, drawn = [], []
 

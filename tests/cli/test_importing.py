@@ -19,6 +19,7 @@ def bands(from_outside):
     return from_outside
 
 
+@pytest.mark.slow
 def test_the_guides_method_is_compared_in_processes_of_their_own(bands, capsys):
     arguments = ["compare", "--methods", "bandmix,erm", "--seeds", "1", *TINY, "--out", "out"]
     assert main([*arguments, "--import", "bands.py"]) == 0
@@ -47,6 +48,7 @@ def test_a_run_goes_on_with_what_it_was_begun_with_alone(bands, capsys):
     assert main(["train", "--import", "bands.py", *arguments[1:]]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bands")
 def test_other_commands_know_it(capsys):
     assert main(["methods", "--import", "bands.py"]) == 0

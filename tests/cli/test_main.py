@@ -64,6 +64,7 @@ def test_compare_report_and_exit_status_of_a_failure(tmp_path, capsys):
 FEW = ["--labels", "20", "--batch-size", "40", *TINY]
 
 
+@pytest.mark.slow
 def test_the_form_of_semi_supervised_training_from_flags_and_a_file(tmp_path, capsys):
     flags = ["--semi", "authors", "--mix-cutoff", "0.5", *FEW]
     out = tmp_path / "run"
@@ -87,6 +88,7 @@ def test_the_form_of_semi_supervised_training_from_flags_and_a_file(tmp_path, ca
     assert "side='lighter' contradicts semi='paper'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_study_with_lists_from_flags_and_a_file(tmp_path, capsys):
     path = tmp_path / "study.yaml"
     path.write_text(

@@ -55,6 +55,7 @@ def reported(out, *options):
     return [row["method"] for row in rows], untested[0]
 
 
+@pytest.mark.slow
 def test_the_baseline_and_the_order_of_the_last_run_are_kept(tmp_path):
     study(["erm", "mixup", "cutmix"], tmp_path, baseline="mixup")
     assert reported(tmp_path) == (["erm", "mixup", "cutmix"], "mixup")

@@ -262,7 +262,7 @@ def test_partners_by_a_quantile(side):
     far = [[value >= limit * (1 - 1e-6) for value in line] for line in distance]
     allowed = torch.tensor(near if side == "below" else far)
     drawn = torch.zeros(rows, rows)
-    times = 3000
+    times = 1000
     generator = torch.Generator().manual_seed(0)
     method = mixwell.create("quantile_mixup", q=q, side=side, distance="input", generator=generator)
     for _ in range(times):

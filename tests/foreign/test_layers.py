@@ -124,9 +124,16 @@ DRAWING = {
 
 COMPILED = [(name, "eager") for name in DRAWING]
 COMPILED += [(name, "aot_eager") for name in ("manifold_mixup", "alignmix")]
+COMPILED_FIRST = [("mixup", "eager"), ("manifold_mixup+infinite_class", "eager")]
 
 
-@pytest.mark.parametrize(("name", "backend"), COMPILED)
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        pytest.param(*each, marks=() if each in COMPILED_FIRST else pytest.mark.slow)
+        for each in COMPILED
+    ],
+)
 def test_compiled_models_with_layers_that_are_drawn(name: str, backend: str):
     """Whichever layer comes up, and whenever."""
     for start in range(2 if name == "manifold_mixup" else 1):

@@ -483,6 +483,10 @@ TORCHVISION = [
     "resnet18", "vgg11", "densenet121", "googlenet", "mobilenet_v2", "shufflenet_v2_x0_5",
     "efficientnet_b0", "swin_t", "alexnet", "mnasnet0_5",
 ]  # fmt: skip
+ONE_OF_A_KIND = {  # residual, dense, branching, attending; the others are slow
+    ("timm", "resnet18"), ("timm", "densenet121"), ("timm", "vit_tiny_patch16_224"),
+    ("torchvision", "googlenet"), ("torchvision", "swin_t"),
+}  # fmt: skip
 
 
 def narrow(model, most=2**22):
@@ -516,7 +520,10 @@ def build(library, name):
 
 @pytest.mark.parametrize(
     ("library", "name"),
-    [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)],
+    [
+        pytest.param(*each, marks=() if each in ONE_OF_A_KIND else pytest.mark.slow)
+        for each in (*(("timm", n) for n in TIMM), *(("torchvision", n) for n in TORCHVISION))
+    ],
 )
 def test_architectures(library, name):
     model = build(library, name)
@@ -544,7 +551,9 @@ def test_several_heads_are_asked_about():
     assert make("am_mixup", am_mixup__layer="norm")(model, x, y).isfinite()
 
 
-@pytest.mark.parametrize("how", ["around", "in place", "inside"])
+@pytest.mark.parametrize(
+    "how", ["around", *(pytest.param(w, marks=pytest.mark.slow) for w in ("in place", "inside"))]
+)
 @pytest.mark.parametrize(
     "name", ["mixup", "cutmix", "sk_mixup", "am_mixup", "manifold_mixup", "regmixup+am_mixup"]
 )
@@ -682,12 +691,10 @@ heavy = {"torchvision", "timm", "lightning", "sklearn", "scipy", "rich", "matplo
 assert not heavy & set(sys.modules), heavy & set(sys.modules)
 print(seconds / (start - begin))
 """
-    shares = [
-        float(
-            subprocess.run(
-                [sys.executable, "-c", script], capture_output=True, text=True, check=True
-            ).stdout
-        )
-        for _ in range(3)
-    ]
-    assert min(shares) < 0.15  # of what torch takes: a busy machine slows both
+
+    def share():
+        command = [sys.executable, "-c", script]
+        return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    # Of what torch takes: a busy machine slows both, but not always both alike.
+    assert any(share() < 0.15 for _ in range(3))

@@ -281,6 +281,7 @@ print(mixwell.create("third+cutmix", num_classes=3).recipe.coefficient.lam)
 """
 
 
+@pytest.mark.slow
 def test_a_file_in_methods_is_found_by_being_there_also_in_a_zip(tmp_path):
     source = Path(mixwell.__file__).parent
     library = tmp_path / "library"

@@ -95,6 +95,7 @@ def test_what_goes_as_planned_has_the_seeds_and_the_time_of_the_plan(spend, work
     assert 0.9 * 600 < ended < 1.0 * 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("moment", [0.05, 0.3, 0.6])
 def test_what_takes_twice_as_long_from_some_moment_on_has_fewer_seeds(spend, moment, workers):

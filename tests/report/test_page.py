@@ -177,6 +177,7 @@ def test_what_seeds_can_show_is_told(make_records, tmp_path):
     assert "least difference that 3 seeds show" in text
 
 
+@pytest.mark.slow
 def test_figures_that_make_a_page_too_large_are_left_out_and_it_says_so(
     make_records, tmp_path, monkeypatch
 ):
@@ -210,8 +211,11 @@ def test_ranks_on_the_page_say_over_which_parts_they_are(make_records, tmp_path)
 
 
 @pytest.mark.parametrize("values", [
-    [{"width": 8}, {"width": 16, "depth": 2}], [["layer1"], []], [True, False], [0.0, 1e-4],
-    [None, "adamw"], [0.1, 0.1 + 1e-9],
+    [{"width": 8}, {"width": 16, "depth": 2}], [["layer1"], []], [None, "adamw"],
+    *(
+        pytest.param(values, marks=pytest.mark.slow)
+        for values in ([True, False], [0.0, 1e-4], [0.1, 0.1 + 1e-9])
+    ),
 ])  # fmt: skip
 def test_any_values_may_vary(values, make_records, tmp_path):
     records = make_records(parts=[{"own_option": value} for value in values])

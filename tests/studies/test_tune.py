@@ -97,6 +97,7 @@ def test_every_declared_range_holds_the_default_and_makes_a_method():
                 mixwell.create(name, num_classes=3, **counts, **{argument: value})
 
 
+@pytest.mark.slow
 def test_from_the_command_line_and_into_a_study(tmp_path, capsys):
     tiny = ["--train-size", "60", "--epochs", "1", "--threads", "1"]
     out = str(tmp_path / "tune")

@@ -178,6 +178,7 @@ def test_a_run_is_measured_on_what_it_began_with(name):
     assert train(config, "another")["metrics"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURED_ON)
 def test_a_study_and_its_file_are_measured_on_one_thing(name):
     write, change, options = MEASURED_ON[name]

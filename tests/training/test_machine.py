@@ -78,6 +78,7 @@ def test_a_run_says_that_a_processor_imitates_its_arithmetic(
     assert sum("no bfloat16 arithmetic" in note for note in notes) == told
 
 
+@pytest.mark.slow
 def test_a_study_says_it_once(tmp_path, capsys):
     asked = [*FEW, "--methods", "erm", "--seeds", "2", "--precision", "bf16-mixed"]
     assert main(["compare", *asked, "--out", str(tmp_path)]) == 0

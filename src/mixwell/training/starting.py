@@ -179,8 +179,25 @@ def aligned(config: RunConfig, dataset: Dataset) -> Dataset:
     before = Transform.from_dict(values).columns if values else ()
     if not before or before == dataset.columns:
         return dataset
+    order = _order_of(before, dataset, f"init={config.init!r}")
+    parts: dict[str, Any] = {
+        name: _with_columns(split, order)
+        for name in ("train", "val", "test", "unlabelled")
+        if (split := getattr(dataset, name)) is not None
+    }
+    fine = dataset.fine and aligned(config, dataset.fine)
+    return replace(dataset, **parts, columns=before, fine=fine)
+
+
+def _order_of(before: Sequence[Column], dataset: Dataset, asked: str) -> list[int]:
+    """Return where each input of a run's columns stands among a table's.
+
+    Raises:
+        InputError: they are not the same ones, or the data are no table, which alone can be put
+            in another order.
+    """
     wanted, there = (_expanded(columns) for columns in (before, dataset.columns))
-    told = f"init={config.init!r}: that run was trained on the columns {_few(wanted)}; these data "
+    told = f"{asked}: that run was trained on the columns {_few(wanted)}; these data "
     missing = [name for name in wanted if name not in there]
     beside = [name for name in there if name not in wanted]
     if missing or beside:
@@ -191,22 +208,15 @@ def aligned(config: RunConfig, dataset: Dataset) -> Dataset:
     splits = (dataset.train, dataset.val, dataset.test)
     if len(dataset.input_shape) != 1 or not all(isinstance(s, TensorSplit) for s in splits):
         raise InputError(f"{told}have them in another order, {_few(there)}: give them in that one")
-    order = [there.index(name) for name in wanted]
+    return [there.index(name) for name in wanted]
 
-    def ordered(split: Any) -> Any:
-        moments = {
-            name: None if values is None else [values[i] for i in order]
-            for name, values in (("mean", split.mean), ("std", split.std))
-        }
-        return replace(split, x=split.x[:, order], **moments)
 
-    parts = {
-        name: ordered(split)
-        for name in ("train", "val", "test", "unlabelled")
-        if (split := getattr(dataset, name)) is not None
-    }
-    fine = dataset.fine and aligned(config, dataset.fine)
-    return replace(dataset, **parts, columns=before, fine=fine)
+def _with_columns(split: TensorSplit, order: Sequence[int]) -> TensorSplit:
+    """Return rows with their columns in another order, and what these are normalised by."""
+    mean, std = (
+        None if values is None else [values[i] for i in order] for values in (split.mean, split.std)
+    )
+    return replace(split, x=split.x[:, order], mean=mean, std=std)
 
 
 def _expanded(columns: Sequence[Column]) -> list[str]:
