@@ -56,6 +56,23 @@ def test_mix_leaves_its_input_and_maps_over_pytrees():
     torch.testing.assert_close(mixed["sound"][0], functional.mix(x["sound"][0], mix))
 
 
+@pytest.mark.parametrize("mix", [make_mix(4), MultiMix(torch.arange(4)[:, None], torch.ones(4, 1))])
+def test_what_stands_beside_the_tensors_is_handed_on_as_it_is(mix):
+    """Torch makes a plain tuple of a torch.Size, which knows no numel()."""
+    x, name = torch.randn(4, 3, 2, 2), object()
+    mixed = functional.mix({"x": (x, x.shape[2:]), "name": name, "nothing": None}, mix)
+    assert mixed["x"][1] == torch.Size([2, 2])
+    assert mixed["x"][1].numel() == 4
+    assert mixed["name"] is name
+    assert mixed["nothing"] is None
+    assert torch.equal(mixed["x"][0], functional.mix(x, mix))
+    if isinstance(mix, Mix):
+        out = torch.empty_like(x)
+        again, size = functional.mix((x, x.shape), mix, out=(out, x.shape))
+        assert again is out
+        assert size.numel() == x.numel()
+
+
 def test_uint8_is_rounded_to_nearest():
     x = torch.tensor([[0, 10, 255], [1, 20, 0]], dtype=torch.uint8)
     mixed = functional.mix(x, Mix(torch.tensor([1, 0]), torch.tensor([0.25, 1.0])))

@@ -7,7 +7,6 @@ from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mixwell import tasks
 from mixwell.checks import check_generator
@@ -15,7 +14,7 @@ from mixwell.errors import InputError
 from mixwell.functional import pair_distance, pairwise_distance
 from mixwell.mix import tensors
 from mixwell.tasks import Task
-from mixwell.values import joined
+from mixwell.values import joined, map_tensors
 from mixwell.view import ModelView
 
 __all__ = ["Batch", "Distance"]
@@ -84,7 +83,7 @@ class Batch:
             return joined(own, rows.to(own))
 
         return Batch(
-            pytree.tree_map(with_partners, self.x, x),
+            map_tensors(with_partners, self.x, x),
             with_partners(self.y, y),
             generator=self.generator,
             progress=self.progress,
@@ -185,7 +184,7 @@ class Batch:
             # samples they have here: at right angles, on the sphere.
             same = (self.y[:, None] == self.y[None, :]).float()
             return same / same.sum(1, keepdim=True).sqrt()
-        if len(pytree.tree_leaves(self.x)) != 1:
+        if len(tensors(self.x)) != 1:
             raise InputError(
                 "distance='input' needs x to be one tensor, got several; "
                 "choose distance='features' or 'label'"

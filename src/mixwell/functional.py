@@ -20,6 +20,7 @@ from mixwell.values import (
     check_kind,
     check_place,
     check_vector,
+    map_tensors,
     not_dense,
 )
 
@@ -73,19 +74,17 @@ def mix(x: Any, mix: Mix | MultiMix, *, out: Any = None) -> Any:
     if not isinstance(x, Tensor):
         _check_tree(x)
     if isinstance(mix, MultiMix):
-        return pytree.tree_map_only(Tensor, lambda leaf: _mix_many(leaf, mix, out), x)
+        return map_tensors(lambda leaf: _mix_many(leaf, mix, out), x)
     if isinstance(x, Tensor):  # the usual case: a walk through a tree costs as much as 100 pixels
         return _mix_tensor(x, mix, out)
     if out is None:
-        return pytree.tree_map_only(Tensor, lambda leaf: _mix_leaf(leaf, mix, None), x)
+        return map_tensors(lambda leaf: _mix_leaf(leaf, mix, None), x)
     if pytree.tree_structure(x) != pytree.tree_structure(out):
         raise InputError(
             f"mix: out must have the structure of x, {pytree.tree_structure(x)}, "
             f"got {pytree.tree_structure(out)}"
         )
-    return pytree.tree_map(
-        lambda leaf, to: _mix_leaf(leaf, mix, to) if isinstance(leaf, Tensor) else leaf, x, out
-    )
+    return map_tensors(lambda leaf, to: _mix_leaf(leaf, mix, to), x, out)
 
 
 def _check_tree(x: Any) -> None:

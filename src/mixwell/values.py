@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -20,7 +20,9 @@ __all__ = [
     "check_place",
     "check_tensors",
     "check_vector",
+    "is_size",
     "joined",
+    "map_tensors",
     "not_dense",
     "register",
     "tensors",
@@ -44,6 +46,28 @@ def tensors(x: Any) -> list[Tensor]:
     if isinstance(x, Tensor):  # the usual case, and a walk through a tree takes its time
         return [x]
     return [leaf for leaf in pytree.tree_leaves(x) if isinstance(leaf, Tensor)]
+
+
+def is_size(value: object) -> bool:
+    """Whether a node of a pytree is to be left whole: torch rebuilds a torch.Size as a tuple."""
+    return isinstance(value, torch.Size)
+
+
+def map_tensors(function: Callable[..., Tensor], x: Any, *others: Any) -> Any:
+    """Return a pytree with what ``function`` makes of its tensors; all else stays as it is.
+
+    Args:
+        function: given a tensor, and those in its place in the others.
+        x: the pytree.
+        others: of its structure.
+    """
+    if isinstance(x, Tensor):
+        return function(x, *others)
+
+    def made(leaf: Any, *rest: Any) -> Any:
+        return function(leaf, *rest) if isinstance(leaf, Tensor) else leaf
+
+    return pytree.tree_map(made, x, *others, is_leaf=is_size)
 
 
 def alike(x: Tensor, *others: Tensor) -> tuple[Tensor, ...]:

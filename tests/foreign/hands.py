@@ -46,11 +46,15 @@ def blend(partner: Tensor, lam: Tensor) -> Change:
 def changed(module: nn.Module, side: str, change: Change) -> Iterator[None]:
     """While in the context, change what enters ("input") or leaves ("output") a module."""
 
+    def mapped(value: Any) -> Any:
+        whole = lambda node: isinstance(node, torch.Size)  # noqa: E731  (which would be a tuple)
+        return pytree.tree_map_only(Tensor, change, value, is_leaf=whole)
+
     def before(module: nn.Module, args: Any, keywords: Any) -> Any:
-        return pytree.tree_map_only(Tensor, change, (args, keywords))
+        return mapped((args, keywords))
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
-        return pytree.tree_map_only(Tensor, change, output)
+        return mapped(output)
 
     if side == "input":
         handle = module.register_forward_pre_hook(before, with_kwargs=True)

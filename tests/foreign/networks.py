@@ -75,6 +75,37 @@ def u_net():
     return lively(UNet())
 
 
+class Patches(nn.Module):
+    """Returns an image's patches as a sequence, and of how many by how many it is made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return x.flatten(2).transpose(1, 2), x.shape[2:]
+
+
+class OfPatches(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = Patches()
+        self.mix = nn.Linear(8, 8)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        x, size = self.patches(x)
+        x = torch.tanh(self.mix(x)).transpose(1, 2).unflatten(2, size)
+        return self.fc(x.sum((2, 3)) / size.numel())  # which a tuple has not
+
+
+@foreign("fc", x=lambda: make_images(3, 12, 12), inner="patches", stages=False)
+def a_size_beside_the_patches():
+    """As timm's multi-scale vision transformer hands it from stage to stage."""
+    return lively(OfPatches())
+
+
 class Checkpointed(nn.Module):
     """A segment of the body is computed again in backward."""
 

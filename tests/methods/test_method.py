@@ -235,6 +235,28 @@ def test_dict_inputs_and_dict_outputs(images):
         make("sk_mixup", distance="input")(TwoInputs(), x, images[1])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("mixup", {}), ("sk_mixup", {"distance": "input"}), ("sk_mixup", {}), ("am_mixup", {}),
+        ("saliencymix", {"saliency": "gradient"}), ("automix", {}), ("alignmix", {}),
+    ],
+)  # fmt: skip
+def test_what_stands_beside_the_images_reaches_the_model_as_it_is(name, options):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 6, 3), nn.Linear(6, 5)
+
+        def forward(self, x):
+            assert isinstance(x["size"], torch.Size)
+            assert x["of"] is Net
+            return self.head(self.conv(x["image"]).relu().mean((2, 3)))
+
+    x = {"image": torch.rand(6, 3, 12, 12), "size": torch.Size([12, 12]), "of": Net}
+    assert make(name, **options)(Net(), x, torch.arange(6) % 5).isfinite()
+
+
 @pytest.mark.parametrize("mode", ["eval", "train"])
 def test_the_extra_pass_leaves_the_model_as_it_was(mode, make_net, images):
     """After a step, the buffers are those that the mixed pass alone would have left."""

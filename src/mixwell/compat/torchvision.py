@@ -38,6 +38,7 @@ from mixwell.interpolation.base import image_size
 from mixwell.losses.base import check_classes
 from mixwell.mix import Mix, MixedTarget
 from mixwell.pairing import Flip, Pairing, PerfectMatching, Shuffle
+from mixwell.values import is_size
 
 try:
     from PIL.Image import Image as PILImage
@@ -114,7 +115,7 @@ class _OfBatches(v2.Transform):
         if not inputs:
             raise InputError(f"{type(self).__name__}() takes a sample: images and labels")
         inputs = inputs if len(inputs) > 1 else inputs[0]
-        flat, structure = pytree.tree_flatten(inputs)
+        flat, structure = pytree.tree_flatten(inputs, is_leaf=is_size)
         masks = [leaf for leaf in flat if isinstance(leaf, tv_tensors.Mask)]
         alone = masks and sum(isinstance(leaf, Tensor) for leaf in flat) == len(masks)
         if alone or any(isinstance(leaf, _UNSUPPORTED) for leaf in flat):

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mixwell.batch import Batch
 from mixwell.checks import Range, check_range
@@ -27,6 +26,7 @@ from mixwell.interpolation.teacher import (
 )
 from mixwell.mix import Mix, MixedTarget, MultiTarget
 from mixwell.tasks import Task
+from mixwell.values import map_tensors
 from mixwell.view import logits_of, unwrap
 
 __all__ = ["AutoMix", "SAMix"]
@@ -339,4 +339,4 @@ def _blend(x: Any, partner: Tensor, lam: Tensor, mask: Tensor) -> Any:
             weight = lam.view(-1, *[1] * (leaf.ndim - 1))
         return other + weight.to(leaf.dtype) * (leaf - other)
 
-    return pytree.tree_map_only(Tensor, blend, x)
+    return map_tensors(blend, x)

@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 from mixwell.interpolation.mixer import Mixer
 from mixwell.mix import tensors
 from mixwell.processes import several
+from mixwell.values import map_tensors
 from mixwell.view import find_maps, tapped, watch
 
 __all__ = [
@@ -56,7 +56,7 @@ def wide(x: Any) -> Any:
     def widen(leaf: Tensor) -> Tensor:
         return leaf.float() if leaf.dtype in (*_HALVES, torch.uint8) else leaf
 
-    return pytree.tree_map_only(Tensor, widen, x)
+    return map_tensors(widen, x)
 
 
 def frozen_copy(model: nn.Module) -> nn.Module:

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from mixwell.batch import Batch
 from mixwell.errors import InputError, say
 from mixwell.methods.plan import CleanGroup, Drawn, MixedGroup, Plan, TwinGroup
 from mixwell.methods.recipe import Recipe
 from mixwell.mix import Mix, MixedTarget, MultiMix, MultiTarget
-from mixwell.values import joined
+from mixwell.values import joined, map_tensors, tensors
 from mixwell.view import ModelView, check_not_checkpointed, copied, logits_of
 from mixwell.view.trace import mask_places, others_of
 
@@ -113,7 +112,7 @@ class RowsWithData(MixedRows):
     def _own(self, value: Any) -> Any:
         """Return the batch's own rows of something of 2 B rows."""
         size = len(self._batch)
-        return pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+        return map_tensors(lambda leaf: leaf[:size], value)
 
     def mixed(self, x: Any) -> Any:
         """Return the batch's own rows mixed, of ``x`` with 2 B rows: the partners' behind."""
@@ -128,7 +127,7 @@ class RowsWithData(MixedRows):
         """Return the partners as the model takes them: (B, ...)."""
         self.drawn()
         size = len(self._batch)
-        return pytree.tree_map_only(Tensor, lambda leaf: leaf[size:], self.wide.x)
+        return map_tensors(lambda leaf: leaf[size:], self.wide.x)
 
 
 class Pass:
@@ -403,39 +402,35 @@ def rows_of(x: Tensor, rows: slice) -> Tensor:
 
 
 def _concatenate(parts: list[Any]) -> Any:
-    return pytree.tree_map(
-        lambda *leaves: joined(*leaves) if isinstance(leaves[0], Tensor) else leaves[0], *parts
-    )
+    return map_tensors(joined, *parts)
 
 
 def _first_rows(value: Any, size: int, rows: int, layer: str) -> Any:
     """Return the first ``size`` rows, the clean samples, of what passes a layer."""
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, Tensor) and (leaf.is_nested or leaf.layout != torch.strided):
+    for leaf in tensors(value):
+        if leaf.is_nested or leaf.layout != torch.strided:
             raise InputError(
                 f"layer {layer!r} passes a nested or sparse tensor, whose rows can't be mixed; "
                 "choose another layer, or mix at the input"
             )
-        if isinstance(leaf, Tensor) and (leaf.ndim == 0 or len(leaf) != rows):
+        if leaf.ndim == 0 or len(leaf) != rows:
             raise InputError(
                 f"layer {layer!r} passes a tensor of shape {tuple(leaf.shape)}, which is not "
                 f"batch-first for the {rows} samples given to the model; choose another layer"
             )
-    return pytree.tree_map_only(Tensor, lambda leaf: leaf[:size], value)
+    return map_tensors(lambda leaf: leaf[:size], value)
 
 
 def _rows_within(value: Any, rows: slice) -> Any:
     """Return some of the rows of what passes a layer."""
-    return pytree.tree_map_only(Tensor, lambda leaf: leaf[rows], value)
+    return map_tensors(lambda leaf: leaf[rows], value)
 
 
 def _replace_first_rows(value: Any, rows: Any, size: int) -> Any:
-    def replace(old: Any, new: Any) -> Any:
-        if not isinstance(old, Tensor) or len(old) == size:
-            return new
-        return joined(new, old[size:])
+    def replace(old: Tensor, new: Tensor) -> Tensor:
+        return new if len(old) == size else joined(new, old[size:])
 
-    return pytree.tree_map(replace, value, rows)
+    return map_tensors(replace, value, rows)
 
 
 def _seeing_both(x: Mapping[str, Any], mix: Mix | MultiMix, masks: tuple[str, ...]) -> Any:

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils import parametrize
-from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError, suggest
+from mixwell.values import map_tensors
 
 __all__ = [
     "Side",
@@ -180,9 +180,7 @@ class _Held:
 
 def copied(x: Any) -> Any:
     """Return a pytree with tensors of its own: some models change their input in place."""
-    if isinstance(x, Tensor):
-        return x.detach().clone()
-    return pytree.tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), x)
+    return map_tensors(lambda leaf: leaf.detach().clone(), x)
 
 
 def run_on_copy(model: nn.Module, x: Any) -> Any:

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mixwell.mix import tensors
+from mixwell.values import map_tensors
 from mixwell.view.cache import known
 from mixwell.view.hooks import Side, hooked, inference, run_on_copy, watchable
 from mixwell.view.trace import kind_of, plain
@@ -82,7 +82,7 @@ def _misplaced(model: nn.Module, x: Any, size: int) -> set[Place]:
 
     weights = cache(_weights)  # many layers have rows of one length
     first = _sketches(model, x, size, weights)
-    then = _sketches(model, pytree.tree_map_only(Tensor, turned, x), size, weights)
+    then = _sketches(model, map_tensors(turned, x), size, weights)
     return {
         place
         for place in first.keys() & then.keys()

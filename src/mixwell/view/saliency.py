@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from mixwell.errors import InputError
 from mixwell.saliency import as_images, is_image, normalised
+from mixwell.values import is_size
 from mixwell.view.hooks import copied, inference, logits_of, run_on_copy, tapped, unwrap
 from mixwell.view.maps import Maps
 
@@ -36,7 +37,7 @@ def gradient(model: nn.Module, x: Any, loss: Callable[[Tensor], Tensor], mode: A
         InputError: the inputs hold no image, or the loss has no gradient there.
     """
     as_images("saliency by gradient", x)  # which says what is wrong with them
-    leaves, structure = pytree.tree_flatten(copied(x))
+    leaves, structure = pytree.tree_flatten(copied(x), is_leaf=is_size)
     images = []
     with inference(model, mode), torch.enable_grad(), _undistributed(model):
         for place, leaf in enumerate(leaves):
