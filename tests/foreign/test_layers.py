@@ -10,24 +10,26 @@ import pytest
 import torch
 from foreign.hands import (
     assert_near,
+    blend,
     distance,
     gradients,
     judged,
     logits,
+    logits_with,
     step_of,
 )
 from foreign.models import MAKERS
 from foreign.networks import Checkpointed, UNet
-from foreign.truths import CLASSES, SIZE, convolutions, lively, make_images, plain
+from foreign.truths import CLASSES, SIZE, Foreign, convolutions, lively, make_images, plain
 from foreign.vision import vision_transformer
 from foreign.work import Y, case_of, swaps_rightly
-from torch import nn
+from torch import Tensor, nn
 
 import mixwell
 from mixwell.coefficient import Constant
 from mixwell.interpolation import AlignMix
 from mixwell.losses import MixedCrossEntropy
-from mixwell.methods import Method, Recipe, Term
+from mixwell.methods import Method, Recipe, Step, Term
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -106,6 +108,63 @@ def test_aligned_maps_are_passed_by_all_paths(make: type[nn.Module]):
         assert_near(case, step.logits, logits(case)[step.mix.partner])
 
     judged("either", swaps, ("",))
+
+
+class Block(nn.Module):
+    def __init__(self, entering: int, leaving: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(entering, leaving, 3, 1, 1)
+
+    def forward(self, x):
+        return torch.tanh(self.conv(x))
+
+
+class CalledAsPlaces(nn.Module):
+    """Its layers have the names that say where to mix."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input, self.auto, self.head = Block(3, 6), Block(6, 8), Block(8, 8)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, x):
+        return self.fc(self.head(self.auto(self.input(x))).mean((2, 3)))
+
+
+def mixed_at(case: Foreign, place: str, step: Step) -> Tensor:
+    """What the logits are by hand: at the input, at what enters the last layer, or at a layer."""
+    change = blend(step.mix.partner, step.mix.lam)
+    if place == "input":
+        return logits(case, change(case.x))
+    layer, side = ("fc", "input") if place == "head" else (place.removeprefix("."), "output")
+    return logits_with(case, layer, side, change)
+
+
+@pytest.mark.parametrize("place", ["input", "head", ".input", ".auto", ".head"])
+def test_a_dot_says_that_a_layer_is_meant(place: str):
+    case = case_of(lively(CalledAsPlaces()), "fc", make_images(3, 12, 12))
+    step = step_of(case, mixwell.create("mixup", layer=place, num_classes=CLASSES))
+    assert_near(case, step.logits, mixed_at(case, place, step))
+
+
+def test_layers_that_are_drawn_may_be_called_as_places_are():
+    case = case_of(lively(CalledAsPlaces()), "fc", make_images(3, 12, 12))
+    method = mixwell.create("manifold_mixup", num_classes=CLASSES)
+    places = ("input", ".input", ".auto")  # the first half of the stages, and the input
+    seen = set()
+    for seed in range(12):
+        step = step_of(case, method, seed)
+        near = [p for p in places if distance(step.logits, mixed_at(case, p, step)) < 1e-9]
+        assert len(near) == 1
+        seen.update(near)
+    assert seen == set(places)
+
+
+def test_the_last_maps_may_come_of_a_module_called_head():
+    case = case_of(lively(CalledAsPlaces()), "fc", make_images(3, 12, 12))
+    recipe = Recipe(coefficient=Constant(0.0), interpolation=AlignMix(aligned=1.0))
+    step = step_of(case, Method(Term(MixedCrossEntropy(), recipe), num_classes=CLASSES))
+    assert_near(case, step.logits, logits(case)[step.mix.partner])
 
 
 # -------------------------------------------------------------------------------------- compile

@@ -15,7 +15,7 @@ from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
 from mixwell.mix import Mix
 from mixwell.values import register
-from mixwell.view import find_maps
+from mixwell.view import find_maps, named_as_layer
 
 __all__ = ["AlignMix", "AlignedMix", "sinkhorn"]
 
@@ -101,8 +101,8 @@ class AlignMix(Interpolation):
         super().__init__()
         if not isinstance(layer, str) or not layer or layer in ("input", "head"):
             raise InputError(
-                "layer must be 'auto' or the name of a layer that returns feature maps, got "
-                f"{layer!r}"
+                "layer must be 'auto' or the name of a layer that returns feature maps ('.head' where "
+                f"it is called so), got {layer!r}"
             )
         self.name = layer
         self.aligned = check_range("aligned", aligned, 0, 1)
@@ -131,7 +131,7 @@ class AlignMix(Interpolation):
             return self.name
         view = batch.view
         found = find_maps(model, batch.x, once=True) if view is None else view.last_maps(once=True)
-        return found.layer
+        return named_as_layer(found.layer)
 
     def shape(self, batch: Batch, mix: Mix) -> Mix:
         # Where no layer was asked for (in a preview) it is the input.

@@ -11,7 +11,7 @@ from mixwell.batch import Batch
 from mixwell.checks import shown
 from mixwell.errors import InputError
 from mixwell.interpolation.base import Interpolation
-from mixwell.view import stages
+from mixwell.view import named_as_layer, stages
 
 __all__ = ["Linear"]
 
@@ -21,8 +21,9 @@ class Linear(Interpolation):
 
     Args:
         layer: where to mix. "input"; "head", the input of the classifier; the name of any layer,
-            whose output is mixed; a list of these, one of them drawn at random for each batch; or
-            "auto": the input and the first half of the model's stages, as Manifold Mixup does.
+            whose output is mixed (a dot before it says that a layer is meant, where it is called
+            "input", "head" or "auto"); a list of these, one of them drawn at random for each batch;
+            or "auto": the input and the first half of the model's stages, as Manifold Mixup does.
     """
 
     kept_as: ClassVar = {"layer": "where"}
@@ -53,4 +54,5 @@ class Linear(Interpolation):
 
     @staticmethod
     def _stages(batch: Batch, model: nn.Module) -> list[str]:
-        return stages(model, batch.x) if batch.view is None else batch.view.stages()
+        names = stages(model, batch.x) if batch.view is None else batch.view.stages()
+        return [named_as_layer(name) for name in names]

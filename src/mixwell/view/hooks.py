@@ -29,6 +29,7 @@ __all__ = [
     "is_compiled",
     "layer_named",
     "logits_of",
+    "named_as_layer",
     "own_name",
     "release",
     "run_on_copy",
@@ -212,14 +213,14 @@ def logits_of(output: Any) -> Tensor:
 
 
 def layer_named(model: nn.Module, name: str, argument: str = "layer") -> nn.Module:
-    """Return the layer of this name.
+    """Return the layer of this name, which may begin with a dot: see :func:`named_as_layer`.
 
     Raises:
         InputError: there is none; ``argument`` is what the message calls it.
     """
     inner = unwrap(model)
     try:
-        return inner.get_submodule(name)
+        return inner.get_submodule(name.removeprefix("."))
     except AttributeError:
         names = [known for known, _ in inner.named_modules() if known]
         shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
@@ -227,6 +228,14 @@ def layer_named(model: nn.Module, name: str, argument: str = "layer") -> nn.Modu
             f"{argument}={name!r} is no layer of {type(inner).__name__}{suggest(name, names)}; "
             f"its layers: {shown}"
         ) from None
+
+
+def named_as_layer(name: str) -> str:
+    """Return what says, where ``layer`` may be "input", "head" or "auto", that a module is meant.
+
+    A module that is called so is told by a dot before it: ".input".
+    """
+    return f".{name}" if name in ("input", "head", "auto") else name
 
 
 def own_name(model: nn.Module, name: str) -> str:
