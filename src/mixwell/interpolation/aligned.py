@@ -101,7 +101,7 @@ class AlignMix(Interpolation):
         super().__init__()
         if not isinstance(layer, str) or not layer or layer in ("input", "head"):
             raise InputError(
-                "layer must be 'auto' or the name of a layer that returns feature maps ('.head' where "
+                "layer must be 'auto' or the name of a layer that returns feature maps ('.head' if "
                 f"it is called so), got {layer!r}"
             )
         self.name = layer
