@@ -22,6 +22,7 @@ from mixwell.values import (
     check_vector,
     map_tensors,
     not_dense,
+    tensors,
 )
 
 __all__ = [
@@ -142,13 +143,22 @@ def _check_mixable(x: Tensor, partner: Tensor, picks: bool) -> None:
             f"mix: x has shape {tuple(x.shape)} but the mix is for a batch of {partner.shape[0]}; "
             "every tensor must be batch-first"
         )
-    if not (picks or x.is_floating_point() or x.is_complex() or x.dtype == torch.uint8):
+    if not (picks or _interpolates(x)):
         _check_dense(x, partner)
         raise InputError(
             f"mix: x of {x.dtype} can't be interpolated; floating, complex and uint8 can; "
             "a box or a bool mask takes each position from one sample "
             "(class labels mix as a MixedTarget; of tokens, mix a hidden layer: layer='...')"
         )
+
+
+def _interpolates(x: Tensor) -> bool:
+    return x.is_floating_point() or x.is_complex() or x.dtype == torch.uint8
+
+
+def interpolates(x: Any) -> bool:
+    """Whether all tensors of a pytree are of numbers between which there are others."""
+    return all(map(_interpolates, tensors(x)))
 
 
 def _check_dense(x: Tensor, partner: Tensor) -> None:

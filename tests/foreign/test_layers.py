@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,9 @@ from foreign.work import Y, case_of, swaps_rightly
 from torch import Tensor, nn
 
 import mixwell
+from mixwell import InputError
 from mixwell.coefficient import Constant
+from mixwell.errors import Note
 from mixwell.interpolation import AlignMix
 from mixwell.losses import MixedCrossEntropy
 from mixwell.methods import Method, Recipe, Step, Term
@@ -165,6 +168,49 @@ def test_the_last_maps_may_come_of_a_module_called_head():
     recipe = Recipe(coefficient=Constant(0.0), interpolation=AlignMix(aligned=1.0))
     step = step_of(case, Method(Term(MixedCrossEntropy(), recipe), num_classes=CLASSES))
     assert_near(case, step.logits, logits(case)[step.mix.partner])
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.hidden, self.last = nn.Embedding(20, 8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.fc = nn.Linear(8, CLASSES)
+
+    def forward(self, ids):
+        x = torch.tanh(self.embed(ids))
+        for layer in (self.hidden, self.last):
+            x = torch.tanh(layer(x))
+        return self.fc(x.mean(1))
+
+
+def test_of_whole_numbers_no_layer_is_drawn_that_can_not_be_mixed():
+    """It would fail in the first step that draws the input."""
+    ids = torch.arange(6 * SIZE).view(SIZE, 6) % 20
+    case = case_of(lively(Words()), "fc", ids)
+    method = mixwell.create("manifold_mixup", num_classes=CLASSES)
+    with pytest.warns(Note, match="mixed at embed, hidden alone"):
+        method(case.model, ids, Y)
+    seen = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is said once
+        for seed in range(10):
+            step = step_of(case, method, seed)
+            change = blend(step.mix.partner, step.mix.lam)
+            near = [
+                layer for layer in ("embed", "hidden")
+                if distance(step.logits, logits_with(case, layer, "output", change)) < 1e-9
+            ]  # fmt: skip
+            assert len(near) == 1
+            seen.update(near)
+    assert seen == {"embed", "hidden"}
+    for seed in range(4):  # whatever is drawn
+        torch.manual_seed(seed)
+        with pytest.raises(InputError, match="leave 'input' out"):
+            mixwell.create("mixup", layer=["input", "embed"], num_classes=CLASSES)(
+                case.model, ids, Y
+            )
+    with pytest.raises(InputError, match="int64 can't be interpolated"):
+        mixwell.create("mixup", num_classes=CLASSES)(case.model, ids, Y)
 
 
 # -------------------------------------------------------------------------------------- compile

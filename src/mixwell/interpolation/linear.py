@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from mixwell import functional
 from mixwell.batch import Batch
 from mixwell.checks import shown
-from mixwell.errors import InputError
+from mixwell.errors import InputError, say
 from mixwell.interpolation.base import Interpolation
 from mixwell.view import named_as_layer, stages
 
@@ -23,7 +24,8 @@ class Linear(Interpolation):
         layer: where to mix. "input"; "head", the input of the classifier; the name of any layer,
             whose output is mixed (a dot before it says that a layer is meant, where it is called
             "input", "head" or "auto"); a list of these, one of them drawn at random for each batch;
-            or "auto": the input and the first half of the model's stages, as Manifold Mixup does.
+            or "auto": the input and the first half of the model's stages, as Manifold Mixup does
+            (without the input, where that holds whole numbers, as tokens are).
     """
 
     kept_as: ClassVar = {"layer": "where"}
@@ -44,9 +46,30 @@ class Linear(Interpolation):
         return self.layers[0] if len(self.layers) == 1 else list(self.layers)
 
     def layer(self, batch: Batch, model: nn.Module) -> str | None:
-        names = ["input", *self._stages(batch, model)] if self.layers == ["auto"] else self.layers
+        names = self._names(batch, model)
         name = names[batch.choose(len(names))] if len(names) > 1 else names[0]
         return None if name == "input" else name
+
+    def _names(self, batch: Batch, model: nn.Module) -> Sequence[str]:
+        """Return where it may mix, of which one is drawn."""
+        auto = self.layers == ["auto"]
+        names = ["input", *self._stages(batch, model)] if auto else self.layers
+        if "input" not in names or functional.interpolates(batch.x):
+            return names
+        others = [name for name in names if name != "input"]
+        if not others:
+            return names  # which says what can't be mixed
+        if not auto:  # now, and not in the step in which it is drawn
+            raise InputError(
+                f"layer={self.where!r} has the input, whose whole numbers (tokens, masks) can't be "
+                "interpolated: leave 'input' out"
+            )
+        if batch.view is not None:
+            batch.view.known("whole numbers", lambda: say(
+                "layer='auto': the input holds whole numbers (tokens, masks), which can't be "
+                f"interpolated: it is mixed at {', '.join(others)} alone"
+            ))  # fmt: skip
+        return others
 
     def candidates(self, batch: Batch, model: nn.Module) -> list[str]:
         names = self._stages(batch, model) if self.layers == ["auto"] else self.layers
