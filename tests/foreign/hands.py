@@ -11,9 +11,9 @@ import pytest
 import torch
 from foreign.truths import Foreign
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from mixwell import InputError
+from mixwell.values import map_tensors
 
 Change = Callable[[Tensor], Tensor]
 
@@ -46,15 +46,11 @@ def blend(partner: Tensor, lam: Tensor) -> Change:
 def changed(module: nn.Module, side: str, change: Change) -> Iterator[None]:
     """While in the context, change what enters ("input") or leaves ("output") a module."""
 
-    def mapped(value: Any) -> Any:
-        whole = lambda node: isinstance(node, torch.Size)  # noqa: E731  (which would be a tuple)
-        return pytree.tree_map_only(Tensor, change, value, is_leaf=whole)
-
     def before(module: nn.Module, args: Any, keywords: Any) -> Any:
-        return mapped((args, keywords))
+        return map_tensors(change, (args, keywords))
 
     def after(module: nn.Module, args: Any, output: Any) -> Any:
-        return mapped(output)
+        return map_tensors(change, output)
 
     if side == "input":
         handle = module.register_forward_pre_hook(before, with_kwargs=True)

@@ -24,6 +24,7 @@ from foreign.networks import Checkpointed, UNet
 from foreign.truths import CLASSES, SIZE, Foreign, convolutions, lively, make_images, plain
 from foreign.vision import vision_transformer
 from foreign.work import Y, case_of, swaps_rightly
+from helpers import slow_but
 from torch import Tensor, nn
 
 import mixwell
@@ -234,10 +235,7 @@ COMPILED_FIRST = [("mixup", "eager"), ("manifold_mixup+infinite_class", "eager")
 
 @pytest.mark.parametrize(
     ("name", "backend"),
-    [
-        pytest.param(*each, marks=() if each in COMPILED_FIRST else pytest.mark.slow)
-        for each in COMPILED
-    ],
+    slow_but(COMPILED_FIRST.__contains__, COMPILED),
 )
 def test_compiled_models_with_layers_that_are_drawn(name: str, backend: str):
     """Whichever layer comes up, and whenever."""

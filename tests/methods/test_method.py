@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from helpers import run_processes
+from helpers import run_processes, slow_but
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -542,10 +542,10 @@ def build(library, name):
 
 @pytest.mark.parametrize(
     ("library", "name"),
-    [
-        pytest.param(*each, marks=() if each in ONE_OF_A_KIND else pytest.mark.slow)
-        for each in (*(("timm", n) for n in TIMM), *(("torchvision", n) for n in TORCHVISION))
-    ],
+    slow_but(
+        ONE_OF_A_KIND.__contains__,
+        [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)],
+    ),
 )
 def test_architectures(library, name):
     model = build(library, name)

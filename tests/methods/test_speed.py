@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import needs_gpu
+from helpers import needs_gpu, slow_but
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -40,10 +40,7 @@ COMPILED_FIRST = ("cutmix", "sk_mixup", "infinite_class", "regmixup")  # each by
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        pytest.param(*each, marks=() if each[0] in COMPILED_FIRST else pytest.mark.slow)
-        for each in AT_THE_INPUT
-    ],
+    slow_but(lambda case: case[0] in COMPILED_FIRST, AT_THE_INPUT),
 )
 def test_a_whole_step_compiles_into_one_graph_and_never_again(name, options):
     torch.compiler.reset()

@@ -52,13 +52,11 @@ class Linear(Interpolation):
 
     def _names(self, batch: Batch, model: nn.Module) -> Sequence[str]:
         """Return where it may mix, of which one is drawn."""
-        auto = self.layers == ["auto"]
-        names = ["input", *self._stages(batch, model)] if auto else self.layers
-        if "input" not in names or functional.interpolates(batch.x):
+        auto, others = self.layers == ["auto"], self.candidates(batch, model)
+        names = ["input", *others] if auto else self.layers
+        alone = len(others) in (0, len(names))  # the input, or layers
+        if alone or functional.interpolates(batch.x):
             return names
-        others = [name for name in names if name != "input"]
-        if not others:
-            return names  # which says what can't be mixed
         if not auto:  # now, and not in the step in which it is drawn
             raise InputError(
                 f"layer={self.where!r} has the input, whose whole numbers (tokens, masks) can't be "
