@@ -1,17 +1,21 @@
-"""Ctrl-C while the command line is still being loaded: a line and a status, no traceback.
+"""Ctrl-C while the command line is being loaded or ends: a line and a status, no traceback.
 
 Imported before torch, which takes a second or more. Nothing has been begun by then.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
 import threading
 from types import FrameType
 
-__all__ = ["guard"]
+__all__ = ["farewell", "guard"]
+
+# What is said before it ends; the command line's own words once a command has run.
+farewell = "Interrupted before anything was begun."
 
 
 def guard() -> None:
@@ -22,10 +26,13 @@ def guard() -> None:
     free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if (module or script) and free and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _leave)
+        # Called after all that is registered later. What Python takes down from then on was
+        # done with, and the status is known: Ctrl-C would kill without a word.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
-    os.write(2, b"Interrupted before anything was begun.\n")
+    os.write(2, f"{farewell}\n".encode())
     os._exit(130)
 
 

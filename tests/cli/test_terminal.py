@@ -289,6 +289,42 @@ def test_other_threads_may_call_the_command_line(capsys):
     assert status == [0]
 
 
+def test_ctrl_c_while_the_output_goes_out(capsys, monkeypatch):
+    def flush(self):  # of a pipe whose reader reads no more
+        monkeypatch.undo()
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr(Output, "flush", flush)
+    assert main(["describe", "erm"]) == 130
+    assert capsys.readouterr().err == "Interrupted. Nothing was half-written.\n"
+
+
+ENDS = {
+    "atexit": "import atexit; atexit.register(os.kill, os.getpid(), signal.SIGINT)",
+    "taken down": """class Last:
+    def __del__(self, kill=os.kill, me=os.getpid(), number=signal.SIGINT):
+        kill(me, number)
+os.last = Last()""",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ENDS)
+def test_ctrl_c_while_it_ends(moment, tmp_path):
+    """While libraries end their work it ends all; once nothing is left to end, nothing."""
+    own = tmp_path / "own.py"
+    own.write_text(f"import os, signal\n{ENDS[moment]}\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "mixwell", "describe", "erm", "--import", str(own)],
+        capture_output=True, text=True, timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    assert "erm" in ended.stdout
+    said = (130, "Interrupted. Nothing was half-written.\n") if moment == "atexit" else (0, "")
+    assert (ended.returncode, ended.stderr) == said
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0.1, 0.5, 1.0, 2.0, 4.0])
 def test_ctrl_c_while_it_starts(after, tmp_path):

@@ -72,17 +72,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     name = next((word for word in arguments if word in COMMANDS), "")
     farewell = f"Interrupted. {_kept(name)}"
-    with Interrupts(farewell) as interrupts, output() as out, plain_warnings(name):
-        try:
+    interrupts = Interrupts(farewell)
+    try:  # around all of it: the first Ctrl-C may come as the streams are prepared or flushed
+        with interrupts, output() as out, plain_warnings(name):
             status = _run(arguments)
-        except (Exception, KeyboardInterrupt) as error:
-            if "--debug" in arguments:
-                traceback.print_exc()
-            if interrupts.came:  # imports that are cut off raise whatever they come to
-                print(farewell, file=sys.stderr)
-                return 130
-            return _failed(name, error)
-        out.flush()
+    except (Exception, KeyboardInterrupt) as error:
+        if "--debug" in arguments:
+            traceback.print_exc()
+        if interrupts.came:  # imports that are cut off raise whatever they come to
+            print(farewell, file=sys.stderr)
+            return 130
+        return _failed(name, error)
     if out.lost is not None:
         tell(f"mixwell {name}: error: output: {explained(out.lost)}", error=True)
     return status if out.lost is None else status or 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TextIO
 
+from mixwell import _start
 from mixwell.errors import Note
 
 __all__ = ["Interrupts", "Output", "output", "plain", "plain_warnings", "tell"]
@@ -115,6 +116,7 @@ class Interrupts:
 
     def __exit__(self, *_: object) -> None:
         if self._before is not None:
+            _start.farewell = self._farewell  # in the process that is the command line
             signal.signal(signal.SIGINT, self._before)
 
     def _press(self, number: int, frame: FrameType | None) -> None:
