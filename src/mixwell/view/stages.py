@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import nn
@@ -19,10 +20,11 @@ __all__ = ["feature_layer", "stages"]
 def stages(model: nn.Module, x: Any) -> list[str]:
     """Return the names of the first half of a model's stages, for Manifold Mixup's random layer.
 
-    A stage is a child, or a child of a sequential child, that runs once before the classifier,
-    returns something batch-first, and is passed by all that the logits are made of. Those built of
-    several modules are preferred (a ResNet's blocks); in a plain stack of layers, those with
-    parameters.
+    A stage is a child that runs once before the classifier, returns real numbers, batch-first, and
+    is passed by all that the logits are made of. What only holds others (a sequential child, a list
+    of layers), and a backbone or an encoder in which most modules run, stands for the stages in it.
+    Several sequential ones that are built of the same blocks are stages, as a ResNet's. Those built
+    of several modules are preferred; in a plain stack of layers, those with parameters.
 
     Args:
         model: any module.
@@ -63,13 +65,27 @@ def _find(model: nn.Module, x: Any) -> list[str]:
     seen, inner, masks = trace(model, x), unwrap(model), set(mask_places(x))
     elsewhere = misplaced(model, x)
     head = evidence(model, x).head or _last_linear(inner, seen)
+
+    def usable(run: Run) -> bool:
+        return (
+            run.mixable
+            and seen.count(run.name) == 1
+            and not _holds(run.name, head)
+            and next(inner.get_submodule(run.name).parameters(), None) is not None
+            and not seen.around(run.name, "output") - masks
+            and (run.name, "output") not in elsewhere
+        )
+
+    def within(prefix: str) -> list[str]:
+        opened = set(_opened(inner, prefix, seen, head))
+        names = [run.name for run in seen.runs if run.name in opened and usable(run)]
+        names = _divided(inner, names, seen, within)
+        built = [name for name in names if _built(inner, name)]
+        return built if len(built) > 1 else names
+
     prefix = ""
     while head.startswith(prefix):
-        found = _within(inner, prefix, seen, head)
-        found = [
-            name for name in found
-            if not seen.around(name, "output") - masks and (name, "output") not in elsewhere
-        ]  # fmt: skip
+        found = within(prefix)
         if found:
             return found[: (len(found) + 1) // 2]
         # A module that only wraps the network (a LightningModule, torch.compile): look inside.
@@ -84,33 +100,56 @@ def _last_linear(model: nn.Module, seen: Trace) -> str:
     return linear[-1] if linear else ""
 
 
-def _within(model: nn.Module, prefix: str, seen: Trace, head: str) -> list[str]:
-    """Return the stages, all of them, of the module whose layers' names begin with ``prefix``."""
+def _opened(model: nn.Module, prefix: str, seen: Trace, head: str) -> Iterator[str]:
+    """Yield the names of a module's children, or of theirs, where they only hold them.
 
-    def usable(run: Run) -> bool:
-        if not run.name.startswith(prefix):
-            return False
-        own = run.name.removeprefix(prefix)
-        parent, _, _ = own.rpartition(".")
-        module = model.get_submodule(run.name)
-        stage = "." not in own and not isinstance(module, nn.Sequential)
-        stage = stage or (
-            "." not in parent
-            and bool(parent)
-            and isinstance(model.get_submodule(prefix + parent), nn.Sequential)
-        )
-        return (
-            bool(own)
-            and stage
-            and seen.count(run.name) == 1
-            and not (head == run.name or head.startswith(run.name + "."))
-            and next(module.parameters(), None) is not None
-            and run.batch_first
-        )
+    Those are sequential ones, and those that don't run themselves (lists of layers). Several
+    sequential ones that are built of the same blocks are a network's stages, as a ResNet's.
+    """
+    children = dict(model.get_submodule(prefix.rstrip(".")).named_children())
+    blocks = {
+        name: {type(part) for part in child if next(part.children(), None) is not None}
+        for name, child in children.items()
+        if isinstance(child, nn.Sequential) and not _holds(prefix + name, head)
+    }
+    for name, child in children.items():
+        others = [own for other, own in blocks.items() if other != name]
+        if not seen.count(prefix + name):
+            if not _holds(prefix + name, head):  # what stands beside the head is none
+                yield from _opened(model, f"{prefix}{name}.", seen, head)
+        elif isinstance(child, nn.Sequential) and not any(
+            blocks.get(name, set()) & own for own in others
+        ):
+            yield from (f"{prefix}{name}.{part}" for part, _ in child.named_children())
+        else:
+            yield prefix + name
 
-    candidates = [run.name for run in seen.runs if usable(run)]
-    blocks = [
-        name for name in candidates
-        if next(model.get_submodule(name).children(), None) is not None
-    ]  # fmt: skip
-    return blocks if len(blocks) > 1 else candidates
+
+def _holds(name: str, head: str) -> bool:
+    return head == name or head.startswith(f"{name}.")
+
+
+def _built(model: nn.Module, name: str) -> bool:
+    return next(model.get_submodule(name).children(), None) is not None
+
+
+def _divided(
+    model: nn.Module, names: list[str], seen: Trace, within: Callable[[str], list[str]]
+) -> list[str]:
+    """Return stages of which none is most of the network.
+
+    Where several are of a kind (a ResNet's four) they are the stages. Else one in which most of
+    the modules ran, a backbone or an encoder, stands for the stages in it, if it has several.
+    """
+    built = [name for name in names if _built(model, name)]
+    if not built or len({type(model.get_submodule(name)) for name in built}) < len(built):
+        return names
+    sizes = {name: sum(len(run.inside) for run in seen.of(name)) for name in names}
+    largest = max(built, key=lambda name: sizes[name])
+    if 2 * sizes[largest] <= sum(sizes.values()):
+        return names
+    parts = within(f"{largest}.")
+    if sum(_built(model, name) for name in parts) < 2:
+        return names
+    place = names.index(largest)
+    return [*names[:place], *parts, *names[place + 1 :]]

@@ -19,6 +19,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from mixwell.functional import interpolates
 from mixwell.mix import tensors
 from mixwell.view.cache import known
 from mixwell.view.hooks import copied, hooked, inference, logits_of, watchable
@@ -43,7 +44,7 @@ class Run:
         beside: the nodes of its other arguments.
         left: the nodes of what it returned.
         features: whether its first argument is floating and (B, d) or (B, d, ...).
-        batch_first: whether all that it returned has B rows.
+        mixable: whether all that it returned has B rows, of numbers that can be interpolated.
         inside: the numbers of the runs of its parts: from this one's first to its own.
     """
 
@@ -52,7 +53,7 @@ class Run:
     beside: tuple[int, ...]
     left: tuple[int, ...]
     features: bool
-    batch_first: bool
+    mixable: bool
     inside: range
 
 
@@ -292,8 +293,9 @@ class _Watch:
     def after(self, module: nn.Module, args: Any, output: Any) -> None:
         first, beside, features, begin = self.entered.pop()
         leaves = tensors(plain(output))
-        rows = bool(leaves) and all(
-            not leaf.is_nested and leaf.ndim > 0 and len(leaf) == self.size for leaf in leaves
+        mixable = bool(leaves) and all(
+            not leaf.is_nested and leaf.ndim > 0 and len(leaf) == self.size and interpolates(leaf)
+            for leaf in leaves
         )
         self.runs.append(
             Run(
@@ -302,7 +304,7 @@ class _Watch:
                 beside=beside,
                 left=self.recorder.of(leaves),
                 features=features,
-                batch_first=rows,
+                mixable=mixable,
                 inside=range(begin, len(self.runs)),
             )
         )
