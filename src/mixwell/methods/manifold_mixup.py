@@ -48,8 +48,8 @@ L_i = -λ_i log p_i[y_i] - (1 - λ_i) log p_i[y_σ(i)],   p_i = softmax(f_k(h̃_
             "for a batch; α = 2.",
             differs=(
                 PER_BATCH,
-                "Of networks other than residual ones, layer='auto' takes the first half of what it "
-                "finds as stages (mixwell.view.stages tells which): a transformer's blocks.",
+                "Of networks other than residual ones, layer='auto' takes the first half of what "
+                "it finds as stages (mixwell.view.stages tells which): a transformer's blocks.",
             ),
             why="λ for each sample gives a steadier gradient; other networks have other stages.",
             checked="read",
