@@ -127,12 +127,28 @@ class InRow(nn.Sequential):
         super().__init__(network, nn.Dropout(0.1), nn.Linear(WIDTH, 4))
 
 
+class Behind(nn.Sequential):
+    """A network with its head, behind a layer that adapts the input to it."""
+
+    prefix = "1.backbone."
+
+    def __init__(self, network):
+        super().__init__(nn.Conv2d(3, 3, 1), Attribute(network))
+
+
+class BehindInRow(nn.Sequential):
+    prefix = "1.0."
+
+    def __init__(self, network):
+        super().__init__(nn.Conv2d(3, 3, 1), InRow(network))
+
+
 NETWORKS = {
     Listed: ["blocks.0", "blocks.1", "blocks.2"],
     Encoded: ["encoder.layer.0", "encoder.layer.1", "encoder.layer.2"],
     Staged: ["layer1", "layer2"],
 }
-WRAPPERS = [Attribute, Method, Deep, Held, InRow]
+WRAPPERS = [Attribute, Method, Deep, Held, InRow, Behind, BehindInRow]
 
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)

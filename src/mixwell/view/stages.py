@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -62,30 +64,12 @@ def feature_layer(model: nn.Module, x: Any) -> str:
 
 
 def _find(model: nn.Module, x: Any) -> list[str]:
-    seen, inner, masks = trace(model, x), unwrap(model), set(mask_places(x))
-    elsewhere = misplaced(model, x)
+    inner, seen = unwrap(model), trace(model, x)
     head = evidence(model, x).head or _last_linear(inner, seen)
-
-    def usable(run: Run) -> bool:
-        return (
-            run.mixable
-            and seen.count(run.name) == 1
-            and not _holds(run.name, head)
-            and next(inner.get_submodule(run.name).parameters(), None) is not None
-            and not seen.around(run.name, "output") - masks
-            and (run.name, "output") not in elsewhere
-        )
-
-    def within(prefix: str) -> list[str]:
-        opened = set(_opened(inner, prefix, seen, head))
-        names = [run.name for run in seen.runs if run.name in opened and usable(run)]
-        names = _divided(inner, names, seen, within)
-        built = [name for name in names if _built(inner, name)]
-        return built if len(built) > 1 else names
-
+    search = _Search(inner, seen, head, set(mask_places(x)), misplaced(model, x))
     prefix = ""
     while head.startswith(prefix):
-        found = within(prefix)
+        found = search.within(prefix)
         if found:
             return found[: (len(found) + 1) // 2]
         # A module that only wraps the network (a LightningModule, torch.compile): look inside.
@@ -100,56 +84,93 @@ def _last_linear(model: nn.Module, seen: Trace) -> str:
     return linear[-1] if linear else ""
 
 
-def _opened(model: nn.Module, prefix: str, seen: Trace, head: str) -> Iterator[str]:
-    """Yield the names of a module's children, or of theirs, where they only hold them.
+def _holds(name: str, other: str) -> bool:
+    return other == name or other.startswith(f"{name}.")
 
-    Those are sequential ones, and those that don't run themselves (lists of layers). Several
-    sequential ones that are built of the same blocks are a network's stages, as a ResNet's.
+
+@dataclass(frozen=True)
+class _Search:
+    """The search for a network's stages.
+
+    Attributes:
+        model: the network.
+        seen: a pass of it.
+        head: where the stages end.
+        masks: places in x of masks, which are seen to in another way.
+        elsewhere: layers and sides at which rows are not where they were.
     """
-    children = dict(model.get_submodule(prefix.rstrip(".")).named_children())
-    blocks = {
-        name: {type(part) for part in child if next(part.children(), None) is not None}
-        for name, child in children.items()
-        if isinstance(child, nn.Sequential) and not _holds(prefix + name, head)
-    }
-    for name, child in children.items():
-        others = [own for other, own in blocks.items() if other != name]
-        if not seen.count(prefix + name):
-            if not _holds(prefix + name, head):  # what stands beside the head is none
-                yield from _opened(model, f"{prefix}{name}.", seen, head)
-        elif isinstance(child, nn.Sequential) and not any(
-            blocks.get(name, set()) & own for own in others
-        ):
-            yield from (f"{prefix}{name}.{part}" for part, _ in child.named_children())
-        else:
-            yield prefix + name
 
+    model: nn.Module
+    seen: Trace
+    head: str
+    masks: set[str]
+    elsewhere: Container[tuple[str, str]]
 
-def _holds(name: str, head: str) -> bool:
-    return head == name or head.startswith(f"{name}.")
+    def within(self, prefix: str) -> list[str]:
+        """Return the stages, all of them, of the module whose layers' names begin so."""
+        opened = set(self._opened(prefix))
+        names = [run.name for run in self.seen.runs if run.name in opened and self._usable(run)]
+        names = self._divided(names, prefix)
+        built = [name for name in names if self._is_built(name)]
+        return built if len(built) > 1 else names
 
+    def _opened(self, prefix: str) -> Iterator[str]:
+        """Yield the names of a module's children, or of theirs, where they only hold them.
 
-def _built(model: nn.Module, name: str) -> bool:
-    return next(model.get_submodule(name).children(), None) is not None
+        Those are sequential ones, and those that don't run themselves (lists of layers). Several
+        sequential ones that are built of the same blocks are a network's stages, as a ResNet's.
+        """
+        children = dict(self.model.get_submodule(prefix.rstrip(".")).named_children())
+        blocks = {
+            name: {type(part) for part in child if next(part.children(), None) is not None}
+            for name, child in children.items()
+            if isinstance(child, nn.Sequential) and not _holds(prefix + name, self.head)
+        }
+        for name, child in children.items():
+            others = [own for other, own in blocks.items() if other != name]
+            if not self.seen.count(prefix + name):
+                if not _holds(prefix + name, self.head):  # what stands beside the head is none
+                    yield from self._opened(f"{prefix}{name}.")
+            elif isinstance(child, nn.Sequential) and not any(
+                blocks.get(name, set()) & own for own in others
+            ):
+                yield from (f"{prefix}{name}.{part}" for part, _ in child.named_children())
+            else:
+                yield prefix + name
 
+    def _usable(self, run: Run) -> bool:
+        return (
+            run.mixable
+            and self.seen.count(run.name) == 1
+            and not _holds(run.name, self.head)
+            and next(self.model.get_submodule(run.name).parameters(), None) is not None
+            and not self.seen.around(run.name, "output") - self.masks
+            and (run.name, "output") not in self.elsewhere
+        )
 
-def _divided(
-    model: nn.Module, names: list[str], seen: Trace, within: Callable[[str], list[str]]
-) -> list[str]:
-    """Return stages of which none is most of the network.
+    def _divided(self, names: list[str], prefix: str) -> list[str]:
+        """Return stages of which none is most of the network, unless it is one of several alike.
 
-    Where several are of a kind (a ResNet's four) they are the stages. Else one in which most of
-    the modules ran, a backbone or an encoder, stands for the stages in it, if it has several.
-    """
-    built = [name for name in names if _built(model, name)]
-    if not built or len({type(model.get_submodule(name)) for name in built}) < len(built):
-        return names
-    sizes = {name: sum(len(run.inside) for run in seen.of(name)) for name in names}
-    largest = max(built, key=lambda name: sizes[name])
-    if 2 * sizes[largest] <= sum(sizes.values()):
-        return names
-    parts = within(f"{largest}.")
-    if sum(_built(model, name) for name in parts) < 2:
-        return names
-    place = names.index(largest)
-    return [*names[:place], *parts, *names[place + 1 :]]
+        A backbone, an encoder, or what the head is in (behind a layer that adapts the input)
+        stands for the stages in it, if it has several.
+        """
+        first, deeper, _ = self.head.removeprefix(prefix).partition(".")
+        last = prefix + first
+        if deeper and _holds(last, self.head) and not any(_holds(last, name) for name in names):
+            names = [*names, last]
+        sizes = {name: sum(_holds(name, run.name) for run in self.seen.runs) for name in names}
+        kinds = Counter(type(self.model.get_submodule(name)) for name in names)
+        most = [
+            name for name in names
+            if self._is_built(name)
+            and kinds[type(self.model.get_submodule(name))] == 1
+            and 2 * sizes[name] > sum(sizes.values())
+        ]  # fmt: skip
+        parts = self.within(f"{most[0]}.") if most else []
+        if sum(map(self._is_built, parts)) > 1:
+            place = names.index(most[0])
+            names = [*names[:place], *parts, *names[place + 1 :]]
+        return [name for name in names if not _holds(name, self.head)]
+
+    def _is_built(self, name: str) -> bool:
+        return next(self.model.get_submodule(name).children(), None) is not None
