@@ -222,3 +222,19 @@ def test_what_also_returns_whole_numbers_is_no_stage():
             return self.fc(x.mean((2, 3)))
 
     assert stages(Net().eval(), X) == ["second"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("scripted", ["all", "the network", "a block"])
+def test_of_scripts_which_can_not_be_looked_into_there_are_none(scripted):
+    model = Attribute(Listed()).eval()
+    if scripted == "all":
+        model = torch.jit.trace(model, X)
+    elif scripted == "the network":
+        model.backbone = torch.jit.trace(model.backbone, X)
+    else:
+        model.backbone.blocks[0] = torch.jit.trace(
+            model.backbone.blocks[0], model.backbone.stem(X).detach()
+        )
+    found = [f"backbone.blocks.{i}" for i in range(1, DEPTH)] if scripted == "a block" else []
+    assert stages(model, X) == found[: len(found) // 2]

@@ -65,6 +65,8 @@ def feature_layer(model: nn.Module, x: Any) -> str:
 
 def _find(model: nn.Module, x: Any) -> list[str]:
     inner, seen = unwrap(model), trace(model, x)
+    if not seen.runs:  # a script, in which nothing can be watched
+        return []
     head = evidence(model, x).head or _last_linear(inner, seen)
     search = _Search(inner, seen, head, set(mask_places(x)), misplaced(model, x))
     prefix = ""
