@@ -87,7 +87,11 @@ def _last_linear(model: nn.Module, seen: Trace) -> str:
 
 
 def _holds(name: str, other: str) -> bool:
-    return other == name or other.startswith(f"{name}.")
+    return f"{other}.".startswith(f"{name}.")
+
+
+def _is_built(module: nn.Module) -> bool:
+    return next(module.children(), None) is not None
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ class _Search:
         opened = set(self._opened(prefix))
         names = [run.name for run in self.seen.runs if run.name in opened and self._usable(run)]
         names = self._divided(names, prefix)
-        built = [name for name in names if self._is_built(name)]
+        built = self._built(names)
         return built if len(built) > 1 else names
 
     def _opened(self, prefix: str) -> Iterator[str]:
@@ -124,7 +128,7 @@ class _Search:
         """
         children = dict(self.model.get_submodule(prefix.rstrip(".")).named_children())
         blocks = {
-            name: {type(part) for part in child if next(part.children(), None) is not None}
+            name: {type(part) for part in child if _is_built(part)}
             for name, child in children.items()
             if isinstance(child, nn.Sequential) and not _holds(prefix + name, self.head)
         }
@@ -160,19 +164,18 @@ class _Search:
         last = prefix + first
         if deeper and _holds(last, self.head) and not any(_holds(last, name) for name in names):
             names = [*names, last]
-        sizes = {name: sum(_holds(name, run.name) for run in self.seen.runs) for name in names}
+        if not names:
+            return names
         kinds = Counter(type(self.model.get_submodule(name)) for name in names)
-        most = [
-            name for name in names
-            if self._is_built(name)
-            and kinds[type(self.model.get_submodule(name))] == 1
-            and 2 * sizes[name] > sum(sizes.values())
-        ]  # fmt: skip
-        parts = self.within(f"{most[0]}.") if most else []
-        if sum(map(self._is_built, parts)) > 1:
-            place = names.index(most[0])
-            names = [*names[:place], *parts, *names[place + 1 :]]
+        sizes = {name: sum(_holds(name, run.name) for run in self.seen.runs) for name in names}
+        largest = max(names, key=sizes.__getitem__)
+        alone = kinds[type(self.model.get_submodule(largest))] == 1
+        if alone and 2 * sizes[largest] > sum(sizes.values()):
+            parts = self.within(f"{largest}.")
+            if len(self._built(parts)) > 1:
+                place = names.index(largest)
+                names = [*names[:place], *parts, *names[place + 1 :]]
         return [name for name in names if not _holds(name, self.head)]
 
-    def _is_built(self, name: str) -> bool:
-        return next(self.model.get_submodule(name).children(), None) is not None
+    def _built(self, names: list[str]) -> list[str]:
+        return [name for name in names if _is_built(self.model.get_submodule(name))]
