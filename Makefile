@@ -1,6 +1,7 @@
 # Two commands do all the set-up on a fresh machine with Python and make:
 #   make demo    trains seven methods on handwritten digits and writes a report
-#   make test    runs the test suite; make test ARGS="-m slow" the tests that take longer
+#   make test    runs the test suite; make test ARGS="-m slow" the tests that take longer,
+#                make test ARGS="-m release" those that take long, before a release
 # And make dist builds the wheel and the source archive into dist/; make test-oldest tests with the
 # oldest of everything that pyproject.toml allows; make audit looks up what is installed in the
 # database of known vulnerabilities.
@@ -26,9 +27,10 @@ demo: $(VENV)/installed
 
 # Bytecode is kept, whatever the shell says of it: the tests start some hundreds of processes.
 PYTEST_ENV = OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=
+QUICK = -n $(WORKERS) --dist worksteal -m "not slow and not release"
 
 test: $(VENV)/installed
-	$(PYTEST_ENV) $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST_ENV) $(BIN)/python -m pytest $(QUICK) $(ARGS)
 
 $(OLDEST)/installed: pyproject.toml
 	$(OLDEST_PYTHON) -m venv $(OLDEST)
@@ -38,7 +40,7 @@ $(OLDEST)/installed: pyproject.toml
 	touch $@
 
 test-oldest: $(OLDEST)/installed
-	$(PYTEST_ENV) $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(PYTEST_ENV) $(OLDEST)/bin/python -m pytest $(QUICK) $(ARGS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -20,6 +20,33 @@ hypothesis.settings.register_profile("mixwell", derandomize=True, deadline=None,
 hypothesis.settings.load_profile("mixwell")
 
 
+@pytest.hookimpl(tryfirst=True)  # before what is asked for by its marks is chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the cases of tests that say how many of them are quick, and how many slow."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("cases"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for cases in tests.values():
+        _divide(cases, **cases[0].get_closest_marker("cases").kwargs)
+
+
+def _divide(cases: list[pytest.Item], quick: int = 0, slow: int | None = None) -> None:
+    """Mark all but ``quick`` of the cases slow, or ``slow`` of these and the others for releases.
+
+    Each choice is spread evenly over what it is of: cases in a row are alike.
+    """
+    rest = _without_spread(cases, quick)
+    of_a_release = [] if slow is None else _without_spread(rest, slow)
+    for case in rest:
+        case.add_marker("release" if case in of_a_release else "slow")
+
+
+def _without_spread(cases: list[pytest.Item], count: int) -> list[pytest.Item]:
+    chosen = {index * len(cases) // count for index in range(min(count, len(cases)))}
+    return [case for index, case in enumerate(cases) if index not in chosen]
+
+
 def pytest_collection_finish() -> None:
     """Let ten thousand tests that wait be none of what is searched for garbage."""
     gc.collect()

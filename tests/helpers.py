@@ -7,9 +7,8 @@ import multiprocessing
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -74,13 +73,6 @@ def make_target(size: int, num_classes: int, seed: int = 0) -> MixedTarget:
     if size > 3:
         b[3] = a[3]
     return MixedTarget(a, b, lam)
-
-
-def slow_but(
-    quick: Callable[[tuple[Any, ...]], bool], cases: Iterable[tuple[Any, ...]]
-) -> list[Any]:
-    """Return cases to try, of which all but the quick ones are slow tests."""
-    return [pytest.param(*c, marks=() if quick(c) else pytest.mark.slow) for c in cases]
 
 
 def in_fork(work: Callable[[], None], seconds: float = 60.0) -> int | None:

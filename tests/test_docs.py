@@ -201,7 +201,7 @@ def test_the_site_builds_without_a_warning(site):
     assert 'id="mixwell.studies.summarise"' in shown
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=6)
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
 @pytest.mark.parametrize(
     "page",
@@ -240,7 +240,7 @@ def test_no_page_is_cut_or_white_in_the_dark(page, width, dark, site, tmp_path):
     assert found["white"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebooks(path):
     nbformat = pytest.importorskip("nbformat")

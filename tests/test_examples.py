@@ -45,10 +45,11 @@ def _leave_no_accelerator():
         sys.modules["accelerate"].state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
+@pytest.mark.cases(quick=4)
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 @pytest.mark.parametrize(
     ("name", "package", "arguments", "least"),
-    [*RUNS, *(pytest.param(*run, marks=pytest.mark.slow) for run in OTHERWISE)],
+    [*RUNS, *OTHERWISE],
 )
 def test_an_example_learns(name, package, arguments, least, capsys):
     if importlib.util.find_spec(package) is None:

@@ -22,20 +22,21 @@ def run(name, *argv):
         gc.unfreeze()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_images_are_learnt():
     """Ten classes; by chance one in ten is right."""
     pytest.importorskip("sklearn")
     assert run("huggingface_image") > 0.85
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize("layer", ["bert.embeddings", "head"])
 def test_sentences_are_learnt(layer):
     """Four topics; by chance one in four is right."""
     assert run("huggingface_text", "--layer", layer) > 0.85
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     ("name", "options"),
     [

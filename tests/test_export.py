@@ -117,6 +117,7 @@ def test_the_module_is_made_of_what_it_was_made_of(trained):
     assert torch.equal(model(X), untouched(X))
 
 
+@pytest.mark.cases(quick=5)
 def test_torch_export_gives_the_same_graph(trained):
     model, untouched = trained
     graph = graph_of(model)
@@ -134,7 +135,7 @@ def test_the_lightning_module_itself_is_as_lightning_leaves_it(name, make_net):
     assert found == expected
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=3)
 @pytest.mark.skipif(
     any(importlib.util.find_spec(package) is None for package in ("onnx", "onnxscript")),
     reason="onnx and onnxscript are not there",
@@ -177,6 +178,7 @@ def test_whole_models_load_where_mixwell_is_not(make_net, tmp_path):
     assert run.stdout.split() == METHODS
 
 
+@pytest.mark.cases(quick=2)
 def test_a_compiled_model_keeps_an_idle_hook_until_it_is_released(name, make_net):
     model = make_net()
     untouched = copy.deepcopy(model)

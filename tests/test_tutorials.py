@@ -72,7 +72,7 @@ def run(arguments, folder):
     return ended.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(1200)  # one asks for recommendations, with budgets of minutes
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize("name", sorted(SMALL))

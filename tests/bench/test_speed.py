@@ -229,6 +229,7 @@ def test_durations(seconds, text):
     assert output.duration(seconds) == text
 
 
+@pytest.mark.slow
 def test_from_the_command_line(tmp_path, capsys):
     out = tmp_path / "speed"
     arguments = ["--quick", "--only", "lambda", "--repeats", "1", "--threads", "1"]

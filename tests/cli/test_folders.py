@@ -50,6 +50,7 @@ OWN = [
 ]
 
 
+@pytest.mark.cases(quick=30)
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [([*command, *typo], words) for command in COMMANDS.values() for typo, words in RUNS] + OWN,

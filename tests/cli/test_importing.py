@@ -19,7 +19,7 @@ def bands(from_outside):
     return from_outside
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_the_guides_method_is_compared_in_processes_of_their_own(bands, capsys):
     arguments = ["compare", "--methods", "bandmix,erm", "--seeds", "1", *TINY, "--out", "out"]
     assert main([*arguments, "--import", "bands.py"]) == 0
@@ -62,6 +62,7 @@ def test_other_commands_know_it(capsys):
     assert "bandmix" in Path("tuned/tuned.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bands")
 def test_a_studys_file_says_what_is_imported_beside_it(monkeypatch, capsys):
     Path("study.yaml").write_text(

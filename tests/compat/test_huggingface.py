@@ -137,6 +137,7 @@ def train(
 # -------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize(
     "name",
     ["mixup", "cutmix", "manifold_mixup", "regmixup", "sk_mixup+decoupled", "infinite_class"],
@@ -455,6 +456,7 @@ def resumable(folder, name, settings, **options):
 REMEMBERED = {"distance": "remembered", "capacity": 40, "layer": "bert.embeddings"}
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("name", ["sk_mixup", "mixup+am_mixup"])
 def test_a_resumed_run_is_the_run(name, tmp_path):
     """Stopped in mid-epoch and resumed: memory, progress and all random draws go on."""
@@ -474,6 +476,7 @@ def test_a_resumed_run_is_the_run(name, tmp_path):
         assert torch.equal(states[1][key], value), key
 
 
+@pytest.mark.slow
 def test_without_its_state_it_would_not_be(tmp_path):
     """The test above can fail: memory that starts anew gives another run."""
     whole, resumed = (resumable(tmp_path, "sk_mixup", REMEMBERED) for _ in range(2))
@@ -559,6 +562,7 @@ def test_mixed_embeddings_are_seen_to_the_end_of_the_longer_text(lam):
         assert (alone - step.logits).abs().max() > 1e-3
 
 
+@pytest.mark.cases(quick=3)
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -726,6 +730,7 @@ class LearntTemperature(Loss):
         return F.cross_entropy(logits / self.log_t.exp(), target.dense(3))
 
 
+@pytest.mark.slow
 def test_parameters_of_the_method_are_trained_and_go_on(tmp_path):
     def make():
         recipe = Recipe(interpolation=Linear("head"))

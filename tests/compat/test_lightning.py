@@ -158,6 +158,7 @@ class Spy(Callback):
 # -------------------------------------------------------------------------------------- training
 
 
+@pytest.mark.cases(quick=4)
 @pytest.mark.parametrize(
     "name", ["erm", "mixup", "sk_mixup+decoupled", "manifold_mixup", "am_mixup", "infinite_class"]
 )
@@ -239,12 +240,13 @@ def test_mixed_precision():
     assert trainer.callback_metrics["train_loss"].isfinite()
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize(
     ("name", "whole", "sanity_check"),
     [
         *((name, True, False) for name in ("mixup", "sk_mixup", "manifold_mixup", "am_mixup")),
         *((name, False, True) for name in ("mixup", "sk_mixup", "manifold_mixup", "am_mixup")),
-        pytest.param("sk_mixup", True, True, marks=pytest.mark.slow),
+        ("sk_mixup", True, True),
     ],
 )
 def test_compiled_modules(name, whole, sanity_check):
@@ -835,7 +837,7 @@ def run(script, tmp_path):
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.skipif(
     importlib.util.find_spec("pytorch_lightning") is None, reason="pytorch_lightning is not there"
 )

@@ -162,6 +162,7 @@ def observe(mixup, size, calls, height=12, width=12):
     return torch.cat(labels).double(), torch.cat(shares).double(), torch.cat(places)
 
 
+@pytest.mark.cases(quick=5)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
 def test_lam_and_kinds_are_distributed_as_timms(mode, kind):
@@ -256,6 +257,7 @@ def reference(x, lam, boxes):
     return mixed
 
 
+@pytest.mark.cases(quick=20)
 @pytest.mark.parametrize("size", [1, 2, 7, 8])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
@@ -615,6 +617,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("prefetcher", [True, False])
 def test_a_run_as_in_timms_training_script(prefetcher, loss):

@@ -102,6 +102,7 @@ RECIPES = {
 MODES = [*itertools.product(["batch", "elem", "pair"], [True, False]), ("half", True)]
 
 
+@pytest.mark.cases(quick=16)
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("mode", "prefetcher"), MODES)
 def test_the_scripts_arguments_do_what_timms_classes_do(recipe, mode, prefetcher):

@@ -177,6 +177,7 @@ def mixwells(monkeypatch, transform, lam, places, sample, **settings):
         return ours(*sample)
 
 
+@pytest.mark.cases(quick=2)
 @BOTH
 @pytest.mark.parametrize("size", [1, 2, 5])
 def test_the_same_draw_gives_the_same_sample(monkeypatch, transform, size):
@@ -229,6 +230,7 @@ def test_classes_and_dtypes_are_torchvisions(monkeypatch, transform, images, lab
     assert torch.equal(labels, kept[1])
 
 
+@pytest.mark.cases(quick=2)
 @BOTH
 @pytest.mark.parametrize("alpha", [0.3, 1.0, 5.0])
 def test_lam_is_distributed_as_torchvisions(transform, alpha):

@@ -99,6 +99,7 @@ BY_BATCH = [
 ]  # fmt: skip
 
 
+@pytest.mark.cases(quick=7)
 @pytest.mark.parametrize(("name", "published"), BY_BATCH)
 def test_setups_draw_one_for_a_batch_as_the_authors_do(name, published):
     inside = {"layer": "input"} if "manifold_mixup" in name else {}
@@ -250,6 +251,7 @@ def test_partners_of_c_mixup_are_as_near_as_its_kernel_draws_them():
     assert mean < 0.25 < float(torch.cdist(y[:, None], y[:, None]).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", ["below", "above"])
 def test_partners_by_a_quantile(side):
     rows, q = 24, 0.3
@@ -369,6 +371,7 @@ def test_snapmix_cuts_as_cutmix_does_with_its_own_alpha():
     agree(mix.lam, mean, square - mean**2)
 
 
+@pytest.mark.slow
 def test_resizemix():
     rows, size = 20_000, 32
     settings = {"published": "cifar10", "per": "sample"}
@@ -405,6 +408,7 @@ def test_smoothmix():
     torch.testing.assert_close(mix.mask.mean((1, 2, 3)), mix.lam, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_gridmix():
     rows = 20_000
     mix = draw("gridmix", images(rows, 60)[:, :1], classes(rows))[2]
@@ -477,6 +481,7 @@ def kind(mix):
     return "CutMix" if mix.box.source is None else "ResizeMix"
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     ("name", "arguments", "shares"),
     [

@@ -49,6 +49,7 @@ def methods_of_images() -> list[str]:
     ]
 
 
+@pytest.mark.cases(quick=12)
 @pytest.mark.parametrize("name", methods_of_images())
 def test_a_model_that_changes_its_input_in_place_is_as_one_that_does_not(name: str):
     from mixwell.methods.registry import accepts

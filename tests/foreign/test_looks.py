@@ -514,6 +514,7 @@ class Functions(Net):
         return self.fast(x)
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("kind", [Decorated, Functions])
 @pytest.mark.parametrize(("name", "more"), [("mixup", {"layer": "mid"}), ("am_mixup", {})])
 def test_what_is_compiled_in_part_is_mixed_after_other_passes_too(kind, name, more):

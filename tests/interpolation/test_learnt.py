@@ -225,6 +225,7 @@ def test_soft_labels(kind):
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_masks_learn_to_show_both_objects(kind):
     """On pairs seen over and over, by a network that stays: nothing else can lower the loss.

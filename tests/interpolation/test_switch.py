@@ -318,6 +318,7 @@ def test_bad_arguments_are_named(arguments, words):
         Switch(**arguments)
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     "policies",
     [["CutMix", "ResizeMix"], ["FMix", "SmoothMix", "Linear", "GridMix"]],

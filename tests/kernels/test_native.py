@@ -267,6 +267,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.cases(quick=2)
 @needs_compiler
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_library_that_is_wrong_is_not_used(mistake, monkeypatch, tmp_path, caplog):
@@ -295,6 +296,7 @@ def test_a_library_without_some_of_its_functions_is_not_used(monkeypatch, tmp_pa
     assert_mixes()
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_boxes_are_drawn_in_memory_of_their_own_kind(other_defaults):
     lam, centre = torch.rand(5), torch.rand(5, 2)

@@ -51,6 +51,7 @@ LAYOUTS = {
 }
 
 
+@pytest.mark.cases(quick=24)
 @pytest.mark.parametrize("mode", mixes())
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_torch_finds_nothing_wrong_with_them(layout, mode, kernels_by):
@@ -66,6 +67,7 @@ def test_torch_finds_nothing_wrong_with_them(layout, mode, kernels_by):
             assert set(found.values()) == {"SUCCESS"}
 
 
+@pytest.mark.cases(quick=6)
 @pytest.mark.parametrize("mode", mixes())
 def test_gradients_and_gradients_of_gradients(mode, kernels_by):
     how = arguments(mixes(4, 2, 3)[mode])
@@ -101,6 +103,7 @@ def recorder(seen):
     return aot_autograd(fw_compiler=compiler, bw_compiler=compiler)
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("mode", mixes())
 def test_a_compiled_step_runs_one_kernel_each_way(mode):
     mix, seen = mixes()[mode], []
@@ -120,6 +123,7 @@ def test_a_compiled_step_runs_one_kernel_each_way(mode):
     assert not [name for name in forward + backward if "index" in name or "lerp" in name]
 
 
+@pytest.mark.slow
 def test_inductor_runs_them():
     mix = mixes()["box"]
 
@@ -147,6 +151,7 @@ def test_a_graph_serves_batches_of_any_size():
     assert len(seen) == 1
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("mode", ["lam", "box", "float"])
 def test_out_and_pytrees_in_a_graph(mode):
     mix, x = mixes()[mode], {"image": torch.randn(6, 3, 5, 7), "name": "kept"}
@@ -165,6 +170,7 @@ class Mixing(nn.Module):
         return functional.mix(x, mix) + 1
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("strict", [False, True])
 @pytest.mark.parametrize("mode", ["lam", "box", "float"])
 def test_an_exported_program_runs_them(mode, strict, tmp_path):
@@ -237,6 +243,7 @@ def test_warps_whole_numbers_and_subclasses_are_traced():
     assert torch.equal(mixed.b, plain(x.flip(1), mix))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script")
 def test_transformed_functions_in_a_graph():
     x, mix = torch.randn(3, 6, 4), Mix(torch.randperm(6), torch.rand(6))

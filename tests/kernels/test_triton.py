@@ -450,6 +450,7 @@ POINTERS = {
 }
 
 
+@pytest.mark.cases(quick=3)
 @needs_new_triton
 @pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 @pytest.mark.parametrize(

@@ -114,6 +114,7 @@ def test_any_size_is_the_plain_form(kernels_by, size, classes, how, seed, wide):
 EDGES = {"compiled": [2, 3, 15, 16, 17, 31, 1023, 1024, 1025, 5000], "torch": [2, 3, 5000]}
 
 
+@pytest.mark.cases(quick=1)
 def test_at_the_edges_of_what_is_summed_at_a_time(kernels_by):
     for classes, how in itertools.product(EDGES[kernels_by], PULLS):
         check(*draw(6, classes), *how)
@@ -218,6 +219,7 @@ def test_a_class_ruled_out_that_should_be_there_costs_infinitely(pull, kernels_b
     assert from_logits(z, index, alpha, eta).tolist() == [torch.inf]
 
 
+@pytest.mark.cases(quick=30)
 @pytest.mark.parametrize("where", ["a", "b", "other", "last", "all"])
 @pytest.mark.parametrize("how", [(0.0,), (0.1,), (0.1, 0), (0.1, 0, "own"), (0.1, 0.5, "lighter")])
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -267,6 +269,7 @@ def make_losses(**arguments):
     ]
 
 
+@pytest.mark.cases(quick=16)
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("class_weighted", [False, True])

@@ -150,6 +150,7 @@ def mixes(size, height, width):
     }
 
 
+@pytest.mark.cases(quick=12)
 @pytest.mark.parametrize("mode", ["lam", "repeated", "box", "mask", "weights"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 @pytest.mark.parametrize("last", [False, True])
@@ -167,6 +168,7 @@ def test_the_second_mix_takes_no_new_memory(last, dtype, mode, kernels_by):
     assert peak_memory(lambda: functional.mix(x, mix, out=out), x.nbytes, CPU).count == 0
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("mode", ["lam", "box"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8])
 def test_a_mix_in_a_graph_takes_no_new_memory(dtype, mode, kernels_by):

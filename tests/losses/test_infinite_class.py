@@ -71,7 +71,7 @@ def test_from_features_is_the_same_loss_with_the_same_gradients(with_bias, spars
         torch.testing.assert_close(ours.to_dense() if ours.is_sparse else ours, theirs)
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize("sparse", [True, False])
 def test_a_million_classes_take_under_one_gibibyte_beyond_the_weight_and_its_gradient(sparse):
     """Peak resident memory of a process of its own; (B, C) logits alone would be 1 GiB."""

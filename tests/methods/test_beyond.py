@@ -300,7 +300,7 @@ def test_masks_and_labels_for_pairs_say_so():
     assert isinstance(mixwell.Recipe(coefficient=Dirichlet()).labels, Soft)
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=3)
 @pytest.mark.parametrize(
     "name",
     ["mit", "rankmixup", "rankmixup_ndcg", "multi_mixup+decoupled", "zeta_mixup+infinite_class",

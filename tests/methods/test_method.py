@@ -4,7 +4,7 @@ import sys
 
 import pytest
 import torch
-from helpers import run_processes, slow_but
+from helpers import run_processes
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -505,10 +505,6 @@ TORCHVISION = [
     "resnet18", "vgg11", "densenet121", "googlenet", "mobilenet_v2", "shufflenet_v2_x0_5",
     "efficientnet_b0", "swin_t", "alexnet", "mnasnet0_5",
 ]  # fmt: skip
-ONE_OF_A_KIND = {  # residual, dense, branching, attending; the others are slow
-    ("timm", "resnet18"), ("timm", "densenet121"), ("timm", "vit_tiny_patch16_224"),
-    ("torchvision", "googlenet"), ("torchvision", "swin_t"),
-}  # fmt: skip
 
 
 def narrow(model, most=2**22):
@@ -540,12 +536,10 @@ def build(library, name):
     return model.train()
 
 
+@pytest.mark.cases(quick=3, slow=6)
 @pytest.mark.parametrize(
     ("library", "name"),
-    slow_but(
-        ONE_OF_A_KIND.__contains__,
-        [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)],
-    ),
+    [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)],
 )
 def test_architectures(library, name):
     model = build(library, name)
@@ -560,6 +554,7 @@ def test_architectures(library, name):
         assert first.grad.abs().sum() > 0, method
 
 
+@pytest.mark.slow
 def test_several_heads_are_asked_about():
     pytest.importorskip("timm", reason="timm is not installed")
     model = build("timm", "deit_tiny_distilled_patch16_224")
@@ -573,9 +568,8 @@ def test_several_heads_are_asked_about():
     assert make("am_mixup", am_mixup__layer="norm")(model, x, y).isfinite()
 
 
-@pytest.mark.parametrize(
-    "how", ["around", *(pytest.param(w, marks=pytest.mark.slow) for w in ("in place", "inside"))]
-)
+@pytest.mark.cases(quick=2, slow=6)
+@pytest.mark.parametrize("how", ["around", "in place", "inside"])
 @pytest.mark.parametrize(
     "name", ["mixup", "cutmix", "sk_mixup", "am_mixup", "manifold_mixup", "regmixup+am_mixup"]
 )
@@ -609,6 +603,7 @@ def test_compiled_models_give_the_same_loss_and_gradients(how, name, make_net, i
     assert counters["stats"]["unique_graphs"] <= 2
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("name", ["manifold_mixup", "alignmix", "manifold_mixup+am_mixup"])
 def test_layers_that_are_drawn_later_are_tapped_before_a_compiled_model_runs(name):
     torch.compiler.reset()
@@ -628,6 +623,7 @@ def test_layers_that_are_drawn_later_are_tapped_before_a_compiled_model_runs(nam
         torch.testing.assert_close(*losses)
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("name", ["am_mixup", "sk_mixup", "manifold_mixup", "regmixup+am_mixup"])
 def test_a_compiled_step_that_mixes_inside_is_run_by_itself(name, make_net, images):
     torch.compiler.reset()

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import needs_gpu, slow_but
+from helpers import needs_gpu
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -35,13 +35,8 @@ def _net():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 5))
 
 
-COMPILED_FIRST = ("cutmix", "sk_mixup", "infinite_class", "regmixup")  # each by other means
-
-
-@pytest.mark.parametrize(
-    ("name", "options"),
-    slow_but(lambda case: case[0] in COMPILED_FIRST, AT_THE_INPUT),
-)
+@pytest.mark.cases(quick=2, slow=5)
+@pytest.mark.parametrize(("name", "options"), AT_THE_INPUT)
 def test_a_whole_step_compiles_into_one_graph_and_never_again(name, options):
     torch.compiler.reset()
     graphs = []
@@ -114,6 +109,7 @@ NEVER_WAITING = [
 ON_A_GPU = [*NEVER_WAITING, *(case for case in AT_THE_INPUT if case not in NEVER_WAITING)]
 
 
+@pytest.mark.cases(quick=10)
 @pytest.mark.parametrize(("name", "options"), NEVER_WAITING)
 @pytest.mark.skipif(
     torch.__version__.startswith("2.6."), reason="its tensors without values ask for a driver"

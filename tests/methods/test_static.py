@@ -67,6 +67,7 @@ def test_lam_of_resizemix_is_of_its_published_scale():
     assert float(scale.max()) <= 0.8001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per", ["sample", "batch"])
 def test_a_scale_by_beta_is_drawn_uniformly_where_it_is_out_of_range(per):
     """As openmixup draws it: Beta(α, α) first, and U(low, high) for what is beyond these."""
@@ -252,6 +253,7 @@ def test_a_probability_of_mixing_is_kept():
         assert (mix.lam[alone] == 1).all()
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("name", [name for name in STATIC if name not in ("deit_mix", "randomix")])
 def test_a_whole_step_compiles_into_one_graph_and_never_again(name):
     torch.compiler.reset()

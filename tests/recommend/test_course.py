@@ -86,6 +86,7 @@ def spend(monkeypatch, tmp_path):
     return work
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_goes_as_planned_has_the_seeds_and_the_time_of_the_plan(spend, workers):
     found, plan, ended = spend(600, workers=workers, epoch=0.05 * workers)
@@ -95,7 +96,7 @@ def test_what_goes_as_planned_has_the_seeds_and_the_time_of_the_plan(spend, work
     assert 0.9 * 600 < ended < 1.0 * 600
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=2)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("moment", [0.05, 0.3, 0.6])
 def test_what_takes_twice_as_long_from_some_moment_on_has_fewer_seeds(spend, moment, workers):

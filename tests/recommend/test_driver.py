@@ -328,7 +328,7 @@ def test_whatever_is_set_the_command_says_it(given):
 # -------------------------------------------------------------------------------------- killed
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=2)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_it_goes_on_with_the_same_decisions(moment, whole, quick, tmp_path):
     folder = tmp_path / "out"
@@ -343,7 +343,7 @@ def test_killed_it_goes_on_with_the_same_decisions(moment, whole, quick, tmp_pat
     assert sorted(started(folder)) == sorted(started(whole.folder))  # none is trained twice
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(
     not (shutil.which("cc") and sys.platform.startswith("linux")), reason="needs LD_PRELOAD"
 )
@@ -367,7 +367,7 @@ def test_killed_at_any_change_of_a_file_it_goes_on_with_the_same_decisions(tmp_p
 # ---------------------------------------------------------------------------------- as it is used
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(1200)
 def test_a_budget_that_is_named_as_enough_is_and_is_kept_to(tmp_path, capsys):
     asked = [
@@ -390,7 +390,7 @@ def test_a_budget_that_is_named_as_enough_is_and_is_kept_to(tmp_path, capsys):
     assert answer["seeds"] >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_on_ray(tmp_path, quick, monkeypatch):
     ray = pytest.importorskip("ray", reason="Ray is not installed")
     from mixwell.studies import RayEngine

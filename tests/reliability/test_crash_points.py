@@ -13,17 +13,17 @@ HERE = Path(__file__).parent
 COMPILER = shutil.which("cc") or shutil.which("gcc")
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.skipif(
     COMPILER is None or not sys.platform.startswith("linux"), reason="needs LD_PRELOAD"
 )
 @pytest.mark.parametrize(
     ("command", "kinds", "stride", "limit"),
     [
+        ("train", ["ENOSPC+lasting", "EIO", "EACCES"], 9, 10),
         ("train", ["kill"], 1, 40),  # all of them
         ("compare", ["kill"], 61, 15),
         ("tune", ["kill"], 97, 15),
-        ("train", ["ENOSPC+lasting", "EIO", "EACCES"], 9, 10),
         ("compare", ["ENOSPC+lasting"], 97, 10),
     ],
 )

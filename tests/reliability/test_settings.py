@@ -75,7 +75,7 @@ def test_settings_of_every_part_are_refused_by_name_or_taken():
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=11)
 @pytest.mark.parametrize("kind", [kind for kind in BAD if kind != "beyond digits"])
 def test_what_is_taken_gives_a_finite_loss(kind, make_net):
     x, y = torch.randn(8, 3, 8, 8), torch.tensor([0, 1, 2, 3, 4, 0, 1, 2])
@@ -202,7 +202,7 @@ def test_a_studys_own_keys_are_refused_by_name(key, no_runs, tmp_path, capsys):
         check_file(key, text, tmp_path, capsys)
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=17)
 @pytest.mark.parametrize("key", OPTIONS)
 def test_a_studys_options_are_refused_by_name(key, no_runs, tmp_path, capsys):
     for text in IN_YAML:

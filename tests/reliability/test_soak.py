@@ -10,7 +10,6 @@ import pytest
 from reliability import soaking
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.timeout(0),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc"),
 ]
@@ -19,6 +18,7 @@ EPOCHS = int(os.environ.get("MIXWELL_SOAK_EPOCHS", "12"))
 SECONDS = 5.0 if STEPS == 400 else 1e9
 
 
+@pytest.mark.cases(slow=2)
 @pytest.mark.parametrize("name", soaking.METHODS)
 def test_steps_leave_nothing_behind(name):
     soaking.soak_steps(name, 20)  # what is loaded and compiled once
@@ -28,6 +28,7 @@ def test_steps_leave_nothing_behind(name):
     assert soaking.faults(found) == [], found
 
 
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize("name", ["sk_mixup", "regmixup+am_mixup"])
 def test_epochs_leave_nothing_behind(name, tmp_path):
     found = soaking.soak_epochs(name, EPOCHS, tmp_path / "run")
@@ -35,6 +36,7 @@ def test_epochs_leave_nothing_behind(name, tmp_path):
     assert soaking.faults(found) == [], found
 
 
+@pytest.mark.slow
 def test_what_is_left_behind_is_seen():
     kept, watch = [], soaking.Watch(model := soaking.network())
     with soaking.set_aside():

@@ -155,7 +155,7 @@ def test_a_report_of_nothing_says_so(make_records, tmp_path):
     assert "all 2 runs failed" in page
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=12)
 @pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(("task", "kind"), [
     ("classification", "everything"), ("classification", "toy"), ("classification", "images"),

@@ -20,7 +20,7 @@ NASTY = (
     "a$b$c_{", '<script>alert("1")</script>', "[bold]x[/]", "=1+1", "\\input{x}\\", "עברית‮abc",
     "two\nlines",
 )  # fmt: skip
-AS_NASTY = (  # each is a page: slow
+AS_NASTY = (
     "_x_ ^2~", "a&amp;<b>", "'q' \"p\" `r`", "[/red]", "+cmd|' /C calc'!A0", "-2", "@sum",
     "%d {0} {x}", "#h --> -- x", "🎉👩‍🔬", "\tx", "null", "1e3",
 )  # fmt: skip
@@ -75,9 +75,10 @@ def plain_elements(make_records, tmp_path, _known=[]):  # noqa: B006  (made once
     return _known[0]
 
 
+@pytest.mark.cases(quick=2, slow=4)
 @pytest.mark.parametrize(
     "name",
-    [*NASTY, *(pytest.param(name, marks=pytest.mark.slow) for name in AS_NASTY)],
+    [*NASTY, *AS_NASTY],
 )
 def test_a_name_stands_in_every_output_as_it_is(name, make_records, plain_elements, tmp_path):
     records = [
@@ -118,6 +119,7 @@ def test_a_name_stands_in_every_output_as_it_is(name, make_records, plain_elemen
     )
 
 
+@pytest.mark.slow
 def test_predictions_of_files_and_classes_of_any_name_come_back(tmp_path, capsys):
     classes = ["=1+1", "<b>$x_", '🎉, "q"', "two\nlines"]
     generator = np.random.default_rng(0)

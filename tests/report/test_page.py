@@ -107,6 +107,7 @@ def test_what_users_write_is_escaped(make_records, tmp_path):
     read(html)
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize(
     "options",
     [
@@ -137,6 +138,7 @@ def test_no_runs():
         write([], ".", command="")
 
 
+@pytest.mark.slow
 def test_parts_have_an_overview_ranks_and_sections_of_their_own(make_records, tmp_path):
     parts = ({"imbalance": 10.0}, {"imbalance": 100.0})
     records = make_records(parts=parts, kind="everything", changes={"ood": "letters"}.items())
@@ -210,12 +212,10 @@ def test_ranks_on_the_page_say_over_which_parts_they_are(make_records, tmp_path)
     assert "ranks over 1 of 3 parts: mixup has no result in letters, signs" in text
 
 
+@pytest.mark.cases(quick=1, slow=2)
 @pytest.mark.parametrize("values", [
     [{"width": 8}, {"width": 16, "depth": 2}], [["layer1"], []], [None, "adamw"],
-    *(
-        pytest.param(values, marks=pytest.mark.slow)
-        for values in ([True, False], [0.0, 1e-4], [0.1, 0.1 + 1e-9])
-    ),
+    [True, False], [0.0, 1e-4], [0.1, 0.1 + 1e-9],
 ])  # fmt: skip
 def test_any_values_may_vary(values, make_records, tmp_path):
     records = make_records(parts=[{"own_option": value} for value in values])

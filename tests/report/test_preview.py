@@ -9,6 +9,7 @@ from mixwell.training import RunConfig
 TINY = {"train_size": 100}
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("method", ["mixup", "cutmix", "sk_mixup", "regmixup+infinite_class"])
 def test_draws_a_picture(method, tmp_path):
     draw_preview(RunConfig(method=method, **TINY), tmp_path / "p.png", count=5)

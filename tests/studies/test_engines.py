@@ -27,7 +27,7 @@ def cluster(monkeypatch):
     made.shutdown()
 
 
-@pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.timeout(280)
 def test_a_lost_nodes_cells_are_finished_elsewhere(cluster, tmp_path):
     lost = cluster.add_node(num_cpus=1)

@@ -273,7 +273,7 @@ def test_the_report_says_what_it_lacks(tmp_path):
     assert "Learning curves" in text
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize("gone", ["erm-seed0", "*-seed0", "mixup-*"])
 def test_a_report_of_runs_of_which_some_are_known_by_the_file_alone(gone, tmp_path):
     path = tmp_path / "r.csv"

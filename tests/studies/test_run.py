@@ -236,19 +236,22 @@ def _running(out):
     return file.exists() and file.stat().st_size and "running" in Store(out).status().values()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_at_ten_random_moments_nothing_is_lost_or_repeated(tmp_path):
-    undisturbed = _start(tmp_path / "a", "100")
+@pytest.mark.parametrize(
+    "kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.release)]
+)
+def test_killed_at_random_moments_nothing_is_lost_or_repeated(kills, tmp_path):
+    epochs = str(10 * kills)  # so that it is still at work at the last
+    undisturbed = _start(tmp_path / "a", epochs)
     out = tmp_path / "b"
     rng = random.Random(5)
     kept = {}
-    for kill in range(10):
-        process = _start(out, "100")
+    for kill in range(kills):
+        process = _start(out, epochs)
         while process.poll() is None and not _running(out):
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 1.2))
-        assert process.poll() is None, "it ended before it could be killed ten times"
+        assert process.poll() is None, "it ended before it was killed as often"
         if kill % 2:  # now the study alone, now all its runs with it
             process.send_signal(signal.SIGKILL)
         else:
@@ -262,7 +265,7 @@ def test_killed_at_ten_random_moments_nothing_is_lost_or_repeated(tmp_path):
     while _at_work(out) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _at_work(out)
-    last = _start(out, "100")
+    last = _start(out, epochs)
     assert last.wait(300) == 0, last.stdout.read()
     assert undisturbed.wait(300) == 0, undisturbed.stdout.read()
     assert _measures(out) == _measures(tmp_path / "a")

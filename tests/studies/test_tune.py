@@ -42,6 +42,7 @@ def pretended(monkeypatch):
     return started
 
 
+@pytest.mark.slow
 def test_the_search_improves_on_the_usual_settings_and_goes_on(pretended, tmp_path):
     first = tune(CONFIG, tmp_path, trials=3, search=["tau_std"])
     assert pretended[0].method_options == {"tau_std": 0.25}

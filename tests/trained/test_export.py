@@ -36,6 +36,7 @@ def test_a_program_of_torch_export_predicts_as_the_run_does(digits, tmp_path):
     assert (said["mixwell"], said["method"]) == (mixwell.__version__, "mixup")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not onnx_is_there, reason="onnx or onnxscript is not installed")
 def test_an_onnx_file_predicts_as_the_run_does_and_says_what_it_is(digits, tmp_path, capsys):
     import onnx

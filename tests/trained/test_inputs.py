@@ -98,6 +98,7 @@ def kept(run):
         return torch.from_numpy(arrays["test_logits"])
 
 
+@pytest.mark.cases(quick=4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_a_data_set_returns_is_predicted_as_in_training(runs, kind):
     run, dataset = runs(kind)

@@ -146,6 +146,7 @@ def test_what_is_kept_beside_tensors_is_started_from(tmp_path):
     assert torch.equal(start.outputs(x), wanted.outputs(x))
 
 
+@pytest.mark.cases(quick=4)
 @pytest.mark.parametrize("net", [Attribute, Buffer, Drawn, Extra, Whole])
 @pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=["plain", "averaged"])
 def test_a_network_is_the_one_that_was_measured(tmp_path, net, options):
@@ -231,6 +232,7 @@ def test_other_hardwares_rounding_passes(digits, tmp_path, change):
     mixwell.load_run(copy)
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize(
     "options",
     [

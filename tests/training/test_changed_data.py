@@ -92,6 +92,7 @@ def _here(from_outside):
     """Run in a folder of its own, from which modules are imported."""
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("name", KINDS)
 def test_a_run_goes_on_with_its_own_data_alone(name):
     write, change, options = KINDS[name]
@@ -128,6 +129,7 @@ def test_a_run_of_a_version_that_kept_no_record_goes_on(name):
     assert train(config, "run")["metrics"]
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("more", [{"methods": ["erm"]}, {"methods": ["mixup"]}, {"seeds": [1]}])
 def test_a_study_is_of_one_data_set(more):
     write_csv()

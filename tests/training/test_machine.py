@@ -14,7 +14,7 @@ from mixwell.training import RunConfig, machine
 from mixwell.training.machine import is_anywhere, precision_notes
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_it_trains_without_the_modules_and_processes_that_windows_lacks(tmp_path):
     script = """
 import multiprocessing, sys

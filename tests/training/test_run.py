@@ -125,6 +125,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, tmp_path):
     config = RunConfig(train_size=150, epochs=3, batch_size=20, threads=1, checkpoint_minutes=0.0,
@@ -147,6 +148,7 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, 
         assert {**ours, "seconds": 0} == {**theirs, "seconds": 0}
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(("every", "measured"), [(2, [2, 4, 5]), (3, [3, 5]), (9, [5])])
 def test_validation_now_and_then_changes_no_result(every, measured, tmp_path):
     config = RunConfig(
@@ -163,8 +165,10 @@ def test_validation_now_and_then_changes_no_result(every, measured, tmp_path):
     assert train(config, tmp_path / "seldom") == seldom  # it is the same run
 
 
-@pytest.mark.slow
-def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path):
+@pytest.mark.parametrize(
+    "kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.release)]
+)
+def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(kills, tmp_path):
     arguments = ["train", "--data", "digits", "--method", "sk_mixup", "--train-size", "300",
                  "--epochs", "20", "--threads", "1", "--accelerator", "cpu",
                  "--checkpoint-minutes", "0.001"]  # fmt: skip
@@ -172,8 +176,8 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path)
     subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True)
     generator = np.random.default_rng(0)
     checkpoint = tmp_path / "parts" / "checkpoint.pt"
-    kills = 0
-    for _ in range(5):
+    killed = 0
+    for _ in range(kills):
         before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
         process = subprocess.Popen([*command, str(tmp_path / "parts")], stdout=subprocess.DEVNULL)
         # Once it has written a checkpoint of its own, it is let go on for a random while.
@@ -181,13 +185,13 @@ def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(tmp_path)
             if checkpoint.exists() and checkpoint.stat().st_mtime_ns > before:
                 time.sleep(generator.uniform(0.0, 0.3))
                 process.send_signal(signal.SIGKILL)
-                kills += 1
+                killed += 1
                 break
             time.sleep(0.005)
         process.wait()
     (tmp_path / "parts" / ".model.pt.abc.tmp").write_bytes(b"half")  # as a kill may leave it
     subprocess.run([*command, str(tmp_path / "parts")], check=True, capture_output=True)
-    assert kills == 5
+    assert killed == kills
     assert_same_weights(tmp_path / "whole", tmp_path / "parts")
     assert sorted(os.listdir(tmp_path / "parts")) == sorted(os.listdir(tmp_path / "whole"))
 
@@ -366,6 +370,7 @@ def test_an_average_of_weights_forgets_the_random_start():
     assert count == 9
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("method", ["mixup", "am_mixup"])
 def test_a_run_in_parts_ends_like_one_in_one_go(method, tmp_path, monkeypatch):
     config = RunConfig(method=method, train_size=200, epochs=4, threads=1, accelerator="cpu")

@@ -219,7 +219,7 @@ def photos(tmp_path_factory):
     return root
 
 
-@pytest.mark.slow
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize(
     ("model", "options"),
     [
@@ -409,6 +409,7 @@ class Counter(nn.Module):
         return x - self.mean
 
 
+@pytest.mark.cases(quick=5)
 @pytest.mark.parametrize("kind", ["norm", "instance", "hook", "parametrized", "own"])
 @pytest.mark.parametrize("freeze", ["body", r"body\..*", "backbone"])
 def test_what_moves_without_gradient_is_frozen_with_the_part_that_it_is_of(kind, freeze, tmp_path):

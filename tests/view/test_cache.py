@@ -1,5 +1,6 @@
 import gc
 
+import pytest
 import torch
 from torch import nn
 
@@ -56,6 +57,7 @@ def test_it_is_stale_when_a_module_was_gained_lost_or_replaced():
     assert asked(model, answers) == 4
 
 
+@pytest.mark.slow
 def test_a_module_that_took_the_place_of_another_in_memory_is_another():
     model, answers = net(), []
     for turn in range(1, 6):

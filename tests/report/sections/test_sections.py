@@ -49,6 +49,7 @@ def test_which_sections_a_part_has(make_part):
     }  # fmt: skip
 
 
+@pytest.mark.cases(quick=2)
 @pytest.mark.parametrize(
     ("options", "there", "missing"),
     [
@@ -112,6 +113,7 @@ def test_each_method_tells_its_measure_and_its_time(make_part):
     assert texts[1].endswith("%, 2 s, 10.0 ms a step")
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("seed", range(4))
 def test_names_beside_crowded_points_cover_neither_points_nor_each_other(seed):
     rng = np.random.default_rng(seed)
