@@ -45,7 +45,7 @@ def _leave_no_accelerator():
         sys.modules["accelerate"].state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.mark.cases(quick=4)
+@pytest.mark.cases(quick=3)
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 @pytest.mark.parametrize(
     ("name", "package", "arguments", "least"),

@@ -36,7 +36,7 @@ def test_sentences_are_learnt(layer):
     assert run("huggingface_text", "--layer", layer) > 0.85
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

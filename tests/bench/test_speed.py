@@ -203,6 +203,7 @@ def test_compiled_steps_tell_graphs_and_failures(no_compiler, monkeypatch):
     assert missing.absent == "no working compiler: gcc"
 
 
+@pytest.mark.slow
 def test_plans_cover_what_is_promised():
     full, quick = Plan.full(CPU), Plan.quick()
     assert {str(batch) for batch in full.mixing} >= {"128×3×224² float32", "128×3×32² float32"}

@@ -61,7 +61,7 @@ def test_a_slow_spell_leaves_the_ratio_as_it_is():
     assert (low, middle, high) == pytest.approx((2, 2, 2))
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(("seconds", "fewest", "most"), [
     (1e-6, 5000, 7000), (1e-4, 50, 70), (0.003, 2, 2), (0.006, 1, 1), (1.0, 1, 1),
     (0.0, 10**6, 10**6),

@@ -89,6 +89,7 @@ def test_the_nearest_option_is_suggested(arguments, words, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_command_goes_on_and_another_has_another_folder(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     train = ["train", "--method", "mixup", *TINY]

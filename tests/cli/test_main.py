@@ -45,6 +45,7 @@ def test_train_and_train_again(tmp_path, capsys):
     assert "was finished before" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_compare_report_and_exit_status_of_a_failure(tmp_path, capsys):
     out = tmp_path / "all"
     (out / "mixup-seed0").mkdir(parents=True)
@@ -108,6 +109,7 @@ def test_a_study_with_lists_from_flags_and_a_file(tmp_path, capsys):
     assert "baseline='nobody'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_preview(tmp_path):
     out = tmp_path / "p.png"
     assert main(["preview", "--method", "cutmix", "--train-size", "64", "--out", str(out)]) == 0

@@ -8,7 +8,7 @@ import mixwell
 fabric = pytest.importorskip("lightning.fabric")
 
 
-@pytest.mark.cases(quick=24)
+@pytest.mark.cases(quick=12)
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 @pytest.mark.parametrize("name", mixwell.list_methods())
 def test_a_step_in_a_precision_that_fabric_guards(name, precision, make_net, images):

@@ -456,7 +456,7 @@ def resumable(folder, name, settings, **options):
 REMEMBERED = {"distance": "remembered", "capacity": 40, "layer": "bert.embeddings"}
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sk_mixup", "mixup+am_mixup"])
 def test_a_resumed_run_is_the_run(name, tmp_path):
     """Stopped in mid-epoch and resumed: memory, progress and all random draws go on."""
@@ -562,7 +562,7 @@ def test_mixed_embeddings_are_seen_to_the_end_of_the_longer_text(lam):
         assert (alone - step.logits).abs().max() > 1e-3
 
 
-@pytest.mark.cases(quick=3)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

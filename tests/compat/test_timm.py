@@ -162,7 +162,7 @@ def observe(mixup, size, calls, height=12, width=12):
     return torch.cat(labels).double(), torch.cat(shares).double(), torch.cat(places)
 
 
-@pytest.mark.cases(quick=5)
+@pytest.mark.cases(quick=3)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
 def test_lam_and_kinds_are_distributed_as_timms(mode, kind):

@@ -91,7 +91,7 @@ def test_what_fails_is_named(name, words):
         data.load(name)
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     "draw",
     [

@@ -21,6 +21,7 @@ def read(split: Split, batch_size: int = 5, **options) -> tuple[Tensor, Tensor, 
     return tuple(map(torch.cat, zip(*split.batches(batch_size, **options), strict=True)))
 
 
+@pytest.mark.slow
 @given(
     st.integers(1, 40),
     st.integers(1, 12),

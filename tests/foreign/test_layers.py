@@ -231,7 +231,7 @@ COMPILED = [(name, "eager") for name in DRAWING]
 COMPILED += [(name, "aot_eager") for name in ("manifold_mixup", "alignmix")]
 
 
-@pytest.mark.cases(quick=1, slow=3)
+@pytest.mark.cases(slow=3)
 @pytest.mark.parametrize(("name", "backend"), COMPILED)
 def test_compiled_models_with_layers_that_are_drawn(name: str, backend: str):
     """Whichever layer comes up, and whenever."""
@@ -254,7 +254,7 @@ def test_compiled_models_with_layers_that_are_drawn(name: str, backend: str):
     torch.compiler.reset()
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("name", ["manifold_mixup", "am_mixup"])
 @pytest.mark.parametrize("before", ["run", "another method", "another model"])
 def test_models_that_were_compiled_before_the_method_saw_them(name: str, before: str):
@@ -342,7 +342,7 @@ def same_as_without_checkpoints(kind: str, name: str, steps: int = 1, **argument
             torch.testing.assert_close(ours[key], expected, rtol=1e-8, atol=1e-10, msg=key)
 
 
-@pytest.mark.cases(quick=12)
+@pytest.mark.cases(quick=6)
 @pytest.mark.parametrize("name", ["mixup", "regmixup"])
 @pytest.mark.parametrize(
     ("kind", "layer"),
@@ -354,7 +354,7 @@ def test_outside_of_checkpoints_all_is_right(kind: str, layer: str, name: str):
     same_as_without_checkpoints(kind, name, layer=layer)
 
 
-@pytest.mark.cases(quick=10)
+@pytest.mark.cases(quick=6)
 @pytest.mark.parametrize("name", ["mixup", "regmixup"])
 @pytest.mark.parametrize(
     ("kind", "layer"),
@@ -367,7 +367,7 @@ def test_inside_of_checkpoints_it_is_right_or_refused_by_the_layers_name(kind, l
     judged("either", lambda: same_as_without_checkpoints(kind, name, layer=layer), (layer,))
 
 
-@pytest.mark.cases(quick=6)
+@pytest.mark.cases(quick=3)
 @pytest.mark.parametrize("kind", pairs_of_checkpointed())
 @pytest.mark.parametrize("name", ["manifold_mixup", "am_mixup", "sk_mixup", "guidedmix"])
 def test_methods_on_checkpointed_models(kind: str, name: str):

@@ -140,6 +140,7 @@ def modes_of(layout):
     return [mode for mode in MODES if make_mix(LAYOUTS[layout](make), mode) is not None]
 
 
+@pytest.mark.cases(quick=100)
 @pytest.mark.parametrize(
     ("layout", "mode"), [(layout, mode) for layout in LAYOUTS for mode in modes_of(layout)]
 )

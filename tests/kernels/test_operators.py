@@ -51,7 +51,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.cases(quick=24)
+@pytest.mark.cases(quick=12)
 @pytest.mark.parametrize("mode", mixes())
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_torch_finds_nothing_wrong_with_them(layout, mode, kernels_by):
@@ -67,7 +67,7 @@ def test_torch_finds_nothing_wrong_with_them(layout, mode, kernels_by):
             assert set(found.values()) == {"SUCCESS"}
 
 
-@pytest.mark.cases(quick=6)
+@pytest.mark.cases(quick=3)
 @pytest.mark.parametrize("mode", mixes())
 def test_gradients_and_gradients_of_gradients(mode, kernels_by):
     how = arguments(mixes(4, 2, 3)[mode])

@@ -114,7 +114,7 @@ def test_any_size_is_the_plain_form(kernels_by, size, classes, how, seed, wide):
 EDGES = {"compiled": [2, 3, 15, 16, 17, 31, 1023, 1024, 1025, 5000], "torch": [2, 3, 5000]}
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 def test_at_the_edges_of_what_is_summed_at_a_time(kernels_by):
     for classes, how in itertools.product(EDGES[kernels_by], PULLS):
         check(*draw(6, classes), *how)
@@ -467,6 +467,7 @@ def test_under_torch_func(kernels_by):
         torch.testing.assert_close(change, (expected * tangent).sum())
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("loss", [MixedCrossEntropy(), DecoupledCrossEntropy(0.2)])
 def test_compiled_in_one_graph(loss):
     z, index, lam = draw(5, 7)

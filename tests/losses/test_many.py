@@ -158,6 +158,7 @@ def test_cross_entropy_equals_torchs_of_the_dense_target(
     )
 
 
+@pytest.mark.slow
 @given(st.integers(1, 7), st.integers(2, 6), weightings, st.booleans(), st.booleans(), seeds)
 def test_two_of_many_are_a_pair(size, num_classes, weighting, asymmetric, weighted, seed):
     target = make_target(size, num_classes, seed)
@@ -185,6 +186,7 @@ def test_the_weighted_mean_is_torchs():
     torch.testing.assert_close(MixedCrossEntropy(weight)(logits, target), each.sum() / share.sum())
 
 
+@pytest.mark.slow
 @given(st.integers(1, 5), ks, st.integers(2, 9), weightings, st.booleans(), seeds)
 def test_from_features_is_the_same_in_chunks_of_classes(
     size, k, num_classes, weighting, weighted, seed

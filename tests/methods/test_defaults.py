@@ -55,7 +55,7 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.cases(quick=80)
+@pytest.mark.cases(quick=42)
 @pytest.mark.parametrize("default", DEFAULTS)
 @pytest.mark.parametrize("case", cases())
 def test_a_step_is_of_the_inputs_dtype_and_device_whatever_the_defaults(case, default):

@@ -536,7 +536,7 @@ def build(library, name):
     return model.train()
 
 
-@pytest.mark.cases(quick=3, slow=6)
+@pytest.mark.cases(quick=2, slow=6)
 @pytest.mark.parametrize(
     ("library", "name"),
     [*(("timm", name) for name in TIMM), *(("torchvision", name) for name in TORCHVISION)],
@@ -568,7 +568,7 @@ def test_several_heads_are_asked_about():
     assert make("am_mixup", am_mixup__layer="norm")(model, x, y).isfinite()
 
 
-@pytest.mark.cases(quick=2, slow=6)
+@pytest.mark.cases(quick=1, slow=6)
 @pytest.mark.parametrize("how", ["around", "in place", "inside"])
 @pytest.mark.parametrize(
     "name", ["mixup", "cutmix", "sk_mixup", "am_mixup", "manifold_mixup", "regmixup+am_mixup"]
@@ -603,7 +603,7 @@ def test_compiled_models_give_the_same_loss_and_gradients(how, name, make_net, i
     assert counters["stats"]["unique_graphs"] <= 2
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["manifold_mixup", "alignmix", "manifold_mixup+am_mixup"])
 def test_layers_that_are_drawn_later_are_tapped_before_a_compiled_model_runs(name):
     torch.compiler.reset()
@@ -637,6 +637,7 @@ def test_a_compiled_step_that_mixes_inside_is_run_by_itself(name, make_net, imag
     torch.testing.assert_close(*losses)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_that_ran_before_is_an_error_and_then_mended(make_net, images):
     torch.compiler.reset()
     compiled = torch.compile(make_net().train(), backend="aot_eager")

@@ -35,7 +35,7 @@ def _net():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.ReLU(), nn.Linear(16, 5))
 
 
-@pytest.mark.cases(quick=2, slow=5)
+@pytest.mark.cases(quick=1, slow=5)
 @pytest.mark.parametrize(("name", "options"), AT_THE_INPUT)
 def test_a_whole_step_compiles_into_one_graph_and_never_again(name, options):
     torch.compiler.reset()
@@ -109,7 +109,7 @@ NEVER_WAITING = [
 ON_A_GPU = [*NEVER_WAITING, *(case for case in AT_THE_INPUT if case not in NEVER_WAITING)]
 
 
-@pytest.mark.cases(quick=10)
+@pytest.mark.cases(quick=5)
 @pytest.mark.parametrize(("name", "options"), NEVER_WAITING)
 @pytest.mark.skipif(
     torch.__version__.startswith("2.6."), reason="its tensors without values ask for a driver"

@@ -253,7 +253,7 @@ def test_a_probability_of_mixing_is_kept():
         assert (mix.lam[alone] == 1).all()
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in STATIC if name not in ("deit_mix", "randomix")])
 def test_a_whole_step_compiles_into_one_graph_and_never_again(name):
     torch.compiler.reset()

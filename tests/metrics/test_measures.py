@@ -48,6 +48,7 @@ def records(registered, tmp_path):
     return store.records()
 
 
+@pytest.mark.slow
 def test_one_from_outside_is_evaluated_tabled_tested_and_reported(records, tmp_path):
     for record in records:
         assert record.metrics["right"] == record.metrics["accuracy"]

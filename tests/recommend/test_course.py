@@ -86,7 +86,7 @@ def spend(monkeypatch, tmp_path):
     return work
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_goes_as_planned_has_the_seeds_and_the_time_of_the_plan(spend, workers):
     found, plan, ended = spend(600, workers=workers, epoch=0.05 * workers)
@@ -115,6 +115,7 @@ def test_what_slows_down_as_the_final_begins_ends_in_time(spend):
     assert ended < 1.1 * 600
 
 
+@pytest.mark.slow
 def test_what_goes_faster_has_more_seeds(spend):
     found, plan, ended = spend(600, epoch=0.3, moment=0.1, factor=0.5)
     assert found.seeds > 1.5 * plan.seeds

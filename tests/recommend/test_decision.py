@@ -84,6 +84,7 @@ def test_where_all_are_equal_a_winner_is_claimed_in_five_per_cent_of_races_at_mo
     assert some <= 10
 
 
+@pytest.mark.slow
 def test_over_2000_races_the_level_is_held_and_used():
     """Any claim, better or worse, in 5 % at most (4 standard errors: 1.9 %), and not in none."""
     some = 0

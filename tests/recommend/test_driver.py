@@ -202,6 +202,7 @@ def breaking(from_outside, quick):
     return make
 
 
+@pytest.mark.slow
 def test_a_candidate_that_fails_is_named_and_the_race_goes_on(breaking, tmp_path):
     found = recommended(tmp_path / "out", config=breaking(0.1), methods=["mixup", "breaks"])
     states = {standing["label"]: standing for standing in found.rungs[0]["standings"]}

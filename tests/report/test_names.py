@@ -75,7 +75,7 @@ def plain_elements(make_records, tmp_path, _known=[]):  # noqa: B006  (made once
     return _known[0]
 
 
-@pytest.mark.cases(quick=2, slow=4)
+@pytest.mark.cases(quick=1, slow=4)
 @pytest.mark.parametrize(
     "name",
     [*NASTY, *AS_NASTY],

@@ -199,6 +199,7 @@ def test_figures_that_make_a_page_too_large_are_left_out_and_it_says_so(
     assert len([at for at in said if at > fitted.index('id="part2"')]) * 2 >= len(said)
 
 
+@pytest.mark.slow
 def test_ranks_on_the_page_say_over_which_parts_they_are(make_records, tmp_path):
     parts = [{"data": name} for name in ("digits", "letters", "signs")]
     records = [
@@ -212,7 +213,7 @@ def test_ranks_on_the_page_say_over_which_parts_they_are(make_records, tmp_path)
     assert "ranks over 1 of 3 parts: mixup has no result in letters, signs" in text
 
 
-@pytest.mark.cases(quick=1, slow=2)
+@pytest.mark.cases(slow=3)
 @pytest.mark.parametrize("values", [
     [{"width": 8}, {"width": 16, "depth": 2}], [["layer1"], []], [None, "adamw"],
     [True, False], [0.0, 1e-4], [0.1, 0.1 + 1e-9],
@@ -256,6 +257,7 @@ def test_of_other_data_each_has_a_scale_and_digits_of_its_own(make_records, tmp_
     assert "1,234, 5,678" in html
 
 
+@pytest.mark.slow
 def test_an_overview_that_fails_says_so(make_records, tmp_path, monkeypatch):
     def fail(*arguments):
         raise KeyError("lr")

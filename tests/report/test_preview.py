@@ -9,7 +9,7 @@ from mixwell.training import RunConfig
 TINY = {"train_size": 100}
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("method", ["mixup", "cutmix", "sk_mixup", "regmixup+infinite_class"])
 def test_draws_a_picture(method, tmp_path):
     draw_preview(RunConfig(method=method, **TINY), tmp_path / "p.png", count=5)
@@ -18,6 +18,7 @@ def test_draws_a_picture(method, tmp_path):
     assert image[..., :3].std() > 0.1
 
 
+@pytest.mark.slow
 def test_takes_a_runs_weights_and_names_those_that_do_not_fit(tmp_path):
     dataset = data.load("digits")
     net = models.build("cnn", input_shape=dataset.input_shape, num_outputs=10)

@@ -104,6 +104,7 @@ def test_failed_runs_are_not_taken_for_done(tmp_path):
     assert engine.started == ["mixup-seed0"]
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("vary", [{}, {"lr": [0.1, 0.05]}])
 def test_another_study_is_refused_before_a_run(vary, tmp_path):
     path = tmp_path / "r.csv"

@@ -56,6 +56,7 @@ def test_an_onnx_file_predicts_as_the_run_does_and_says_what_it_is(digits, tmp_p
     assert [file.name for file in tmp_path.iterdir()] == ["digits.onnx"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not onnx_is_there, reason="onnx or onnxscript is not installed")
 def test_without_onnx_runtime_the_reference_checks(digits, tmp_path, monkeypatch):
     monkeypatch.setattr("mixwell.trained.deployed._has", lambda name: name != "onnxruntime")

@@ -40,7 +40,7 @@ class Plain(Body):
         return logits
 
 
-@pytest.mark.cases(quick=8)
+@pytest.mark.cases(quick=4)
 @pytest.mark.parametrize("net", [Pair, Named, Out])
 @pytest.mark.parametrize(
     "options",

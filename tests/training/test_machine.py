@@ -87,6 +87,7 @@ def test_a_study_says_it_once(tmp_path, capsys):
     assert (shown.out + shown.err).count("no bfloat16 arithmetic") == len(told)
 
 
+@pytest.mark.slow
 def test_where_nothing_is_said_of_bfloat16_it_is_not_many_times_slower():
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this torch has no oneDNN")

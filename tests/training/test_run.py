@@ -125,7 +125,7 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(options, tmp_path):
     config = RunConfig(train_size=150, epochs=3, batch_size=20, threads=1, checkpoint_minutes=0.0,

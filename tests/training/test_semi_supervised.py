@@ -433,7 +433,7 @@ def test_a_strong_view_keeps_shape_and_range_and_has_a_grey_patch(channels):
     assert ((patch >= 1) & (patch <= 9)).all()
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("semi", ["paper", "authors"])
 def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, semi):
     config = RunConfig(

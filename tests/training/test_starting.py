@@ -501,6 +501,7 @@ def test_a_rate_that_never_reached_its_peak_is_told(tmp_path):
     assert train(RunConfig(method="erm", **TINY), tmp_path / "other")["notes"] == []
 
 
+@pytest.mark.slow
 def test_the_command_line_says_it(saved, tmp_path, capsys):
     arguments = ["train", "--model", "cnn", "--init", str(saved), "--freeze", "backbone",
                  "--train-size", "100", "--epochs", "1", "--threads", "1"]  # fmt: skip

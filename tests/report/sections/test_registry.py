@@ -71,6 +71,7 @@ def test_each_draws_the_first_run_of_each_method_that_has_one(make_records):
     ]  # fmt: skip
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("where", ["draw", "applies"])
 def test_a_section_that_fails_says_so_and_all_else_comes(where, make_records, tmp_path):
     def fail(part):

@@ -49,7 +49,7 @@ def test_which_sections_a_part_has(make_part):
     }  # fmt: skip
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     ("options", "there", "missing"),
     [
