@@ -330,7 +330,7 @@ def test_a_precision_that_the_device_has_not_is_named(tmp_path):
         train(config, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.release
 def test_two_devices(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
