@@ -78,6 +78,7 @@ def test_readme():
     assert not torch.equal(known["model"][1].weight, before)
 
 
+@pytest.mark.cases(quick=8)
 @pytest.mark.usefixtures("from_outside")  # what a page registers is known to it alone
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks_of(p)], ids=lambda page: page.stem)
 def test_pages(page, capsys):

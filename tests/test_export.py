@@ -178,7 +178,7 @@ def test_whole_models_load_where_mixwell_is_not(make_net, tmp_path):
     assert run.stdout.split() == METHODS
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 def test_a_compiled_model_keeps_an_idle_hook_until_it_is_released(name, make_net):
     model = make_net()
     untouched = copy.deepcopy(model)

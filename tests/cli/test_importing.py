@@ -116,6 +116,7 @@ def points():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("from_outside")
 def test_a_network_and_data_of_the_current_folder(capsys):
     Path("own_nets.py").write_text(NETS)

@@ -139,7 +139,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(name, work, id=f"{name}-{work}")
 
 
-@pytest.mark.cases(quick=200)
+@pytest.mark.cases(quick=90)
 @pytest.mark.parametrize(("name", "work"), list(pairs()))
 def test_right_or_refused(name: str, work: str) -> None:
     case = get(name)

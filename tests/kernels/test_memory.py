@@ -111,6 +111,7 @@ def test_what_holds_memory_keeps_it(holder, memory):
     assert held is not None
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("holder", HOLDERS.values(), ids=HOLDERS.keys())
 def test_and_lets_go_of_it(holder, memory):
     tensor = filled(memory, 1)

@@ -155,6 +155,7 @@ def test_no_home_is_no_harm(monkeypatch):
 # ---------------------------------------------------------------------------------------- the cache
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_it_is_compiled_where_it_is_not_kept(tmp_path):
     loaded = native.library()

@@ -54,7 +54,7 @@ def network(name):
     return Patches() if {"transmix", "tokenmix"} & set(name.split("+")) else convolutions()
 
 
-@pytest.mark.cases(quick=5)
+@pytest.mark.cases(quick=3)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("policy", policies())
 def test_every_policy_with_every_loss(policy, device):

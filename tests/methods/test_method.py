@@ -568,7 +568,7 @@ def test_several_heads_are_asked_about():
     assert make("am_mixup", am_mixup__layer="norm")(model, x, y).isfinite()
 
 
-@pytest.mark.cases(quick=1, slow=6)
+@pytest.mark.cases(slow=6)
 @pytest.mark.parametrize("how", ["around", "in place", "inside"])
 @pytest.mark.parametrize(
     "name", ["mixup", "cutmix", "sk_mixup", "am_mixup", "manifold_mixup", "regmixup+am_mixup"]

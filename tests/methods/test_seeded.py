@@ -121,6 +121,7 @@ def train(case):
     return losses + sides
 
 
+@pytest.mark.cases(quick=21)
 @pytest.mark.parametrize("case", cases())
 def test_seeded_training_ends_where_it_did(case):
     known = json.loads(GOLDEN.read_text())

@@ -64,6 +64,7 @@ def refused_by_name(method, argument, value):
     return None
 
 
+@pytest.mark.slow
 def test_settings_of_every_part_are_refused_by_name_or_taken():
     wrong = []
     for method, argument in settings_of_all():

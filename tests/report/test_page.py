@@ -107,7 +107,7 @@ def test_what_users_write_is_escaped(make_records, tmp_path):
     read(html)
 
 
-@pytest.mark.cases(quick=2)
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(
     "options",
     [

@@ -109,6 +109,7 @@ def test_what_a_data_set_returns_is_predicted_as_in_training(runs, kind):
     assert torch.allclose(run.outputs(returned(dataset).numpy()), outputs, atol=1e-5)
 
 
+@pytest.mark.cases(quick=4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_list_is_predicted_as_each_of_its_items(runs, kind):
     run, _ = runs(kind)

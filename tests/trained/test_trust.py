@@ -102,6 +102,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.cases(quick=7)
 @pytest.mark.parametrize("command", list(COMMANDS))
 @pytest.mark.parametrize("in_the_current_folder", [True, False])
 def test_no_command_executes_what_a_run_keeps(root, made, command, in_the_current_folder, capsys):

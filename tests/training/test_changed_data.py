@@ -166,6 +166,7 @@ MEASURED_ON = {
 }
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize("name", MEASURED_ON)
 def test_a_run_is_measured_on_what_it_began_with(name):
     write, change, options = MEASURED_ON[name]

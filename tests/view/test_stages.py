@@ -151,6 +151,7 @@ NETWORKS = {
 WRAPPERS = [Attribute, Method, Deep, Held, InRow, Behind, BehindInRow]
 
 
+@pytest.mark.cases(quick=7)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_wrapped_networks_stages_are_its_own(network, wrapper):
@@ -172,6 +173,7 @@ def test_residual_networks_have_the_stages_of_manifold_mixups_authors():
     assert stages(fast, torch.randn(2, 3, 32, 32)) == ["stages.0", "stages.1"]
 
 
+@pytest.mark.cases(quick=1)
 @pytest.mark.parametrize(("name", "expected"), [
     ("resnet50", ["layer1", "layer2"]),
     ("vit_b_16", [f"encoder.layers.encoder_layer_{i}" for i in range(6)]),

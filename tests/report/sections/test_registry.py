@@ -29,6 +29,7 @@ def page_of(records, folder, **options):
     return write(records, folder, command="", **options).html.read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_one_from_outside_is_on_the_page_where_it_is_put(hardest, make_records, tmp_path):
     page = page_of(make_records(), tmp_path)
     assert page.index("Accuracy against time") < page.index("Hardest &lt;classes&gt;")
@@ -42,6 +43,7 @@ def test_one_from_outside_is_left_out_where_it_does_not_apply(hardest, make_reco
     assert "Hardest" not in page_of(make_records(task="regression"), tmp_path)
 
 
+@pytest.mark.slow
 def test_what_shows_nothing_is_left_out(make_records, tmp_path):
     sections.register(Section("nothing", lambda part: Block("Nothing", "at all")))
     try:
@@ -88,6 +90,7 @@ def test_a_section_that_fails_says_so_and_all_else_comes(where, make_records, tm
     assert page.index("My own") < page.index("Learning curves")
 
 
+@pytest.mark.slow
 def test_what_the_machine_fails_at_is_no_fault_of_a_section(make_records, tmp_path):
     def fail(part):
         raise MemoryError
