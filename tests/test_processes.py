@@ -29,7 +29,8 @@ torch.manual_seed(rank)
 """
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.cases(quick=1)
+@pytest.mark.parametrize("count", [2, 3])
 def test_a_batch_that_one_process_can_not_take_is_refused_by_all(count, tmp_path):
     script = (
         MEETING

@@ -236,10 +236,9 @@ def _running(out):
     return file.exists() and file.stat().st_size and "running" in Store(out).status().values()
 
 
+@pytest.mark.cases(slow=1)
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    "kills", [pytest.param(2, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.release)]
-)
+@pytest.mark.parametrize("kills", [2, 10])
 def test_killed_at_random_moments_nothing_is_lost_or_repeated(kills, tmp_path):
     epochs = str(10 * kills)  # so that it is still at work at the last
     undisturbed = _start(tmp_path / "a", epochs)

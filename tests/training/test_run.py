@@ -165,9 +165,8 @@ def test_validation_now_and_then_changes_no_result(every, measured, tmp_path):
     assert train(config, tmp_path / "seldom") == seldom  # it is the same run
 
 
-@pytest.mark.parametrize(
-    "kills", [pytest.param(1, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.release)]
-)
+@pytest.mark.cases(slow=1)
+@pytest.mark.parametrize("kills", [1, 5])
 def test_a_run_killed_at_random_moments_ends_like_an_uninterrupted_one(kills, tmp_path):
     arguments = ["train", "--data", "digits", "--method", "sk_mixup", "--train-size", "300",
                  "--epochs", "20", "--threads", "1", "--accelerator", "cpu",
