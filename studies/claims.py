@@ -313,6 +313,7 @@ our words, and at our scale: small networks, few images, minutes a run.
   `regmixup`, 2 for `manifold_mixup`, `c_mixup`, `automix` and `samix`, 0.8 for `unimix` and 0.1 for
   `balanced_mixup`; λ is drawn for each sample), but for those in brackets behind its name. The
   optimiser, its rate and the number of epochs are the same for all, but for epochs in brackets.
+  With few labels the form is the paper's, but for `semi` in brackets.
 - **Outliers and corruptions:** 5,000 of the other set's test images, and 2,000 of the own ones, by
   nine kinds in five strengths; the images are the same in all runs.
 - What was not run by the end is named as not run. Nothing is left out.

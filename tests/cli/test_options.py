@@ -111,6 +111,7 @@ def test_and_is_taken_where_it_does_something(words):
     (["compare", "--methods", "erm", "--engine", "ray", "--workers", "2"], "--workers is of"),
     (["compare", "--methods", "erm", "--window", "3", "--train-size", "60"], "window does nothing"),
     (["study", "long-tailed", "--semi", "paper", "--seeds", "1"], "semi does nothing here"),
+    (["compare", "--methods", "erm,mixup(semi=authors)"], "semi does nothing here: it takes"),
     (["compare", "--methods", "erm,mixup", "--set", "alpha=1", "alpha=2"], "--set gives alpha"),
     (["bench", "speed", "--only", "losses", "--methods", "erm"], "methods is of the sections step"),
     (["bench", "speed", "--only", "mixing", "--data", "digits"], "data is of the sections epoch"),

@@ -189,6 +189,21 @@ def test_methods_that_differ_in_anything_are_two(methods, tmp_path):
     assert len(Study(TINY, methods, [0]).plan(tmp_path)) == 2
 
 
+def test_a_method_may_learn_from_the_others_in_a_way_of_its_own(tmp_path):
+    few = replace(TINY, labels=20)
+    study = Study(few, ["erm", "decoupled", "decoupled(semi=authors, threshold=1)"], [0])
+    plain, paper, authors = (cell.config for cell in study.plan(tmp_path))
+    assert (plain.semi, paper.semi, authors.semi) == ("paper", "paper", "authors")
+    assert (paper.threshold, authors.threshold) == (0.95, 1.0)
+    assert authors.method_options == {}
+    # The form is one of mixing: what mixes nothing has none.
+    alike = ["erm", "erm(semi=authors)"]
+    with pytest.raises(InputError, match=r"erm and erm\(semi=authors\) are the same"):
+        Study(few, alike, [0]).plan(tmp_path)
+    with pytest.raises(InputError, match="semi='theirs' is unknown; known: 'paper', 'authors'"):
+        Study(few, ["mixup(semi=theirs)"], [0]).plan(tmp_path)
+
+
 def test_methods_that_are_alike_in_one_part_alone_are_two(tmp_path):
     study = Study(TINY, ["mixup", "mixup(lr=0.1)"], [0], {"batch_size": [10, 20]})
     assert len(study.plan(tmp_path)) == 4

@@ -133,6 +133,8 @@ def run_and_present(
     check_baseline(options.baseline, study.labels())
     cells = study.plan(out, kind)
     check_matter(given, [cell.config for cell in cells])
+    for label, _, _, own in study.options():
+        check_matter(own, [cell.config for cell in cells if cell.label == label])
     out = cells[0].folder.parent
     check_results(options.results, out)
     engine = None if make_engine is None else make_engine()

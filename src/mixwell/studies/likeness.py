@@ -31,7 +31,10 @@ def what_it_is(config: RunConfig, dataset: Dataset) -> Hashable:
     """
     method = make_method(config, dataset)
     terms = tuple(_of(term) for term in method.terms)
-    trained = replace(config, method="erm", method_options={}).changes()
+    same: dict[str, Any] = {"method": "erm", "method_options": {}}
+    if all(term.recipe is None for term in method.terms):
+        same |= {"semi": RunConfig.semi, "mix_cutoff": None}  # how what is not labelled is mixed
+    trained = replace(config, **same).changes()
     return terms, method.head, method.feature_mode, key_of(trained)
 
 

@@ -28,7 +28,10 @@ from mixwell.training.prepare import check, check_asked, with_measured
 
 __all__ = ["Study", "parse_methods", "read_study"]
 
-_TRAINED = ("epochs", "batch_size", "lr", "weight_decay", "warmup_epochs")
+_TRAINED = (
+    "epochs", "batch_size", "lr", "weight_decay", "warmup_epochs",
+    "semi", "unlabelled_ratio", "unlabelled_weight", "threshold", "mix_cutoff",
+)  # fmt: skip
 """Options of a run that a method may have of its own; no method has settings of these names."""
 _OWN = {
     "protocol": "a text", "preset": "a text", "methods": "a text or a list of texts",
@@ -50,7 +53,8 @@ class Study:
     Attributes:
         base: what all runs share.
         methods: names, compositions, or either with settings: "sk_mixup(tau_std=0.5)". How long and
-            how fast one is trained may be its own, too: "puzzlemix(epochs=25, lr=0.05)".
+            how fast one is trained may be its own, too: "puzzlemix(epochs=25, lr=0.05)", and with
+            few labels how it learns from the others: "decoupled(semi=authors)".
         seeds: one run of each method for each.
         vary: fields of :class:`RunConfig <mixwell.training.RunConfig>` and the values they take.
         settings: of the methods; each goes to the methods that know it, ``METHOD:setting`` to one.
