@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from mixwell.metrics.measures import get
 from mixwell.studies.statistics import Test, detectable_difference, holm, paired_test
 from mixwell.studies.study import read_study
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results"
@@ -330,6 +335,8 @@ difference over seeds with its 95 % interval: in points for what is in per cent,
 correction. Everything here is of small networks trained for minutes: it says what holds at this
 scale, not what holds at the papers'."""
 OUTSIDE = "#7f7f7f"  # of what has no ground of its own: to be read in the light and in the dark
+Colour = tuple[float, float, float]
+HELPS, HURTS, UNKNOWN = (0.41, 0.63, 0.84), (0.94, 0.62, 0.34), (0.95, 0.95, 0.95)
 FIGURE = (
     "![Methods by situations: the difference from erm, with its interval](images/what_helps.png)"
 )
@@ -340,8 +347,17 @@ FIGURE = (
 
 @dataclass(frozen=True)
 class Situation:
-    """A column of the figure: a measure in a part of a study."""
+    """A column of the figure: a measure in a part of a study.
 
+    Attributes:
+        group: what stands above neighbouring columns: what is measured, in which unit.
+        title: of the column.
+        study: the study's name.
+        measure: what is compared.
+        part: what varies in the study, and its value here.
+    """
+
+    group: str
     title: str
     study: str
     measure: str
@@ -354,19 +370,18 @@ def situations(path: Path = ROOT / "studies" / "claims.yaml") -> list[Situation]
     return [Situation(**values) for values in content["situations"]]
 
 
-def draw(studies: Mapping[str, Study], path: Path) -> bool:
-    """Draw methods by situations: each cell the difference from erm, paired by seed.
+@dataclass(frozen=True)
+class Column:
+    """What the runs of a situation say: a test against erm by method, and erm's own mean."""
 
-    Colour tells the direction where the 95 % interval is on one side of zero, and is deeper the
-    further zero is from it; all other cells are grey. Columns without all their runs are left out;
-    without any, nothing is drawn, and False returned.
-    """
-    import matplotlib
+    situation: Situation
+    tests: Mapping[str, Test | None]
+    base: float
+    seeds: int
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-    from matplotlib.patches import Rectangle
 
+def measured(studies: Mapping[str, Study]) -> list[Column]:
+    """Return the figure's columns; those without a method that has all its runs are left out."""
     columns = []
     for situation in situations():
         study = studies[situation.study]
@@ -378,39 +393,37 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
         }
         if any(tests.values()):
             base = [values["erm"][seed][situation.measure] for seed in range(study.seeds)]
-            columns.append((situation, tests, sum(base) / len(base), len(base)))
+            columns.append(Column(situation, tests, sum(base) / len(base), len(base)))
+    return columns
+
+
+def draw(studies: Mapping[str, Study], path: Path) -> bool:
+    """Draw methods by situations: each cell the difference from erm, paired by seed.
+
+    Colour tells the direction where the 95 % interval is on one side of zero, and is deeper the
+    further zero is from it; all other cells are grey. Without any column nothing is drawn, and
+    False returned.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns = measured(studies)
     if not columns:
         return False
-    rows = list(dict.fromkeys(method for _, tests, _, _ in columns for method in tests))
+    rows = list(dict.fromkeys(method for column in columns for method in column.tests))
     figure, axes = plt.subplots(
-        figsize=(2.2 + 1.42 * len(columns), 1.5 + 0.36 * len(rows)), layout="constrained"
+        figsize=(2.1 + 0.92 * max(len(columns), 8), 1.6 + 0.44 * len(rows)), layout="constrained"
     )
-    for x, (situation, tests, base, count) in enumerate(columns):
+    for x, column in enumerate(columns):
         for y, method in enumerate(rows):
-            test = tests.get(method)
-            if test is None:
-                axes.text(x, y, "·", ha="center", va="center", color=OUTSIDE)
-                continue
-            axes.add_patch(
-                Rectangle((x - 0.48, y - 0.44), 0.96, 0.88, color=shade(situation, test))
-            )
-            text = f"{amount(situation.measure, test.difference)} ± "
-            text += amount(situation.measure, test.half_width, signed=False)
-            sure = abs(test.difference) > test.half_width
-            axes.text(x, y, text, ha="center", va="center", fontsize=8,
-                      color="black" if sure else "0.45")  # fmt: skip
-        known = get(situation.measure)
-        arrow = "more is better" if known.higher_is_better else "less is better"
-        title = f"{situation.title}\n{known.title}{', points' if known.unit == '%' else ''}"
-        axes.text(
-            x, -0.62, f"{title}\n{arrow}", ha="center", va="bottom", fontsize=8, color=OUTSIDE
-        )
-        shown = amount(situation.measure, base, signed=False)
-        axes.text(x, len(rows), f"{shown}{known.unit and ' ' + known.unit}\n{count} seeds",
-                  ha="center", va="center", fontsize=8, color=OUTSIDE)  # fmt: skip
-    axes.set(xlim=(-0.52, len(columns) - 0.48), ylim=(len(rows) + 0.6, -1.6))
+            _cell(axes, x, y, column.situation, column.tests.get(method))
+    _heads(axes, columns)
+    _foot(axes, columns, len(rows))
+    axes.set(xlim=(-0.52, len(columns) - 0.48), ylim=(len(rows) + 1.35, -2.0))
     axes.set_yticks(
-        [*range(len(rows)), len(rows)], [*rows, "erm itself"], fontsize=9, color=OUTSIDE
+        [*range(len(rows)), len(rows)], [*rows, "erm itself"], fontsize=10, color=OUTSIDE
     )
     axes.set_xticks([])
     axes.tick_params(length=0)
@@ -420,14 +433,73 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
     return True
 
 
-def shade(situation: Situation, test: Test) -> tuple[float, float, float]:
+def _cell(axes: Axes, x: float, y: float, situation: Situation, test: Test | None) -> None:
+    """Draw a difference above its interval; a dot where the method was not run."""
+    if test is None:
+        axes.text(x, y, "·", ha="center", va="center", color=OUTSIDE)
+        return
+    _patch(axes, x, y, shade(situation, test))
+    measure, sure = situation.measure, abs(test.difference) > test.half_width
+    ink = "black" if sure else "0.45"
+    difference = brief(measure, test.difference)
+    half = f"± {brief(measure, test.half_width, signed=False)}"
+    axes.text(x, y - 0.17, difference, ha="center", va="center", fontsize=11, color=ink,
+              weight="bold" if sure else "normal")  # fmt: skip
+    axes.text(x, y + 0.23, half, ha="center", va="center", fontsize=8, color=ink)
+
+
+def _patch(axes: Axes, x: float, y: float, colour: Colour, width: float = 0.96) -> None:
+    from matplotlib.patches import Rectangle
+
+    place = (x - width / 2, y - 0.46)
+    axes.add_patch(Rectangle(place, width, 0.92, color=colour, linewidth=0))
+
+
+def _heads(axes: Axes, columns: Sequence[Column]) -> None:
+    """Write each column's title, and above neighbours of a group the group's, over a line."""
+    for x, column in enumerate(columns):
+        title = textwrap.fill(column.situation.title, 11)
+        axes.text(x, -0.6, title, ha="center", va="bottom", fontsize=9, color=OUTSIDE)
+    groups = itertools.groupby(enumerate(columns), lambda pair: pair[1].situation.group)
+    for group, pairs in groups:
+        places = [x for x, _ in pairs]
+        title = textwrap.fill(group, 12 * len(places))
+        axes.plot((places[0] - 0.46, places[-1] + 0.46), (-1.62, -1.62), color=OUTSIDE, linewidth=1)
+        axes.text((places[0] + places[-1]) / 2, -1.7, title, ha="center", va="bottom", fontsize=10,
+                  weight="bold", color=OUTSIDE)  # fmt: skip
+
+
+def _foot(axes: Axes, columns: Sequence[Column], row: int) -> None:
+    """Write what erm has itself, and what the colours say."""
+    for x, column in enumerate(columns):
+        known = get(column.situation.measure)
+        value = brief(known.name, column.base, signed=False) + (known.unit and f" {known.unit}")
+        axes.text(x, row - 0.12, value, ha="center", va="center", fontsize=9, color=OUTSIDE)
+        axes.text(x, row + 0.26, f"{column.seeds} seeds", ha="center", va="center", fontsize=8,
+                  color=OUTSIDE)  # fmt: skip
+    legend = {"helps": HELPS, "hurts": HURTS, "not known": UNKNOWN}
+    for place, (word, colour) in enumerate(legend.items()):
+        _patch(axes, place * 1.2 - 0.28, row + 1, colour, width=0.4)
+        axes.text(place * 1.2, row + 1, word, ha="left", va="center", fontsize=9, color=OUTSIDE)
+    words = "·  not run    difference from erm, with its 95 % interval"
+    axes.text(3 * 1.2 - 0.1, row + 1, words, ha="left", va="center", fontsize=9, color=OUTSIDE)
+
+
+def brief(measure: str, value: float, signed: bool = True) -> str:
+    """Return a difference with the digits that a glance takes in."""
+    known = get(measure)
+    text = f"{value * known.factor:{'+' if signed else ''}.{1 if known.factor != 1 else 3}f}"
+    return text.replace("-", "−")
+
+
+def shade(situation: Situation, test: Test) -> Colour:
     """Return a cell's colour: blue where a method helps, orange where it hurts, grey if unknown."""
     ratio = abs(test.difference) / max(test.half_width, 1e-12)
     if ratio <= 1:
-        return (0.95, 0.95, 0.95)
+        return UNKNOWN
     helps = (test.difference > 0) == bool(get(situation.measure).higher_is_better)
-    deep = min(0.25 + 0.2 * (ratio - 1), 0.8)
-    full = (0.26, 0.54, 0.80) if helps else (0.93, 0.52, 0.18)
+    deep = min(0.3 + 0.25 * (ratio - 1), 1.0)
+    full = HELPS if helps else HURTS
     return tuple(1 - deep * (1 - value) for value in full)  # type: ignore[return-value]
 
 
