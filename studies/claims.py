@@ -413,15 +413,16 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
     if not columns:
         return False
     rows = list(dict.fromkeys(method for column in columns for method in column.tests))
+    width = max(len(columns), 8)  # what stands below them takes as much
     figure, axes = plt.subplots(
-        figsize=(2.1 + 0.92 * max(len(columns), 8), 1.6 + 0.44 * len(rows)), layout="constrained"
+        figsize=(2.1 + 0.92 * width, 1.6 + 0.44 * len(rows)), layout="constrained"
     )
     for x, column in enumerate(columns):
         for y, method in enumerate(rows):
             _cell(axes, x, y, column.situation, column.tests.get(method))
     _heads(axes, columns)
     _foot(axes, columns, len(rows))
-    axes.set(xlim=(-0.52, len(columns) - 0.48), ylim=(len(rows) + 1.35, -2.0))
+    axes.set(xlim=(-0.52, width - 0.48), ylim=(len(rows) + 1.35, -2.0))
     axes.set_yticks(
         [*range(len(rows)), len(rows)], [*rows, "erm itself"], fontsize=10, color=OUTSIDE
     )
