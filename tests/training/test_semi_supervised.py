@@ -458,3 +458,24 @@ def test_an_interrupted_run_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path,
     for one, other in zip(whole["history"], parts["history"], strict=True):
         assert {**one, "seconds": 0} == {**other, "seconds": 0}
     assert 0 < whole["history"][0]["believed"] < 1
+
+
+@pytest.mark.parametrize(
+    ("name", "semi", "threshold", "said"),
+    [
+        ("erm", "paper", 0.999, "taught nothing; train"),
+        ("mixup", "paper", 0.999, "taught nothing, and mixup mixed none of them; train"),
+        ("mixup", "authors", 0.999, "taught nothing, and mixup mixed none of them; train"),
+        ("mixup", "paper", 0.1, ""),  # of ten classes one has as much
+    ],
+)
+def test_a_training_in_which_nothing_was_believed_says_so(name, semi, threshold, said, tmp_path):
+    config = RunConfig(
+        data="digits", labels=40, train_size=160, epochs=1, batch_size=15, threads=1, lr=0.01,
+        threshold=threshold, method=name, model_options={"width": 4}, semi=semi, accelerator="cpu",
+    )  # fmt: skip
+    told = []
+    notes = train(config, tmp_path / "run", report=lambda e: told.append(e.get("text")))["notes"]
+    assert [said in note for note in notes] == ([True] if said else [])
+    assert set(notes) <= set(told)
+    assert all(f"threshold={threshold:g} " in note for note in notes)

@@ -52,6 +52,7 @@ from mixwell.training.result import (
     read_config,
     read_result,
 )
+from mixwell.training.semi_supervised import SemiSupervised
 from mixwell.training.starting import train_mode
 from mixwell.training.state import State
 
@@ -330,6 +331,8 @@ def _finish(
         kept = Kept(raw, torch.from_numpy(found.arrays["test_logits"])[: len(raw)])
         lost = answers_as_before(config, transform, weights, kept, fabric.device)
         notes += [lost] if lost else []
+        if isinstance(state.method, SemiSupervised):
+            notes += state.method.notes(state.history)
         result = {
             "format": FORMAT,
             "config": config.to_dict(),

@@ -22,6 +22,7 @@ label: see the forms.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,6 +137,23 @@ class SemiSupervised(nn.Module):
     def set_progress(self, progress: float) -> None:
         """Tell the training progress t in [0, 1]."""
         self.method.set_progress(progress)
+
+    def notes(self, history: Iterable[Mapping[str, float]]) -> list[str]:
+        """Return in words what did not happen in a training, though it was asked for.
+
+        Args:
+            history: a row for each epoch, with the means of :meth:`step`'s terms.
+        """
+        rows = list(history)
+        if any(row["believed"] for row in rows):
+            return []
+        unmixed = self.loss is not None and not any(row["mixed"] for row in rows)
+        name = self.method.name
+        return [
+            f"no guess reached threshold={self.threshold:g} in the whole training: the samples "
+            f"without a label taught nothing{f', and {name} mixed none of them' * unmixed}; train "
+            "for longer (epochs), or set a lower threshold"
+        ]
 
     def _draw(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return random labelled samples, each as often as the others give or take one."""
