@@ -9,7 +9,8 @@ CIFAR-10 and 100 epochs it was 2.7 ± 1.2 points more accurate than erm; with 10
 
 Hurts: small objects, which a box may leave out of the image while their label stays; grey digits,
 where position is the class. Short training: on CIFAR-10 with 500 images a class and 40 epochs it
-cost 3.3 points of accuracy, and 5.2 on corrupted images.
+cost 3.3 points of accuracy, and 5.2 on corrupted images, on CIFAR-100 with 100 images a class and
+30 epochs 8.5 ± 0.1 and 4.9 ± 1.2.
 """
 
 from mixwell.interpolation import CutMix

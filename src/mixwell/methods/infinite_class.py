@@ -17,7 +17,9 @@ of CIFAR-10 3.2 ± 1.9, 4.6 ± 1.2 and 4.6 ± 0.7 points over erm, as mixup (wit
 Hurts: the largest classes of a long tail, as these numbers say. Calibration as trained, where the
 network overfits: it leaves it overconfident. Small batches, which hold few classifiers to contrast
 with. Short training: on CIFAR-10 with 500 images a class and 40 epochs it was as accurate as mixup,
-2.0 points below erm, and told outliers worse.
+2.0 points below erm, and told outliers worse; on CIFAR-100 with 100 and 30 epochs as mixup, 5.5 ±
+0.9 below erm, at an ECE of 13.1 % against mixup's 2.6 and erm's 11.6, and beside regmixup 1.6 ± 0.5
+points less accurate than regmixup is with its own mix.
 """
 
 from mixwell.losses import InfiniteClassLoss

@@ -14,10 +14,11 @@ scaling mends that). In regression on Airfoil it cost much accuracy here, since 
 blended, and so on UCI's concrete, energy and kin8nm: 14, 20 and 35 % more RMSE than erm. Short
 training: on CIFAR-10 with these 500 images a class and 40 epochs it was 1.7 points less accurate
 than erm, though better calibrated; as trained it was nearer to people's doubt (their KL lower by
-0.124 ± 0.014), after temperature scaling farther from it (by 0.047 ± 0.009). Long tails: 5.1 ± 1.1
-(10 : 1) and 6.6 ± 1.6 points (100 : 1) below erm there; the rarest classes are told on 1 of 10,000
-of their images. Classes within classes: a probe for CIFAR-100's classes on features of its
-superclasses 2.0 ± 0.5 points below erm's.
+0.124 ± 0.014), after temperature scaling farther from it (by 0.047 ± 0.009); on CIFAR-100 with 100
+images a class and 30 epochs 5.8 ± 0.4 less accurate, at an ECE of 2.6 % against 11.6. Long tails of
+CIFAR-10: 5.1 ± 1.1 (10 : 1) and 6.6 ± 1.6 points (100 : 1) below erm; the rarest classes are told
+on 1 of 10,000 of their images. Classes within classes: a probe for CIFAR-100's classes on features
+of its superclasses 2.0 ± 0.5 points below erm's.
 """
 
 from mixwell.interpolation import Linear

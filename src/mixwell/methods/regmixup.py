@@ -11,9 +11,10 @@ the loss doesn't follow γ. Clean samples alone are measured in evaluation, in f
 
 Helps: accuracy, calibration and likelihood at once on Fashion-MNIST here (the features were a
 little less evenly spread than erm's), and outliers: the best there at telling them by confidence.
-On CIFAR-10 with 500 images a class 2.9 points more accurate than erm, 2.7 on corrupted
-images, an ECE of 2.9 % against 12.0, and nearer to people's doubt; with 10, 50 and 100 a class the
-most accurate of eight methods, 3.8 ± 1.4, 5.1 ± 1.6 and 5.3 ± 1.8 points over erm.
+On CIFAR-10 with 500 images a class 2.9 points more accurate than erm, 2.7 on corrupted images, an
+ECE of 2.9 % against 12.0, and nearer to people's doubt; with 10, 50 and 100 a class the most
+accurate of eight methods, 3.8 ± 1.4, 5.1 ± 1.6 and 5.3 ± 1.8 points over erm, and on CIFAR-100 with
+100 and 30 epochs of twelve, 1.5 ± 0.6 over erm.
 
 Hurts: time: a step runs twice the samples. With so few images mixup's ECE was lower as trained, by
 9 to 12 points.
