@@ -21,10 +21,10 @@ COMPILER = shutil.which("cc") or shutil.which("gcc")
     ("command", "kinds", "stride", "limit"),
     [
         ("train", ["ENOSPC+lasting", "EIO", "EACCES"], 9, 10),
-        ("train", ["kill"], 1, 40),  # all of them
-        ("compare", ["kill"], 61, 15),
-        ("tune", ["kill"], 97, 15),
-        ("compare", ["ENOSPC+lasting"], 97, 10),
+        ("train", ["kill"], 1, 120),  # all of them
+        ("compare", ["kill"], 61, 60),
+        ("tune", ["kill"], 97, 60),
+        ("compare", ["ENOSPC+lasting"], 97, 60),
     ],
 )
 def test_what_is_repeated_after_a_fault_ends_like_the_undisturbed(
