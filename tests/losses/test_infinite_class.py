@@ -254,7 +254,7 @@ dist.destroy_process_group()
     run_processes(script, tmp_path, len(cases[0]))
 
 
-@pytest.mark.cases(quick=1)
+@pytest.mark.cases(slow=1)
 @pytest.mark.parametrize("count", [2, 3])
 def test_what_one_process_can_not_take_is_refused_by_all(count, tmp_path):
     """The last process's input is bad: it says what, the others say who, and all can go on."""
