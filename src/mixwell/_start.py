@@ -6,16 +6,19 @@ Imported before torch, which takes a second or more. Nothing has been begun by t
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import signal
 import sys
 import threading
 from types import FrameType
 
-__all__ = ["farewell", "guard"]
+__all__ = ["farewell", "guard", "status"]
 
 # What is said before it ends; the command line's own words once a command has run.
 farewell = "Interrupted before anything was begun."
+# What a command to which Ctrl-C came ends with; None where there was no Ctrl-C.
+status: int | None = None
 
 
 def guard() -> None:
@@ -26,9 +29,19 @@ def guard() -> None:
     free = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if (module or script) and free and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, _leave)
-        # Called after all that is registered later. What Python takes down from then on was
-        # done with, and the status is known: Ctrl-C would kill without a word.
-        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        atexit.register(_end)  # called after all that is registered later
+
+
+def _end() -> None:
+    # What Python takes down from now on was done with, and the status is known: Ctrl-C would
+    # kill without a word. So would ``python -m`` itself if an earlier Ctrl-C went through an
+    # ``exec`` of text, as of every dataclass: whoever caught it, CPython keeps it in mind.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if status is not None:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):
+                stream.flush()
+        os._exit(status)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

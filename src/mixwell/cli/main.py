@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from mixwell import _start
 from mixwell.cli import (
     bench,
     compare,
@@ -85,7 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(name, error)
     if out.lost is not None:
         tell(f"mixwell {name}: error: output: {explained(out.lost)}", error=True)
-    return status if out.lost is None else status or 1
+        status = status or 1
+    if interrupts.came:  # and a library caught it
+        _start.status = status
+    return status
 
 
 def _run(arguments: list[str]) -> int:

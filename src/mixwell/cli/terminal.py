@@ -124,6 +124,7 @@ class Interrupts:
             os.write(2, f"{self._farewell}\n".encode())
             os._exit(130)
         self.came = True
+        _start.status = 130
         raise KeyboardInterrupt
 
 
