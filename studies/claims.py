@@ -351,7 +351,7 @@ class Situation:
 
     Attributes:
         group: what stands above neighbouring columns: what is measured, in which unit.
-        title: of the column.
+        title: of the column; two lines of eleven characters have room.
         study: the study's name.
         measure: what is compared.
         part: what varies in the study, and its value here.
@@ -412,7 +412,10 @@ def draw(studies: Mapping[str, Study], path: Path) -> bool:
     columns = measured(studies)
     if not columns:
         return False
-    rows = list(dict.fromkeys(method for column in columns for method in column.tests))
+    # A method with options of its own stands below the method without.
+    found = list(dict.fromkeys(method for column in columns for method in column.tests))
+    names = [method.partition("(")[0] for method in found]
+    rows = sorted(found, key=lambda method: names.index(method.partition("(")[0]))
     width = max(len(columns), 8)  # what stands below them takes as much
     figure, axes = plt.subplots(
         figsize=(2.1 + 0.92 * width, 1.6 + 0.44 * len(rows)), layout="constrained"
