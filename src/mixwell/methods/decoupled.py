@@ -23,8 +23,8 @@ epochs 0.2 ± 0.7 and -0.1 ± 1.5.
 
 Hurts: what mixup hurts: on long tails, with few images and on CIFAR-10 it changed little against it
 (there by 0.0 ± 0.8 points of accuracy, on CIFAR-100 in 30 epochs by 0.5 ± 0.8, and against cutmix
-by 0.4 ± 0.8), and on CIFAR-10's tail of 100 : 1 was 6.3 ± 1.3 below erm. With 40
-labels in 30 epochs neither form did anything (22 % are told right, as by guesses alone).
+by 0.4 ± 0.8), and on CIFAR-10's tail of 100 : 1 was 6.3 ± 1.3 below erm. With 40 labels
+in 30 epochs neither form did anything (22 % are told right, as by guesses alone).
 """
 
 from mixwell.losses import DecoupledBCE, DecoupledCrossEntropy
